@@ -1,0 +1,1 @@
+"""A PyTorch Lightning + Hydra training pipeline, shown on LeNet and MNIST."""

@@ -1,0 +1,103 @@
+"""What is checked before anything slow, and before a run folder is made."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from lenet_pl.data.errors import DataError
+from lenet_pl.errors import ConfigError
+
+MISTAKES = (ConfigError, DataError)
+
+Rule = tuple[str, Callable[[Any], bool]]
+
+
+def whole(low: int, high: float = float("inf")) -> Rule:
+    """A whole number in a range that includes its ends."""
+    to = f"from {low} to {high}" if high < float("inf") else f"from {low} on"
+    return f"a whole number {to}", lambda x: type(x) is int and low <= x <= high
+
+
+def positive() -> Rule:
+    return "a number above 0", lambda x: type(x) in (int, float) and 0 < x < float("inf")
+
+
+def share() -> Rule:
+    return "a number from 0 to below 1", lambda x: type(x) in (int, float) and 0 <= x < 1
+
+
+def not_negative() -> Rule:
+    return "a number from 0 on", lambda x: type(x) in (int, float) and 0 <= x < float("inf")
+
+
+RULES: dict[str, Rule] = {
+    "seed": whole(0, 2**32 - 1),
+    "data.batch_size": whole(1),
+    "data.eval_batch_size": whole(1),
+    "data.val_size": whole(1),
+    "data.split_seed": whole(0),
+    "model.num_classes": whole(2),
+    "optimizer.lr": positive(),
+    "optimizer.momentum": share(),
+    "optimizer.weight_decay": not_negative(),
+    "trainer.max_epochs": whole(1),
+    "callbacks.early_stopping.patience": whole(1),
+}
+
+MONITORED = tuple(f"{stage}/{name}" for stage in ("val", "train") for name in ("acc", "loss"))
+
+
+def check(cfg: DictConfig) -> None:
+    """Values that no run can work with; needs no torch.
+
+    Raises:
+        ConfigError: for the first such value.
+    """
+    for key, (meaning, holds) in RULES.items():
+        if _has(cfg, key) and not holds(value := OmegaConf.select(cfg, key)):
+            raise ConfigError(f"{key}={value}: must be {meaning}")
+    for name, callback in (cfg.callbacks or {}).items():
+        monitor = callback.get("monitor") if callback else None
+        if monitor is not None and monitor not in MONITORED:
+            raise ConfigError(
+                f"callbacks.{name}.monitor={monitor}: is never logged, or is the test set's; "
+                f"choose from {', '.join(MONITORED)}"
+            )
+    if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
+        raise ConfigError(f"ckpt_path={cfg.ckpt_path}: there is no such file")
+
+
+def _has(cfg: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return isinstance(node, DictConfig) and name in node
+
+
+class Preflight(Callback):
+    """A Hydra callback: a mistake ends a single run before it leaves a folder behind.
+
+    In a sweep each job answers for itself.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        cfg = config.copy()
+        with open_dict(cfg):
+            cfg.run_dir = "."  # not known yet, and nothing is written
+            del cfg["hydra"]
+        try:
+            check(cfg)
+            from lenet_pl.training import rehearse  # imports torch
+
+            rehearse(cfg)
+        except MISTAKES as error:
+            give_up(str(error))
+
+
+def give_up(message: str, status: int = 2) -> NoReturn:
+    """Print one line and end; status 2 is for a request that cannot be met."""
+    print("error:", *message.split(), file=sys.stderr)
+    raise SystemExit(status)

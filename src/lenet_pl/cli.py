@@ -1,0 +1,71 @@
+"""The command line: ``lenet-pl train …``, and what ``train.py`` shares with it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from lenet_pl.checks import MISTAKES, give_up
+from lenet_pl.run import resume_arguments
+
+
+def main() -> None:
+    """The ``lenet-pl`` command."""
+    parser = argparse.ArgumentParser(prog="lenet-pl", description="Train LeNet, step by step.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("train", help="train a network: python train.py, from anywhere")
+    command = parser.parse_args(sys.argv[1:2]).command  # the rest is Hydra's
+    sys.argv = [f"{sys.argv[0]} {command}", *sys.argv[2:]]
+    here = Path(__file__).parent
+    conf = next(path for path in (here / "conf", here.parents[1] / "conf") if path.is_dir())
+    run(hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job))
+
+
+def run(program: Callable[[], Any]) -> None:
+    """Run a Hydra program; a mistake is told in one line and ends with status 2."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":  # somebody wants to see tracebacks
+        program()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them
+    try:
+        sys.argv[1:] = resume_arguments(sys.argv[1:])
+        program()
+    except MISTAKES as error:
+        give_up(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        give_up(explain(error))
+
+
+def job(cfg: DictConfig) -> float:
+    """Train one configuration; what Hydra calls for a single run and for each job of a sweep."""
+    from lenet_pl.training import train  # imports torch: --help and a typing error need not wait
+
+    try:
+        return train(cfg)
+    except (*MISTAKES, FloatingPointError) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
+            raise
+        give_up(str(error), status=1 if isinstance(error, FloatingPointError) else 2)
+
+
+def explain(error: Exception) -> str:
+    """One line for what Hydra or OmegaConf says of an override, with the choices there are."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        return f"{group}={name}: no such choice; choose from {', '.join(error.options)}"
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+        known = [str(key) for key in cause.parent_node if key != "hydra"]
+        near = get_close_matches(str(cause.key), known, n=3) or known
+        return f"{cause.full_key}: no such key; there is {', '.join(near)}"
+    return " ".join(f"{error} {cause or ''}".split())

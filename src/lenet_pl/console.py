@@ -1,0 +1,111 @@
+"""What a person reads: one console, and the tables at the start and the end of a run."""
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+console = Console(highlight=False)
+log = logging.getLogger(__name__)
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints log records through the one console, so that a progress bar stays below them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = getattr(record, "renderable", None)
+        if said is None:
+            prefix = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+            said = Text(prefix + self.format(record))
+        console.print(said, soft_wrap=True)
+
+
+def say(renderable: RenderableType) -> None:
+    """Show a table or a text, and keep it as plain text in the log file."""
+    plain = Console(file=io.StringIO(), width=100, no_color=True)
+    plain.print(renderable, soft_wrap=True)
+    text = plain.file.getvalue().rstrip()  # type: ignore[attr-defined]
+    log.info("\n%s", text, extra={"renderable": renderable})
+
+
+def start_summary(
+    title: str,
+    origin: str,
+    counts: Mapping[str, Sequence[int]],
+    classes: Sequence[str],
+    layers: Sequence[tuple[str, str, str, int]],
+    notes: Sequence[str],
+) -> RenderableType:
+    """What is about to be trained, on what.
+
+    Args:
+        title: the first line.
+        origin: where the data came from.
+        counts: for each split, the images of each class.
+        classes: their names.
+        layers: name, type, output size and parameters, in the order of the forward pass.
+        notes: lines below the tables.
+    """
+    data = _table(f"data: {origin}", "split", "images", *classes)
+    for split, numbers in counts.items():
+        data.add_row(split, f"{sum(numbers):,}", *(f"{number:,}" for number in numbers))
+    model = _table("", "layer", "type", "output", "parameters", left=3)
+    for name, kind, size, parameters in layers:
+        model.add_row(name, kind, size, f"{parameters:,}" if parameters else "")
+    model.add_section()
+    model.add_row("", "", "total", f"{sum(layer[3] for layer in layers):,}")
+    return Group(Text(title, style="bold"), data, model, *notes, "")
+
+
+def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
+    """How a run went, and what one would run next.
+
+    Args:
+        result: what ``result.json`` holds.
+        folder: the run folder.
+    """
+    metrics, rows = result["metrics"], []
+    if result["status"] == "finished":
+        early = ", stopped early" if result["stopped_early"] else ""
+        rows.append(("best epoch", f"{result['best_epoch']} of {result['epochs']}{early}"))
+        rows.append(("validation", _score(metrics, "val")))
+        if "test/acc" in metrics:
+            low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])
+            rows.append(("test", f"{_score(metrics, 'test')}  95 % interval {low} to {high}"))
+    else:
+        rows.append((result["status"], result["error"]))
+    rows.append(("run folder", str(folder)))
+
+    commands = []
+    if result["status"] == "finished":
+        commands.append(("see the curves", "tensorboard --logdir outputs"))
+        longer = f"trainer.max_epochs={2 * result['epochs']}"
+        commands.append(("train longer", f"python train.py resume={folder} {longer}"))
+    elif result["epochs"]:
+        commands.append(("go on", f"python train.py resume={folder}"))
+
+    lines = [Text(f"{name:<15} {value}", style="bold") for name, value in rows]
+    lines += [Text(f"{purpose:<15} {command}", style="cyan") for purpose, command in commands]
+    return Group("", *lines)
+
+
+def percent(share: float) -> str:
+    """``98.76 %``"""
+    return f"{100 * share:.2f} %"
+
+
+def _score(metrics: Mapping[str, float], stage: str) -> str:
+    return f"{percent(metrics[f'{stage}/acc'])}  loss {metrics[f'{stage}/loss']:.4f}"
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    table = Table(title=title or None, title_justify="left", title_style="", box=None)
+    table.padding = (0, 2, 0, 0)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < left else "right", header_style="dim")
+    return table

@@ -1,0 +1,167 @@
+"""The data of one run: split, measured, held in memory, handed out in whole batches."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lenet_pl.data.sources import Labelled, Source
+from lenet_pl.data.split import digest, stratified
+
+
+class DigitsDataModule(LightningDataModule):
+    """Train, validation and test images as tensors on the training device.
+
+    A batch is a pair of images ``uint8 [B, C, H, W]`` and labels ``int64 [B]``. Normalisation
+    is the classifier's; :attr:`mean` and :attr:`std` are measured here, on the training split.
+
+    Args:
+        source: builds the data set's source from ``root``.
+        root: the folder the data lies in.
+        batch_size: training images per step (per device).
+        eval_batch_size: images per batch in validation and test.
+        val_size: images of the official training set kept for validation.
+        split_seed: chooses which.
+        seed: with the epoch's number, orders the training images.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[str | None], Source],
+        root: str | None,
+        batch_size: int,
+        eval_batch_size: int,
+        val_size: int,
+        split_seed: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.source = source(root)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.seed = seed
+        self.splits: dict[str, Labelled] = {}
+
+    def prepare_data(self) -> None:
+        """Bring the files to the disk; raises DataError where they cannot be had."""
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and split, once; raises DataError for sizes that do not add up."""
+        if self.splits:  # Lightning calls this for fit, validate and test
+            return
+        official = self.source.load()
+        train, val = stratified(official.train.labels, self.val_size, self.split_seed)
+        self.splits = {
+            "train": Labelled(*official.train.__getitems__(train)),
+            "val": Labelled(*official.train.__getitems__(val)),
+            "test": official.test,
+        }
+        self.classes = official.classes
+        self.origin = official.origin
+        self.digest = digest(*vars(official.train).values(), *vars(official.test).values())
+        self.split_digest = digest(train, val)
+        self.mean, self.std = moments(self.splits["train"].images)
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies the data of a run, in plain types."""
+        return {
+            "name": self.source.name,
+            "source": self.origin,
+            "digest": self.digest,
+            "split_digest": self.split_digest,
+            "counts": {name: len(split) for name, split in self.splits.items()},
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        # what is to be overfitted must be the same batches in every epoch
+        shuffled = not self.trainer.overfit_batches
+        return self._loader("train", self.batch_size, self.seed if shuffled else None)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test", self.eval_batch_size)
+
+    def _loader(self, name: str, batch_size: int, seed: int | None = None) -> DataLoader:
+        assert self.trainer is not None
+        device = self.trainer.strategy.root_device
+        split = self.splits[name]
+        if fits(split.images, device):
+            split = split.to(device)
+        shares = (self.trainer.global_rank, self.trainer.world_size) if name == "train" else (0, 1)
+        batches = Batches(len(split), batch_size, seed, *shares, device=split.images.device)
+        return DataLoader(split, batch_sampler=batches, collate_fn=lambda batch: batch)
+
+
+class Batches:
+    """The batches of an epoch, each a tensor of indices.
+
+    Args:
+        size: how many images there are.
+        batch_size: how many make a batch; the last one takes what is left.
+        seed: with the epoch's number, orders the images; None keeps their order.
+        rank, world: this process's share in distributed training: every ``world``-th image
+            from ``rank`` on, cut to the same number for all.
+        device: where the indices are wanted.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world, self.device = rank, world, device
+        self.epoch = 0
+
+    @cached_property
+    def sampler(self) -> "Batches":
+        """Where Lightning looks for ``set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = np.arange(self.size)
+        if self.seed is not None:
+            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+        share = order[: self.size // self.world * self.world][self.rank :: self.world]
+        yield from torch.from_numpy(share).to(self.device).split(self.batch_size)
+
+    def __len__(self) -> int:
+        return -(-(self.size // self.world) // self.batch_size)
+
+
+def moments(images: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of pixels scaled to [0, 1], exact in double precision.
+
+    Args:
+        images: uint8, any shape.
+    """
+    counts = torch.bincount(images.flatten(), minlength=256).double()
+    values = torch.arange(256, dtype=torch.double) / 255
+    mean = (counts @ values) / counts.sum()
+    variance = (counts @ (values - mean) ** 2) / counts.sum()
+    return mean.item(), variance.sqrt().item()
+
+
+def fits(images: Tensor, device: torch.device) -> bool:
+    """Whether the images take at most half of the device's free memory."""
+    return device.type != "cuda" or images.nbytes < torch.cuda.mem_get_info(device)[0] / 2

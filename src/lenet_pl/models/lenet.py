@@ -1,0 +1,41 @@
+"""LeNet-5 as it is taught today, with ReLU, average pooling and a linear output.
+
+After Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning applied to document
+recognition", Proc. IEEE 86 (1998), p. 2283, figure 2.
+"""
+
+from torch import Tensor, nn
+
+
+class LeNet(nn.Module):
+    """Three convolutions and two linear layers: 61,706 parameters for ten classes.
+
+    A convolution or pool of a feature map gives one of side
+    ``(side - kernel + 2 * padding) / stride + 1``.
+
+    Args:
+        num_classes: how many logits come out.
+    """
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, kernel_size=5, padding=2)  # (28 - 5 + 2·2) / 1 + 1 = 28
+        self.pool1 = nn.AvgPool2d(kernel_size=2, stride=2)  # (28 - 2) / 2 + 1 = 14
+        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)  # (14 - 5) / 1 + 1 = 10
+        self.pool2 = nn.AvgPool2d(kernel_size=2, stride=2)  # (10 - 2) / 2 + 1 = 5
+        self.conv3 = nn.Conv2d(16, 120, kernel_size=5)  # (5 - 5) / 1 + 1 = 1
+        self.relu = nn.ReLU()
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(120, 84)
+        self.fc2 = nn.Linear(84, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, num_classes]`` of images ``[N, 1, 28, 28]``."""
+        x = self.relu(self.conv1(x))  # [N, 6, 28, 28]
+        x = self.pool1(x)  # [N, 6, 14, 14]
+        x = self.relu(self.conv2(x))  # [N, 16, 10, 10]
+        x = self.pool2(x)  # [N, 16, 5, 5]
+        x = self.relu(self.conv3(x))  # [N, 120, 1, 1]
+        x = self.flatten(x)  # [N, 120]
+        x = self.relu(self.fc1(x))  # [N, 84]
+        return self.fc2(x)  # [N, num_classes]

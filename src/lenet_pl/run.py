@@ -1,0 +1,84 @@
+"""The run folder: what is written into it, and how a run is taken up again."""
+
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lenet_pl.errors import ConfigError
+
+PACKAGES = ("lenet-pl", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf")
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Write ``result.json``, whole or not at all."""
+    part = folder / "result.json.part"
+    part.write_text(json.dumps(result, indent=2) + "\n")
+    part.replace(folder / "result.json")
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what a run depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git() -> dict[str, Any] | None:
+    """Commit and cleanliness of the code's checkout; None where it is none."""
+    here = Path(__file__).parent
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        ask("ls-files", "--error-unmatch", __file__)  # not some other project's repository
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def resume_arguments(arguments: list[str]) -> list[str]:
+    """Replace ``resume=RUN`` by what takes that run up again, in its own folder.
+
+    The run's own overrides come first, so those given now win.
+
+    Raises:
+        ConfigError: if there is no run there, or none that can go on.
+    """
+    asked = [word for word in arguments if word.startswith("resume=")]
+    if not asked:
+        return arguments
+    run = Path(asked[-1].removeprefix("resume="))
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    overrides = run / ".hydra" / "overrides.yaml"
+    if not overrides.is_file():
+        raise ConfigError(f"resume={run}: no run folder there (it would hold {overrides})")
+    if not checkpoint.is_file():
+        raise ConfigError(f"resume={run}: no finished epoch to go on from ({checkpoint})")
+    given = [word for word in arguments if word not in asked]
+    keys = {_key(word) for word in given} | {"ckpt_path"}
+    before = [word for word in yaml.safe_load(overrides.read_text()) if _key(word) not in keys]
+    return [
+        *before,
+        f"ckpt_path={_quoted(checkpoint)}",
+        f"hydra.run.dir={_quoted(run)}",
+        *given,
+    ]
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
