@@ -1,7 +1,7 @@
 """Train one configuration, or sweep over many.
 
-    python train.py trainer.max_epochs=20
-    python train.py -m optimizer.lr=0.001,0.01,0.1 data.batch_size=32,64,128
+python train.py trainer.max_epochs=20
+python train.py -m optimizer.lr=0.001,0.01,0.1 data.batch_size=32,64,128
 """
 
 import hydra
@@ -11,7 +11,7 @@ from lenet_pl.cli import job, run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(cfg: DictConfig) -> float:
+def main(cfg: DictConfig) -> float | None:
     return job(cfg)
 
 

@@ -90,11 +90,21 @@ class Preflight(Callback):
             del cfg["hydra"]
         try:
             check(cfg)
-            from lenet_pl.training import rehearse  # imports torch
+            from lenet_pl.build import rehearse  # imports torch
 
             rehearse(cfg)
+            _make_folder(config.hydra.run.dir)
         except MISTAKES as error:
             give_up(str(error))
+
+
+def _make_folder(path: str) -> None:
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"hydra.run.dir={path}: cannot write there ({error.strerror}); choose another folder"
+        ) from error
 
 
 def give_up(message: str, status: int = 2) -> NoReturn:

@@ -10,7 +10,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -46,7 +46,7 @@ def run(program: Callable[[], Any]) -> None:
         give_up(explain(error))
 
 
-def job(cfg: DictConfig) -> float:
+def job(cfg: DictConfig) -> float | None:
     """Train one configuration; what Hydra calls for a single run and for each job of a sweep."""
     from lenet_pl.training import train  # imports torch: --help and a typing error need not wait
 
@@ -63,6 +63,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         return f"{group}={name}: no such choice; choose from {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as an override, which is key=value"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         known = [str(key) for key in cause.parent_node if key != "hydra"]

@@ -35,7 +35,6 @@ def say(renderable: RenderableType) -> None:
 
 def start_summary(
     title: str,
-    origin: str,
     counts: Mapping[str, Sequence[int]],
     classes: Sequence[str],
     layers: Sequence[tuple[str, str, str, int]],
@@ -45,21 +44,22 @@ def start_summary(
 
     Args:
         title: the first line.
-        origin: where the data came from.
         counts: for each split, the images of each class.
         classes: their names.
         layers: name, type, output size and parameters, in the order of the forward pass.
         notes: lines below the tables.
     """
-    data = _table(f"data: {origin}", "split", "images", *classes)
-    for split, numbers in counts.items():
-        data.add_row(split, f"{sum(numbers):,}", *(f"{number:,}" for number in numbers))
-    model = _table("", "layer", "type", "output", "parameters", left=3)
+    data = _table("class", *counts, left=1)
+    for name, *numbers in zip(classes, *counts.values(), strict=True):
+        data.add_row(name, *(f"{number:,}" for number in numbers))
+    data.add_row("total", *(f"{sum(numbers):,}" for numbers in counts.values()))
+    model = _table("layer", "type", "output", "parameters", left=2)
     for name, kind, size, parameters in layers:
         model.add_row(name, kind, size, f"{parameters:,}" if parameters else "")
-    model.add_section()
-    model.add_row("", "", "total", f"{sum(layer[3] for layer in layers):,}")
-    return Group(Text(title, style="bold"), data, model, *notes, "")
+    model.add_row("total", "", "", f"{sum(layer[3] for layer in layers):,}")
+    side_by_side = Table.grid(padding=(0, 4))
+    side_by_side.add_row(data, model)
+    return Group(Text(title, style="bold"), "", side_by_side, "", *notes, "")
 
 
 def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
@@ -70,7 +70,9 @@ def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
         folder: the run folder.
     """
     metrics, rows = result["metrics"], []
-    if result["status"] == "finished":
+    if result["status"] == "finished" and not metrics:
+        rows.append(("debugged", "a batch each of train, validation and test went through"))
+    elif result["status"] == "finished":
         early = ", stopped early" if result["stopped_early"] else ""
         rows.append(("best epoch", f"{result['best_epoch']} of {result['epochs']}{early}"))
         rows.append(("validation", _score(metrics, "val")))
@@ -82,11 +84,11 @@ def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
     rows.append(("run folder", str(folder)))
 
     commands = []
-    if result["status"] == "finished":
+    if metrics:
         commands.append(("see the curves", "tensorboard --logdir outputs"))
         longer = f"trainer.max_epochs={2 * result['epochs']}"
         commands.append(("train longer", f"python train.py resume={folder} {longer}"))
-    elif result["epochs"]:
+    elif result["status"] != "finished" and result["epochs"]:
         commands.append(("go on", f"python train.py resume={folder}"))
 
     lines = [Text(f"{name:<15} {value}", style="bold") for name, value in rows]
@@ -103,9 +105,9 @@ def _score(metrics: Mapping[str, float], stage: str) -> str:
     return f"{percent(metrics[f'{stage}/acc'])}  loss {metrics[f'{stage}/loss']:.4f}"
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
-    table = Table(title=title or None, title_justify="left", title_style="", box=None)
-    table.padding = (0, 2, 0, 0)
+def _table(*columns: str, left: int) -> Table:
+    """A table whose first columns are words and whose others are numbers."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < left else "right", header_style="dim")
+        table.add_column(column, justify="left" if i < left else "right")
     return table

@@ -20,6 +20,12 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     part.replace(folder / "result.json")
 
 
+def shown(folder: Path) -> Path:
+    """The path as one would type it here."""
+    folder = folder.absolute()
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
 def versions() -> dict[str, str]:
     """The installed versions of what a run depends on."""
     found = {}

@@ -51,7 +51,9 @@ def filters(weight: Tensor, title: str) -> Figure:
     """Kernels ``[out, in, H, W]`` of a convolution, those of the first input channel."""
     figure = Figure(figsize=(len(weight) * 1.0, 1.6), dpi=DPI, layout="constrained")
     limit = weight.abs().max().item()
-    for axes, kernel in zip(figure.subplots(1, len(weight), squeeze=False).flat, weight, strict=True):
+    for axes, kernel in zip(
+        figure.subplots(1, len(weight), squeeze=False).flat, weight, strict=True
+    ):
         axes.imshow(kernel[0], cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.axis("off")
     figure.suptitle(title, size=10)

@@ -18,9 +18,7 @@ log = logging.getLogger(__name__)
 
 # train and validation in one chart each
 LAYOUT = {
-    "training": {
-        name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "acc")
-    }
+    "training": {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "acc")}
 }
 METRICS = ("val/acc", "val/loss")
 SHOWN = 32  # images in a picture
@@ -78,9 +76,7 @@ def _add_graph(writer: SummaryWriter, pl_module: LightningModule) -> None:
         log.warning("no graph in TensorBoard: %s", str(error).strip().splitlines()[0])
 
 
-def _add_pictures(
-    writer: SummaryWriter, trainer: Trainer, pl_module: Any, epoch: int
-) -> None:
+def _add_pictures(writer: SummaryWriter, trainer: Trainer, pl_module: Any, epoch: int) -> None:
     from lenet_pl.analysis import plots  # matplotlib costs half a second: only where it draws
 
     data = trainer.datamodule  # type: ignore[attr-defined]

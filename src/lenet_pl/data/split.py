@@ -37,9 +37,7 @@ def stratified(labels: Tensor, size: int, seed: int) -> tuple[Tensor, Tensor]:
     sizes = np.floor(quotas).astype(int)
     by_remainder = np.argsort(sizes - quotas, kind="stable")
     sizes[by_remainder[: size - sizes.sum()]] += 1
-    aside = np.concatenate(
-        [order[shuffled == c][:n] for c, n in zip(classes, sizes, strict=True)]
-    )
+    aside = np.concatenate([order[shuffled == c][:n] for c, n in zip(classes, sizes, strict=True)])
     stays = np.setdiff1d(order, aside)
     return torch.from_numpy(stays), torch.from_numpy(np.sort(aside))
 
