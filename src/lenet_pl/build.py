@@ -27,8 +27,9 @@ logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARN
 # true of every run here, and no reason to worry: the data lies in memory
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-# a run that is taken up again writes into the folder it had
+# a run that is taken up again writes into the folder it had, or into one of its own
 warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+warnings.filterwarnings("ignore", ".*dirpath has changed.*")
 # between Lightning and torch
 warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 
@@ -62,12 +63,12 @@ def build(cfg: DictConfig) -> Parts:
 
     history = History(Path(cfg.run_dir) / "metrics.csv")
     dashboard = Dashboard(hparams(cfg), _as_text(cfg))
-    callbacks = [history, dashboard, *_instantiate(cfg, "callbacks").values()]
+    callbacks = [history, dashboard, *_chosen(cfg, "callbacks")]
     trainer: Trainer = _instantiate(
         cfg,
         "trainer",
         callbacks=callbacks,
-        logger=list(_instantiate(cfg, "logger").values()),
+        logger=_chosen(cfg, "logger"),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
     best = next((callback for callback in callbacks if isinstance(callback, BestCheckpoint)), None)
@@ -110,6 +111,11 @@ def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
     except InstantiationException as error:
         where = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else key
         raise ConfigError(f"{where}: {error.__cause__ or error}") from error
+
+
+def _chosen(cfg: DictConfig, group: str) -> list[Any]:
+    """What a group builds, less what an override such as ``callbacks.best=null`` took out."""
+    return [part for part in _instantiate(cfg, group).values() if part is not None]
 
 
 def _check_checkpoint(path: str, classifier: Classifier) -> None:

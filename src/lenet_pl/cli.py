@@ -44,6 +44,8 @@ def run(program: Callable[[], Any]) -> None:
         give_up(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         give_up(explain(error))
+    except FloatingPointError as error:
+        give_up(str(error), status=1)
 
 
 def job(cfg: DictConfig) -> float | None:

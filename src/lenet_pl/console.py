@@ -85,7 +85,8 @@ def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
 
     commands = []
     if metrics:
-        commands.append(("see the curves", "tensorboard --logdir outputs"))
+        logdir = folder.parts[0] if not folder.is_absolute() else folder
+        commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
         longer = f"trainer.max_epochs={2 * result['epochs']}"
         commands.append(("train longer", f"python train.py resume={folder} {longer}"))
     elif result["status"] != "finished" and result["epochs"]:

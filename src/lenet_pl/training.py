@@ -18,7 +18,7 @@ from rich.console import RenderableType
 from lenet_pl import run
 from lenet_pl.analysis.evaluate import wilson
 from lenet_pl.build import Parts, build
-from lenet_pl.checks import check
+from lenet_pl.checks import MISTAKES, check
 from lenet_pl.console import ConsoleHandler, end_summary, say, start_summary
 from lenet_pl.models.describe import layers
 
@@ -54,7 +54,9 @@ def train(cfg: DictConfig) -> float | None:
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         result["status"] = "interrupted" if stopped else "failed"
-        result["error"] = " ".join(f"{type(error).__name__}: {error}".split())
+        expected = isinstance(error, (*MISTAKES, FloatingPointError))
+        kind = "" if expected else f"{type(error).__name__}: "
+        result["error"] = " ".join(f"{kind}{error}".split())
         raise
     finally:
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
@@ -159,6 +161,6 @@ def _summary(cfg: DictConfig, parts: Parts) -> RenderableType:
             for name, split in data.splits.items()
         },
         classes=data.classes,
-        layers=layers(classifier.net, classifier.example_input_array),
+        layers=layers(classifier.net, data.splits["train"].images[:1] / 255),
         notes=notes,
     )

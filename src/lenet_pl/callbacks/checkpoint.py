@@ -2,11 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -44,9 +45,9 @@ class BestCheckpoint(ModelCheckpoint):
             return
         self.epoch = trainer.current_epoch + 1
         if trainer.is_global_zero:
+            net = cast(nn.Module, pl_module.net)
             state = {
-                name: value.detach().cpu().contiguous()
-                for name, value in pl_module.net.state_dict().items()
+                name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()
             }
             part = self.weights.with_suffix(".part")
             torch.save(state, part)

@@ -69,7 +69,7 @@ class History(Callback):
     def _write(self) -> None:
         part = self.path.with_suffix(".part")
         with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(max(self.rows, key=len)))
+            writer = csv.DictWriter(file, fieldnames=max((list(row) for row in self.rows), key=len))
             writer.writeheader()
             writer.writerows(self.rows)
         part.replace(self.path)
@@ -87,7 +87,7 @@ def _metrics(trainer: Trainer, prefix: str) -> Row:
 
 
 def epoch_line(row: Row, max_epochs: int | None, best: bool) -> str:
-    """One epoch in one line: ``epoch  3/20  train 0.0912 97.2 %  val 0.0713 97.9 %  5.1 s  best``."""
+    """``epoch  3/20  train 0.0912  97.20 %  val 0.0713  97.90 %  5.1 s  best``"""
     total = str(max_epochs)
     words = [f"epoch {row['epoch']:{len(total)}.0f}/{total}"]
     for stage in ("train", "val"):

@@ -85,7 +85,7 @@ class DigitsDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
         # what is to be overfitted must be the same batches in every epoch
-        shuffled = not self.trainer.overfit_batches
+        shuffled = not self.trainer.overfit_batches  # type: ignore[attr-defined]
         return self._loader("train", self.batch_size, self.seed if shuffled else None)
 
     def val_dataloader(self) -> DataLoader:
@@ -102,7 +102,12 @@ class DigitsDataModule(LightningDataModule):
             split = split.to(device)
         shares = (self.trainer.global_rank, self.trainer.world_size) if name == "train" else (0, 1)
         batches = Batches(len(split), batch_size, seed, *shares, device=split.images.device)
-        return DataLoader(split, batch_sampler=batches, collate_fn=lambda batch: batch)
+        # __getitems__ returns a batch already; the stubs know batches as lists only
+        return DataLoader(split, batch_sampler=batches, collate_fn=_as_is)  # type: ignore[arg-type]
+
+
+def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch
 
 
 class Batches:

@@ -28,8 +28,8 @@ def package_index(folder: Path, files: Sequence[File]) -> str:
     """
     with tempfile.TemporaryDirectory() as place:
         pickled = _unpack_package(Path(place))
-        with gzip.open(pickled) as file:
-            train, valid, test = _ArraysOnly(file, encoding="latin1").load()
+        with gzip.open(pickled) as stream:
+            train, valid, test = _ArraysOnly(stream, encoding="latin1").load()
     payloads = {
         "train-images-idx3-ubyte": lambda: _pixels(train[0], valid[0]),
         "train-labels-idx1-ubyte": lambda: np.concatenate([train[1], valid[1]]),

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from lenet_pl.data import idx
 from lenet_pl.data.download import File, fetch, from_mirrors
@@ -16,7 +17,7 @@ from lenet_pl.data.package import package_index
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(Dataset):
     """Images ``uint8 [N, C, H, W]`` and their labels ``int64 [N]``, a map-style data set."""
 
     images: Tensor
@@ -81,8 +82,8 @@ class MNIST:
 
     def load(self) -> Official:
         origin = self.prepare()
-        parts = (idx.verified(self.folder / file.name, file.md5) for file in self.files)
-        return _official(parts, self.classes, origin)
+        parts = [idx.verified(self.folder / file.name, file.md5) for file in self.files]
+        return _official([part for part in parts if part is not None], self.classes, origin)
 
 
 class Mini:

@@ -46,5 +46,5 @@ def digest(*tensors: Tensor) -> str:
     """SHA-256 of the bytes of some tensors, in order, as 64 hexadecimal digits."""
     total = hashlib.sha256()
     for tensor in tensors:
-        total.update(tensor.contiguous().numpy())
+        total.update(tensor.contiguous().numpy().data)
     return total.hexdigest()
