@@ -13,7 +13,7 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from pytorch_lightning.callbacks import Checkpoint
 
-from lenet_pl.callbacks.checkpoint import BestCheckpoint
+from lenet_pl.callbacks.checkpoint import BestAndLast
 from lenet_pl.callbacks.dashboard import Dashboard
 from lenet_pl.callbacks.history import History
 from lenet_pl.classifier import Classifier
@@ -27,9 +27,8 @@ logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARN
 # true of every run here, and no reason to worry: the data lies in memory
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
-# a run that is taken up again writes into the folder it had, or into one of its own
+# a run that is taken up again writes into the folder it had
 warnings.filterwarnings("ignore", ".*exists and is not empty.*")
-warnings.filterwarnings("ignore", ".*dirpath has changed.*")
 # between Lightning and torch
 warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 
@@ -41,7 +40,7 @@ class Parts(NamedTuple):
     classifier: Classifier
     data: DigitsDataModule
     history: History
-    best: BestCheckpoint | None
+    best: BestAndLast | None
 
 
 def build(cfg: DictConfig) -> Parts:
@@ -71,7 +70,7 @@ def build(cfg: DictConfig) -> Parts:
         logger=_chosen(cfg, "logger"),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
-    best = next((callback for callback in callbacks if isinstance(callback, BestCheckpoint)), None)
+    best = next((callback for callback in callbacks if isinstance(callback, BestAndLast)), None)
     return Parts(trainer, classifier, data, history, best)
 
 

@@ -1,4 +1,4 @@
-"""The best weights, twice: to go on from, and to take away."""
+"""The best weights, twice: to go on from, and to take away; and the last, to resume."""
 
 import shutil
 from pathlib import Path
@@ -10,14 +10,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt`` and, whenever it is renewed, the bare network's weights beside it.
+class BestAndLast(ModelCheckpoint):
+    """Keeps ``best.ckpt`` and ``last.ckpt``, and the best network's bare weights.
 
     The first of equally good epochs is kept. A run that goes on in a new folder takes the best
     weights so far along.
 
     Args:
-        dirpath: the folder of ``best.ckpt``.
+        dirpath: the folder of the checkpoints.
         weights: the file of the network's state dict, loadable without Lightning.
         monitor: the metric that decides.
         mode: ``max`` or ``min``.
@@ -25,6 +25,8 @@ class BestCheckpoint(ModelCheckpoint):
     Attributes:
         epoch: the best one so far, from 1; 0 before the first.
     """
+
+    state_key = "BestAndLast"  # there is one; Lightning would spell out its options at every hook
 
     def __init__(self, dirpath: str, weights: str, monitor: str, mode: str) -> None:
         super().__init__(
@@ -40,18 +42,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         before = self.best_model_score
+        epoch, self.epoch = self.epoch, trainer.current_epoch + 1  # as best.ckpt is to know it
         super().on_train_epoch_end(trainer, pl_module)
         if self.best_model_score is before:
-            return
-        self.epoch = trainer.current_epoch + 1
-        if trainer.is_global_zero:
-            net = cast(nn.Module, pl_module.net)
-            state = {
-                name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()
-            }
-            part = self.weights.with_suffix(".part")
-            torch.save(state, part)
-            part.replace(self.weights)
+            self.epoch = epoch
+        elif trainer.is_global_zero:
+            _save(cast(nn.Module, pl_module.net), self.weights)
+        assert self.dirpath is not None
+        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt", weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "epoch": self.epoch}
@@ -76,3 +74,10 @@ class BestCheckpoint(ModelCheckpoint):
                 }
         super().load_state_dict(state_dict)
         self.epoch = state_dict["epoch"]
+
+
+def _save(net: nn.Module, path: Path) -> None:
+    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lenet_pl.analysis.evaluate import confident_mistakes, confusion_matrix
-from lenet_pl.callbacks.checkpoint import BestCheckpoint
+from lenet_pl.callbacks.checkpoint import BestAndLast
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Dashboard(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.VALIDATING:
             return
-        best = next((c for c in trainer.callbacks if isinstance(c, BestCheckpoint)), None)  # type: ignore[attr-defined]
+        best = next((c for c in trainer.callbacks if isinstance(c, BestAndLast)), None)  # type: ignore[attr-defined]
         epoch = best.epoch if best else trainer.current_epoch
         # under tags of their own: the tab shows a tag's last value, and the last is not the best
         metrics = {f"best/{name}": trainer.callback_metrics[name].item() for name in METRICS}

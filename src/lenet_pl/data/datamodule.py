@@ -94,6 +94,12 @@ class DigitsDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._loader("test", self.eval_batch_size)
 
+    def transfer_batch_to_device(
+        self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        return images.to(device), labels.to(device)  # no work where the data lies there already
+
     def _loader(self, name: str, batch_size: int, seed: int | None = None) -> DataLoader:
         assert self.trainer is not None
         device = self.trainer.strategy.root_device

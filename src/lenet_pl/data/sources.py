@@ -28,7 +28,7 @@ class Labelled(Dataset):
 
     def __getitems__(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """What a DataLoader asks for: here a whole batch with one indexing operation."""
-        return self.images[index], self.labels[index]
+        return self.images.index_select(0, index), self.labels.index_select(0, index)
 
     def to(self, device: torch.device) -> "Labelled":
         return Labelled(self.images.to(device), self.labels.to(device))
