@@ -57,7 +57,7 @@ def build(cfg: DictConfig) -> Parts:
     classifier: Classifier = _instantiate(cfg, "classifier", mean=data.mean, std=data.std)
     classifier.example_input_array = data.splits["train"].images[:1] / 255
     if cfg.ckpt_path is not None:
-        _check_checkpoint(cfg.ckpt_path, classifier)
+        _check_checkpoint(cfg, classifier)
     _check_accelerator(cfg.trainer.accelerator)
 
     history = History(Path(cfg.run_dir) / "metrics.csv")
@@ -109,6 +109,8 @@ def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
         return instantiate(cfg[key], **parts)
     except InstantiationException as error:
         where = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else key
+        # the classifier takes its parts from the groups that people know: net is ${model}
+        where = where.replace("classifier.net", "model").replace("classifier.", "")
         raise ConfigError(f"{where}: {error.__cause__ or error}") from error
 
 
@@ -117,9 +119,11 @@ def _chosen(cfg: DictConfig, group: str) -> list[Any]:
     return [part for part in _instantiate(cfg, group).values() if part is not None]
 
 
-def _check_checkpoint(path: str, classifier: Classifier) -> None:
+def _check_checkpoint(cfg: DictConfig, classifier: Classifier) -> None:
+    path = cfg.ckpt_path
     try:
-        weights = torch.load(path, weights_only=True, map_location="cpu")["state_dict"]
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        weights, epochs = checkpoint["state_dict"], checkpoint["epoch"] + 1
     except Exception as error:
         raise ConfigError(
             f"ckpt_path={path}: not a checkpoint, damaged, or with code inside, which is not run"
@@ -129,6 +133,10 @@ def _check_checkpoint(path: str, classifier: Classifier) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split()[:30])
         raise ConfigError(f"ckpt_path={path}: the weights are another model's: {reason}") from error
+    if epochs > cfg.trainer.max_epochs:
+        raise ConfigError(
+            f"trainer.max_epochs={cfg.trainer.max_epochs}: ckpt_path={path} has {epochs} already"
+        )
 
 
 def _check_accelerator(wanted: str) -> None:

@@ -10,7 +10,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False)
+# plain text in a notebook too, where a display of its own for each line tears tables apart
+console = Console(highlight=False, force_jupyter=False)
 log = logging.getLogger(__name__)
 
 
@@ -27,7 +28,7 @@ class ConsoleHandler(logging.Handler):
 
 def say(renderable: RenderableType) -> None:
     """Show a table or a text, and keep it as plain text in the log file."""
-    plain = Console(file=io.StringIO(), width=100, no_color=True)
+    plain = Console(file=io.StringIO(), width=100, no_color=True, force_jupyter=False)
     plain.print(renderable, soft_wrap=True)
     text = plain.file.getvalue().rstrip()  # type: ignore[attr-defined]
     log.info("\n%s", text, extra={"renderable": renderable})
@@ -85,7 +86,7 @@ def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
 
     commands = []
     if metrics:
-        logdir = folder.parts[0] if not folder.is_absolute() else folder
+        logdir = "outputs" if folder.parts[0] == "outputs" else folder
         commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
         longer = f"trainer.max_epochs={2 * result['epochs']}"
         commands.append(("train longer", f"python train.py resume={folder} {longer}"))

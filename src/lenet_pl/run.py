@@ -71,6 +71,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     if not checkpoint.is_file():
         raise ConfigError(f"resume={run}: no finished epoch to go on from ({checkpoint})")
     given = [word for word in arguments if word not in asked]
+    _check_unfinished(run, given)
     keys = {_key(word) for word in given} | {"ckpt_path"}
     before = [word for word in yaml.safe_load(overrides.read_text()) if _key(word) not in keys]
     return [
@@ -79,6 +80,19 @@ def resume_arguments(arguments: list[str]) -> list[str]:
         f"hydra.run.dir={_quoted(run)}",
         *given,
     ]
+
+
+def _check_unfinished(run: Path, given: list[str]) -> None:
+    """A finished run has been tested; it goes on only to train longer."""
+    result = run / "result.json"
+    if not result.is_file() or (found := json.loads(result.read_text()))["status"] != "finished":
+        return
+    longer = [word.partition("=")[2] for word in given if _key(word) == "trainer.max_epochs"]
+    if not longer or (longer[-1].isdigit() and int(longer[-1]) <= found["epochs"]):
+        raise ConfigError(
+            f"resume={run}: is finished after {found['epochs']} epochs; "
+            f"give a larger trainer.max_epochs to train longer"
+        )
 
 
 def _key(override: str) -> str:

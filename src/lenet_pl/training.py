@@ -38,7 +38,7 @@ def train(cfg: DictConfig) -> float | None:
         FloatingPointError: if the loss stops being a number.
     """
     if not logging.getLogger().handlers:  # in a notebook, where Hydra sets up no logging
-        logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()])
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     check(cfg)
     folder = Path(cfg.run_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,9 @@ def confusion(matrix: Tensor, classes: Sequence[str], title: str) -> Figure:
     axes = figure.subplots()
     mistakes = matrix.float().clone()
     mistakes.fill_diagonal_(0)
-    axes.imshow(mistakes, cmap="Oranges", vmin=0, vmax=max(1.0, mistakes.max().item() * 1.3))
+    axes.imshow(
+        mistakes.numpy(), cmap="Oranges", vmin=0, vmax=max(1.0, mistakes.max().item() * 1.3)
+    )
     for row, counts in enumerate(matrix.tolist()):
         for column, count in enumerate(counts):
             if count:
@@ -41,7 +43,7 @@ def gallery(images: Tensor, captions: Sequence[str], title: str, columns: int = 
     for axes in grid.flat:
         axes.axis("off")
     for axes, image, caption in zip(grid.flat, images, captions, strict=False):
-        axes.imshow(image.permute(1, 2, 0).squeeze(-1), cmap="gray_r", vmin=0, vmax=255)
+        axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray_r", vmin=0, vmax=255)
         axes.set_title(caption, size=7)
     figure.suptitle(title, size=10)
     return figure
@@ -54,7 +56,7 @@ def filters(weight: Tensor, title: str) -> Figure:
     for axes, kernel in zip(
         figure.subplots(1, len(weight), squeeze=False).flat, weight, strict=True
     ):
-        axes.imshow(kernel[0], cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axes.imshow(kernel[0].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.axis("off")
     figure.suptitle(title, size=10)
     return figure

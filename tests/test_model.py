@@ -1,0 +1,75 @@
+"""The claims about the architecture."""
+
+import torch
+from torch import nn
+
+from lenet_pl.models.describe import layers
+from lenet_pl.models.lenet import LeNet
+
+
+class TutorialLeNet(nn.Module):
+    """As a script that follows the tutorial defines it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5, 1, 2)
+        self.pool1 = nn.AvgPool2d(2, 2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.pool2 = nn.AvgPool2d(2, 2)
+        self.conv3 = nn.Conv2d(16, 120, 5)
+        self.relu = nn.ReLU()
+        self.flatten = nn.Flatten()
+        self.fc1 = nn.Linear(120, 84)
+        self.fc2 = nn.Linear(84, 10)
+
+    def forward(self, x):
+        x = self.pool1(self.relu(self.conv1(x)))
+        x = self.pool2(self.relu(self.conv2(x)))
+        x = self.flatten(self.relu(self.conv3(x)))
+        return self.fc2(self.relu(self.fc1(x)))
+
+
+def test_parameters_of_each_layer():
+    counts = {name: sum(p.numel() for p in m.parameters()) for name, m in LeNet().named_children()}
+    assert counts == {
+        "conv1": 156,
+        "pool1": 0,
+        "conv2": 2_416,
+        "pool2": 0,
+        "conv3": 48_120,
+        "relu": 0,
+        "flatten": 0,
+        "fc1": 10_164,
+        "fc2": 850,
+    }
+    assert sum(counts.values()) == 61_706
+
+
+def test_output_size_of_each_layer():
+    net = LeNet()
+    rows = layers(net, torch.zeros(1, 1, 28, 28))
+    assert [(name, size) for name, _, size, _ in rows] == [
+        ("conv1", "6 × 28 × 28"),
+        ("relu", "6 × 28 × 28"),
+        ("pool1", "6 × 14 × 14"),
+        ("conv2", "16 × 10 × 10"),
+        ("relu", "16 × 10 × 10"),
+        ("pool2", "16 × 5 × 5"),
+        ("conv3", "120 × 1 × 1"),
+        ("relu", "120 × 1 × 1"),
+        ("flatten", "120"),
+        ("fc1", "84"),
+        ("relu", "84"),
+        ("fc2", "10"),
+    ]
+    assert sum(row[3] for row in rows) == 61_706
+    assert net.training  # as it was before
+
+
+def test_a_file_saved_by_the_tutorial_loads_strictly(tmp_path):
+    theirs = TutorialLeNet().eval()
+    torch.save(theirs.state_dict(), tmp_path / "lenet_mnist_best.pth")
+    ours = LeNet().eval()
+    ours.load_state_dict(torch.load(tmp_path / "lenet_mnist_best.pth"), strict=True)
+    images = torch.rand(16, 1, 28, 28)
+    assert torch.equal(ours(images), theirs(images))
