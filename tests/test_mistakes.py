@@ -146,7 +146,7 @@ def test_a_finished_run_resumes_only_to_train_longer(tmp_path):
         (tmp_path / name).write_text("[]")
     (tmp_path / "result.json").write_text('{"status": "finished", "epochs": 5}')
     for words in ([], ["trainer.max_epochs=5"], ["seed=3"]):
-        with pytest.raises(ConfigError, match=r"finished after 5 epochs; give a larger trainer.max"):
+        with pytest.raises(ConfigError, match=r"is finished after 5 epochs; give a larger"):
             resume_arguments([f"resume={tmp_path}", *words])
     assert "trainer.max_epochs=6" in resume_arguments(
         [f"resume={tmp_path}", "trainer.max_epochs=6"]
