@@ -113,7 +113,7 @@ def test_source_files_stay_short():
 
 def readme_commands() -> list[str]:
     text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
     inline = re.findall(r"`((?:python train\.py|lenet-pl) [^`…]*)`", text)
     return [line for line in lines + inline if line and not line.startswith("#")]

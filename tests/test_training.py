@@ -198,16 +198,15 @@ def test_early_stopping_fires_in_the_epoch_it_should(composed, tmp_path):
 
 
 def test_a_run_killed_in_mid_epoch_resumes_to_the_same_numbers(composed, command, tmp_path):
-    words = [*FAST, "trainer.max_epochs=5", "callbacks.early_stopping=null"]
+    words = [*FAST, "trainer.max_epochs=12", "callbacks.early_stopping=null"]
     train(composed(*words))
     killed = tmp_path / "killed"
     script = [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={killed}"]
     process = subprocess.Popen(script, cwd=tmp_path, stdout=subprocess.DEVNULL)
     wait_for(lambda: (killed / "metrics.csv").exists() and len(rows(killed)) >= 2, process)
-    time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert len(rows(killed)) < 5 and not (killed / "result.json").exists()
+    assert len(rows(killed)) < 12 and not (killed / "result.json").exists()
 
     elsewhere = f"hydra.run.dir={tmp_path / 'elsewhere'}"
     last = f"ckpt_path={killed / 'checkpoints' / 'last.ckpt'}"
@@ -235,11 +234,11 @@ def test_control_c_leaves_a_run_that_can_go_on(tmp_path):
 
 
 def wait_for(there, process: subprocess.Popen) -> None:
-    for _ in range(600):
+    for _ in range(1200):
         if there():
             return
         assert process.poll() is None
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise TimeoutError
 
 

@@ -78,12 +78,14 @@ class Classifier(LightningModule):
 
     def _log_epoch(self, stage: str) -> None:
         parts = zip(*self.batches[stage], strict=True)
-        logits, labels = (torch.cat(part).cpu() for part in parts)
+        logits, labels = (torch.cat(part) for part in parts)
         self.batches[stage].clear()
-        self.outputs[stage] = logits, labels
+        self.outputs[stage] = logits.cpu(), labels.cpu()
+        # in double precision, so that a share of images is exactly that; Apple's GPUs have none
+        device = "cpu" if self.device.type == "mps" else self.device
         metrics = {
-            f"{stage}/loss": self.loss(logits.float(), labels).double(),
-            f"{stage}/acc": (logits.argmax(1) == labels).double().mean(),
+            f"{stage}/loss": self.loss(logits.float(), labels).to(device).double(),
+            f"{stage}/acc": (logits.argmax(1) == labels).to(device).double().mean(),
         }
         # the history, not Lightning, hands the row of an epoch to the loggers
         self.log_dict(

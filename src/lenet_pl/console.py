@@ -2,6 +2,7 @@
 
 import io
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,14 +85,15 @@ def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
         rows.append((result["status"], result["error"]))
     rows.append(("run folder", str(folder)))
 
+    program = "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
     commands = []
     if metrics:
         logdir = "outputs" if folder.parts[0] == "outputs" else folder
         commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
         longer = f"trainer.max_epochs={2 * result['epochs']}"
-        commands.append(("train longer", f"python train.py resume={folder} {longer}"))
+        commands.append(("train longer", f"{program} resume={folder} {longer}"))
     elif result["status"] != "finished" and result["epochs"]:
-        commands.append(("go on", f"python train.py resume={folder}"))
+        commands.append(("go on", f"{program} resume={folder}"))
 
     lines = [Text(f"{name:<15} {value}", style="bold") for name, value in rows]
     lines += [Text(f"{purpose:<15} {command}", style="cyan") for purpose, command in commands]

@@ -67,11 +67,11 @@ def _loggers(trainer: Trainer) -> list[TensorBoardLogger]:
     return [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)] if real else []
 
 
-def _add_graph(writer: SummaryWriter, pl_module: LightningModule) -> None:
+def _add_graph(writer: SummaryWriter, pl_module: Any) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer is deprecated, and the only one there is
-            writer.add_graph(pl_module.net, pl_module.example_input_array)
+            writer.add_graph(pl_module.net, pl_module.example_input_array.to(pl_module.device))
     except Exception as error:  # a network that cannot be traced trains all the same
         log.warning("no graph in TensorBoard: %s", str(error).strip().splitlines()[0])
 

@@ -141,16 +141,17 @@ def install(target: Path, raw: bytes, md5: str) -> bool:
 
 def write(target: Path, raw: bytes) -> None:
     """Write a file atomically: it has its name only once it is whole."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as part:
-        try:
-            part.write(raw)
-            part.flush()
-            os.fsync(part.fileno())
-            Path(part.name).chmod(0o644)
-            Path(part.name).replace(target)
-        except BaseException:
-            Path(part.name).unlink(missing_ok=True)
-            raise
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        part.chmod(0o644)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> str:
