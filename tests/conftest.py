@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 ROOT = Path(__file__).parents[1]
-FAST = ["data=mini", "optimizer.lr=0.05", "data.batch_size=64"]
+FAST = ["data=mini", "trainer.accelerator=cpu", "optimizer.lr=0.05", "data.batch_size=64"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

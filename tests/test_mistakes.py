@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import FAST
 
 from lenet_pl import cli
 from lenet_pl.build import rehearse
 from lenet_pl.checks import MISTAKES, check
 from lenet_pl.data import sources
 from lenet_pl.errors import ConfigError
-from lenet_pl.run import resume_arguments
+from lenet_pl.run import find, resume_arguments
+from lenet_pl.training import train
 
 TYPED = {  # found before torch is imported, so quick enough to run for real
     "data.batch_size=0": "data.batch_size=0: must be a whole number from 1 on",
@@ -22,8 +24,11 @@ TYPED = {  # found before torch is imported, so quick enough to run for real
     "modle=lenet": "modle: no such key; there is model",
     "trainer.max_epoch=3": "trainer.max_epoch: no such key; there is max_epochs",
     "x=[": "x=[: cannot be read as an override, which is key=value",
-    "callbacks.checkpoint.monitor=test/acc": "callbacks.checkpoint.monitor=test/acc: is never "
-    "logged, or is the test set's; choose from val/acc, val/loss, train/acc, train/loss",
+    "callbacks.checkpoint.monitor=test/acc": "callbacks.checkpoint.monitor=test/acc: only "
+    "validation decides; choose from val/acc, val/loss",
+    "callbacks.checkpoint.monitor=val/loss": "callbacks.checkpoint.mode=max: of val/loss the min "
+    "is best",
+    "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: must be null or a number above 0",
     "ckpt_path=nowhere.ckpt": "ckpt_path=nowhere.ckpt: there is no such file",
     "resume=nowhere": "resume=nowhere: no run folder there "
     "(it would hold nowhere/.hydra/overrides.yaml)",
@@ -58,7 +63,9 @@ def test_found_by_building_everything_once(composed, tmp_path, override, told):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(
+    torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU"
+)
 def test_no_gpu(command, tmp_path):
     done = command("data=mini", "trainer=gpu")
     assert done.returncode == 2
@@ -112,17 +119,43 @@ def test_code_in_a_checkpoint_is_not_run(composed, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_checkpoint_of_another_model(composed, tmp_path):
-    torch.save(
-        {"state_dict": {"net.fc9.weight": torch.zeros(1)}, "epoch": 0}, tmp_path / "other.ckpt"
-    )
-    with pytest.raises(ConfigError, match=r"the weights are another model's: .*conv1.weight"):
-        rehearse(composed("data=mini", f"ckpt_path={tmp_path / 'other.ckpt'}"))
+@pytest.fixture
+def checkpoint(composed, tmp_path) -> Path:
+    """The last checkpoint of a run of one short epoch."""
+    short = ["trainer.limit_train_batches=2", "trainer.max_epochs=1", "test=false", "logger=none"]
+    train(composed(*FAST, *short))
+    return tmp_path / "run" / "checkpoints" / "last.ckpt"
+
+
+def test_a_checkpoint_that_does_not_fit(composed, checkpoint):
+    changed = torch.load(checkpoint)
+    changed["state_dict"]["net.fc9.weight"] = changed["state_dict"].pop("net.fc1.weight")
+    torch.save(changed, checkpoint.with_name("other.ckpt"))
+    start = [*FAST, f"ckpt_path={checkpoint}"]
+    for words, told in [
+        ([f"ckpt_path={checkpoint.with_name('other.ckpt')}"], "the weights are another model's"),
+        (["data.split_seed=7"], "was trained on other images"),
+        (["data.val_size=900"], "was trained on other images"),
+        (["optimizer.lr=0.01"], r"optimizer.lr=0.01: ckpt_path=.* goes on with 0.05"),
+    ]:
+        with pytest.raises(ConfigError, match=told):
+            rehearse(composed(*start, *words))
+    rehearse(composed(*start))
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(checkpoint, command):
+    run = checkpoint.parents[1]
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    done = command(*FAST, f"hydra.run.dir={run}")
+    assert done.returncode == 2
+    assert f"hydra.run.dir={run}: holds a run; choose another folder, or resume=" in done.stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_resume_takes_the_run_s_overrides_and_lets_new_ones_win(tmp_path):
     run = tmp_path / "it's a run"
     (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "hydra.yaml").write_text("hydra: {mode: RUN}")
     overrides = "- data=mini\n- ckpt_path=old\n- trainer.max_epochs=5\n- +x=1\n"
     (run / ".hydra" / "overrides.yaml").write_text(overrides)
     with pytest.raises(ConfigError, match="no finished epoch to go on from"):
@@ -140,10 +173,21 @@ def test_resume_takes_the_run_s_overrides_and_lets_new_ones_win(tmp_path):
     assert resume_arguments(["seed=1"]) == ["seed=1"]
 
 
+def test_a_run_by_its_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="outputs/runs holds no run"):
+        find("latest")
+    for time in ("2026-01-01/09-00-00.1", "2026-01-02/08-00-00.1", "2026-01-02/07-00-00.1"):
+        (tmp_path / "outputs/runs" / time / ".hydra").mkdir(parents=True)
+    latest = Path("outputs/runs/2026-01-02/08-00-00.1")
+    assert find("latest") == latest
+    assert find(str(latest)) == find(str(latest / "checkpoints" / "last.ckpt")) == latest
+
+
 def test_a_finished_run_resumes_only_to_train_longer(tmp_path):
-    for name in (".hydra/overrides.yaml", "checkpoints/last.ckpt"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_text("[]")
+    for name in (".hydra/overrides.yaml", ".hydra/hydra.yaml", "checkpoints/last.ckpt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("hydra: {mode: MULTIRUN}" if "hydra.yaml" in name else "[]")
     (tmp_path / "result.json").write_text('{"status": "finished", "epochs": 5}')
     for words in ([], ["trainer.max_epochs=5"], ["seed=3"]):
         with pytest.raises(ConfigError, match=r"is finished after 5 epochs; give a larger"):

@@ -220,6 +220,35 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_numbers(composed, command
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_moved_run_goes_on_with_its_best_weights(composed, command, tmp_path):
+    words = [*FAST, "trainer.max_epochs=3", "callbacks.early_stopping=null"]
+    run, moved, new = (tmp_path / name for name in ("run", "moved", "new"))
+    assert command(*words, f"hydra.run.dir={run}").returncode == 0
+    run.rename(moved)
+    assert command(f"resume={moved}", "trainer.max_epochs=4").returncode == 0
+    last = moved / "checkpoints" / "last.ckpt"
+    again = [*FAST, f"ckpt_path={last}", "trainer.max_epochs=4", f"hydra.run.dir={new}"]
+    assert command(*again, "callbacks.early_stopping=null").returncode == 0
+    for folder in (moved, new):
+        table = rows(folder)
+        best = max(table, key=lambda row: row["val/acc"])
+        assert len(table) == 4
+        assert result(folder)["best_epoch"] == best["epoch"]
+        assert result(folder)["metrics"]["val/acc"] == best["val/acc"]
+    assert (new / "best.pth").read_bytes() == (moved / "best.pth").read_bytes()
+
+
+def test_a_run_that_goes_on_and_is_killed_is_not_finished(composed, command, tmp_path):
+    run = tmp_path / "run"
+    assert command(*FAST, "trainer.max_epochs=1", f"hydra.run.dir={run}").returncode == 0
+    script = [sys.executable, str(ROOT / "train.py"), f"resume={run}", "trainer.max_epochs=500"]
+    process = subprocess.Popen(script, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(rows(run)) >= 2, process)
+    process.kill()
+    process.wait()
+    assert not (run / "result.json").exists()
+
+
 def test_control_c_leaves_a_run_that_can_go_on(tmp_path):
     folder = tmp_path / "run"
     words = [*FAST, "trainer.max_epochs=500", "callbacks.early_stopping=null"]
@@ -282,11 +311,17 @@ def test_a_sweep_does_not_look_at_the_test_set(command, tmp_path):
     assert first["status"] == "finished"
     assert set(first["metrics"]) == {"val/acc", "val/loss"}
     assert second["status"] == "failed" and "nan" in second["error"]
+    refused = command("-m", *FAST, "seed=-1,-2", f"hydra.sweep.dir={tmp_path / 'refused'}")
+    assert refused.returncode == 2
+    assert "error: seed=-1: must be a whole number" in refused.stderr
+    assert result(tmp_path / "refused" / "1")["error"].startswith("seed=-2: must be a whole")
 
 
-def test_two_processes_train_one_network(command, tmp_path):
+def test_two_processes_train_one_network(tmp_path):
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1"]
-    done = command(*FAST, *ddp, f"hydra.run.dir={tmp_path / 'run'}")
+    script = [sys.executable, "-c", "from lenet_pl.cli import main; main()", "train"]
+    words = [*script, *FAST, *ddp, f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = result(tmp_path / "run")
     assert found["status"] == "finished" and len(rows(tmp_path / "run")) == 1

@@ -57,7 +57,7 @@ def build(cfg: DictConfig) -> Parts:
     classifier: Classifier = _instantiate(cfg, "classifier", mean=data.mean, std=data.std)
     classifier.example_input_array = data.splits["train"].images[:1] / 255
     if cfg.ckpt_path is not None:
-        _check_checkpoint(cfg, classifier)
+        _check_checkpoint(cfg, classifier, data)
     _check_accelerator(cfg.trainer.accelerator)
 
     history = History(Path(cfg.run_dir) / "metrics.csv")
@@ -119,11 +119,12 @@ def _chosen(cfg: DictConfig, group: str) -> list[Any]:
     return [part for part in _instantiate(cfg, group).values() if part is not None]
 
 
-def _check_checkpoint(cfg: DictConfig, classifier: Classifier) -> None:
+def _check_checkpoint(cfg: DictConfig, classifier: Classifier, data: DigitsDataModule) -> None:
     path = cfg.ckpt_path
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
         weights, epochs = checkpoint["state_dict"], checkpoint["epoch"] + 1
+        split, settings = checkpoint[type(data).__qualname__], checkpoint["optimizer_states"][0]
     except Exception as error:
         raise ConfigError(
             f"ckpt_path={path}: not a checkpoint, damaged, or with code inside, which is not run"
@@ -133,6 +134,17 @@ def _check_checkpoint(cfg: DictConfig, classifier: Classifier) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split()[:30])
         raise ConfigError(f"ckpt_path={path}: the weights are another model's: {reason}") from error
+    if split != data.state_dict():
+        raise ConfigError(
+            f"ckpt_path={path}: was trained on other images; give the data, data.val_size and "
+            "data.split_seed it was trained with"
+        )
+    before, now = settings["param_groups"][0], classifier.configure_optimizers().defaults
+    for name in before.keys() & now.keys():
+        if before[name] != now[name]:
+            raise ConfigError(
+                f"optimizer.{name}={now[name]}: ckpt_path={path} goes on with {before[name]}"
+            )
     if epochs > cfg.trainer.max_epochs:
         raise ConfigError(
             f"trainer.max_epochs={cfg.trainer.max_epochs}: ckpt_path={path} has {epochs} already"

@@ -1,6 +1,7 @@
 """What is checked before anything slow, and before a run folder is made."""
 
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,6 +35,11 @@ def not_negative() -> Rule:
     return "a number from 0 on", lambda x: type(x) in (int, float) and 0 <= x < float("inf")
 
 
+def unset_or(rule: Rule) -> Rule:
+    meaning, holds = rule
+    return f"null or {meaning}", lambda x: x is None or holds(x)
+
+
 RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "data.batch_size": whole(1),
@@ -41,14 +47,20 @@ RULES: dict[str, Rule] = {
     "data.val_size": whole(1),
     "data.split_seed": whole(0),
     "model.num_classes": whole(2),
+    "loss.label_smoothing": share(),
     "optimizer.lr": positive(),
     "optimizer.momentum": share(),
     "optimizer.weight_decay": not_negative(),
     "trainer.max_epochs": whole(1),
+    "trainer.accumulate_grad_batches": whole(1),
+    "trainer.gradient_clip_val": unset_or(positive()),
+    "trainer.limit_train_batches": unset_or(positive()),
+    "trainer.limit_val_batches": unset_or(positive()),
+    "trainer.limit_test_batches": unset_or(positive()),
     "callbacks.early_stopping.patience": whole(1),
 }
 
-MONITORED = tuple(f"{stage}/{name}" for stage in ("val", "train") for name in ("acc", "loss"))
+MONITORED = {"val/acc": "max", "val/loss": "min"}  # and what is better
 
 
 def check(cfg: DictConfig) -> None:
@@ -64,8 +76,13 @@ def check(cfg: DictConfig) -> None:
         monitor = callback.get("monitor") if callback else None
         if monitor is not None and monitor not in MONITORED:
             raise ConfigError(
-                f"callbacks.{name}.monitor={monitor}: is never logged, or is the test set's; "
+                f"callbacks.{name}.monitor={monitor}: only validation decides; "
                 f"choose from {', '.join(MONITORED)}"
+            )
+        mode = callback.get("mode") if callback else None
+        if monitor is not None and mode in ("min", "max") and mode != MONITORED[monitor]:
+            raise ConfigError(
+                f"callbacks.{name}.mode={mode}: of {monitor} the {MONITORED[monitor]} is best"
             )
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
         raise ConfigError(f"ckpt_path={cfg.ckpt_path}: there is no such file")
@@ -93,14 +110,22 @@ class Preflight(Callback):
             from lenet_pl.build import rehearse  # imports torch
 
             rehearse(cfg)
-            _make_folder(config.hydra.run.dir)
+            _make_folder(config.hydra.run.dir, cfg.ckpt_path)
         except MISTAKES as error:
             give_up(str(error))
 
 
-def _make_folder(path: str) -> None:
+def _make_folder(path: str, ckpt_path: str | None) -> None:
+    """Make the run folder; it may hold a run only if that one goes on."""
+    folder = Path(path).absolute()
+    goes_on = ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
+    if not goes_on and ((folder / "result.json").exists() or (folder / "checkpoints").exists()):
+        raise ConfigError(
+            f"hydra.run.dir={path}: holds a run; choose another folder, or resume={path}"
+        )
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ConfigError(
             f"hydra.run.dir={path}: cannot write there ({error.strerror}); choose another folder"

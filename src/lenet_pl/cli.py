@@ -24,8 +24,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="lenet-pl", description="Train LeNet, step by step.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="train a network: python train.py, from anywhere")
-    command = parser.parse_args(sys.argv[1:2]).command  # the rest is Hydra's
-    sys.argv = [f"{sys.argv[0]} {command}", *sys.argv[2:]]
+    parser.parse_args(sys.argv[1:2])  # the rest is Hydra's
+    sys.argv = [str(Path(__file__).with_name("launch.py")), *sys.argv[2:]]
+    train()
+
+
+def train() -> None:
+    """Train from wherever the package is installed, with the configuration that came with it."""
     here = Path(__file__).parent
     conf = next(path for path in (here / "conf", here.parents[1] / "conf") if path.is_dir())
     run(hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job))
@@ -33,9 +38,6 @@ def main() -> None:
 
 def run(program: Callable[[], Any]) -> None:
     """Run a Hydra program; a mistake is told in one line and ends with status 2."""
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":  # somebody wants to see tracebacks
-        program()
-        return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them
     try:
         sys.argv[1:] = resume_arguments(sys.argv[1:])
@@ -46,6 +48,8 @@ def run(program: Callable[[], Any]) -> None:
         give_up(explain(error))
     except FloatingPointError as error:
         give_up(str(error), status=1)
+    except KeyboardInterrupt:  # before training began; Lightning answers for itself
+        give_up("interrupted", status=1)
 
 
 def job(cfg: DictConfig) -> float | None:

@@ -87,12 +87,14 @@ def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
 
     program = "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
     commands = []
-    if metrics:
-        logdir = "outputs" if folder.parts[0] == "outputs" else folder
+    if metrics and any(folder.glob("events.*")):
+        logdir = "outputs" if folder.parts[:1] == ("outputs",) else folder
         commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
+    resumable = (folder / "checkpoints" / "last.ckpt").exists() and (folder / ".hydra").exists()
+    if metrics and resumable and not result["stopped_early"]:
         longer = f"trainer.max_epochs={2 * result['epochs']}"
         commands.append(("train longer", f"{program} resume={folder} {longer}"))
-    elif result["status"] != "finished" and result["epochs"]:
+    elif result["status"] != "finished" and resumable:
         commands.append(("go on", f"{program} resume={folder}"))
 
     lines = [Text(f"{name:<15} {value}", style="bold") for name, value in rows]

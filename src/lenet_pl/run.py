@@ -52,6 +52,21 @@ def git() -> dict[str, Any] | None:
         return None
 
 
+def find(name: str) -> Path:
+    """A run folder by its path, by that of a checkpoint in it, or ``latest``.
+
+    Raises:
+        ConfigError: if there is no latest.
+    """
+    if name == "latest":
+        runs = sorted(Path("outputs/runs").glob("*/*/.hydra"))
+        if not runs:
+            raise ConfigError("resume=latest: outputs/runs holds no run")
+        return runs[-1].parent
+    path = Path(name)
+    return path.parents[1] if path.suffix == ".ckpt" else path
+
+
 def resume_arguments(arguments: list[str]) -> list[str]:
     """Replace ``resume=RUN`` by what takes that run up again, in its own folder.
 
@@ -63,7 +78,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     asked = [word for word in arguments if word.startswith("resume=")]
     if not asked:
         return arguments
-    run = Path(asked[-1].removeprefix("resume="))
+    run = find(asked[-1].removeprefix("resume="))
     checkpoint = run / "checkpoints" / "last.ckpt"
     overrides = run / ".hydra" / "overrides.yaml"
     if not overrides.is_file():
@@ -73,7 +88,14 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     given = [word for word in arguments if word not in asked]
     _check_unfinished(run, given)
     keys = {_key(word) for word in given} | {"ckpt_path"}
-    before = [word for word in yaml.safe_load(overrides.read_text()) if _key(word) not in keys]
+    before = [
+        word
+        for word in yaml.safe_load(overrides.read_text(encoding="utf-8"))
+        if _key(word) not in keys
+    ]
+    sweep = yaml.safe_load((run / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
+    if sweep["hydra"]["mode"] == "MULTIRUN" and "test" not in keys:
+        before.append("test=false")  # a job of a sweep stays one
     return [
         *before,
         f"ckpt_path={_quoted(checkpoint)}",
@@ -100,5 +122,4 @@ def _key(override: str) -> str:
 
 
 def _quoted(path: Path) -> str:
-    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
+    return "'" + path.as_posix().replace("'", r"\'") + "'"

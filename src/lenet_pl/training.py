@@ -39,11 +39,13 @@ def train(cfg: DictConfig) -> float | None:
     """
     if not logging.getLogger().handlers:  # in a notebook, where Hydra sets up no logging
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
-    check(cfg)
     folder = Path(cfg.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     result = _blank(cfg)
     try:
+        check(cfg)
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            (folder / "result.json").unlink(missing_ok=True)  # of a run that goes on here
         parts = build(cfg)
         result |= _facts(parts)
         if parts.trainer.is_global_zero:
@@ -54,15 +56,18 @@ def train(cfg: DictConfig) -> float | None:
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         result["status"] = "interrupted" if stopped else "failed"
-        expected = isinstance(error, (*MISTAKES, FloatingPointError))
-        kind = "" if expected else f"{type(error).__name__}: "
-        result["error"] = " ".join(f"{kind}{error}".split())
+        result["error"] = "stopped before its end" if stopped else _one_line(error)
         raise
     finally:
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             run.write_result(folder, result)
             say(end_summary(result, run.shown(folder)))
     return result["metrics"].get("val/acc")
+
+
+def _one_line(error: BaseException) -> str:
+    expected = isinstance(error, (*MISTAKES, FloatingPointError))
+    return " ".join(f"{'' if expected else type(error).__name__ + ': '}{error}".split())
 
 
 def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
@@ -150,7 +155,7 @@ def _summary(cfg: DictConfig, parts: Parts) -> RenderableType:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:
             fires = f"after {callback.patience} epochs in a row without a better one"
-            if callback.patience >= trainer.max_epochs:
+            if callback.patience >= trainer.max_epochs - 1:
                 fires = f"cannot fire: patience {callback.patience} of {trainer.max_epochs} epochs"
             notes.append(f"early stop  on {callback.monitor}, {fires}")
     return start_summary(

@@ -41,6 +41,8 @@ class BestAndLast(ModelCheckpoint):
         self.epoch = 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         before = self.best_model_score
         epoch, self.epoch = self.epoch, trainer.current_epoch + 1  # as best.ckpt is to know it
         super().on_train_epoch_end(trainer, pl_module)
@@ -54,24 +56,34 @@ class BestAndLast(ModelCheckpoint):
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "epoch": self.epoch}
 
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        state = checkpoint["callbacks"].get(self.state_key)
+        if not state or not state["best_model_path"]:
+            return
+        # the best lies beside the checkpoint that is loaded, wherever it was when that was saved
+        assert self.dirpath is not None and trainer.ckpt_path is not None
+        old, new = (
+            Path(place) / "best.ckpt" for place in (Path(trainer.ckpt_path).parent, self.dirpath)
+        )
+        if not old.exists():
+            checkpoint["callbacks"].pop(self.state_key)
+            return
+        if old.absolute() != new and trainer.is_global_zero:
+            new.parent.mkdir(parents=True, exist_ok=True)
+            for source, target in ((old, new), (old.parents[1] / self.weights.name, self.weights)):
+                part = target.with_suffix(".part")
+                shutil.copy(source, part)
+                part.replace(target)
+        state |= {
+            "dirpath": self.dirpath,
+            "best_model_path": str(new),
+            "kth_best_model_path": str(new),
+            "best_k_models": {str(new): state["best_model_score"]},
+        }
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        old = Path(state_dict["best_model_path"])
-        assert self.dirpath is not None
-        new = Path(self.dirpath) / old.name
-        if old != new:
-            if not new.exists() and old.exists():
-                new.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(old, new)
-                shutil.copy(old.parent.parent / self.weights.name, self.weights)
-            if new.exists():
-                score = state_dict["best_model_score"]
-                state_dict = {
-                    **state_dict,
-                    "dirpath": self.dirpath,
-                    "best_model_path": str(new),
-                    "kth_best_model_path": str(new),
-                    "best_k_models": {str(new): score},
-                }
         super().load_state_dict(state_dict)
         self.epoch = state_dict["epoch"]
 

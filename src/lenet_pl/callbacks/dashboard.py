@@ -39,14 +39,17 @@ class Dashboard(Callback):
         self.hparams = dict(hparams)
         self.config = config
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in _loggers(trainer):
+            logger.hparams.update(self.hparams)  # for the hparams.yaml that the logger writes
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in _loggers(trainer):
             writer = logger.experiment
-            logger.hparams.update(self.hparams)  # for the hparams.yaml that the logger writes
             writer.add_custom_scalars(LAYOUT)
             writer.add_text("config", f"```yaml\n{self.config}\n```")
             _add_graph(writer, pl_module)
-            images, _ = next(iter(trainer.datamodule.train_dataloader()))  # type: ignore[attr-defined]
+            images, _ = next(iter(trainer.train_dataloader or ()))
             writer.add_images("train/images", images[:SHOWN].cpu())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,7 +100,7 @@ def _add_pictures(writer: SummaryWriter, trainer: Trainer, pl_module: Any, epoch
     }
     first = next((m for m in pl_module.net.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None:
-        kernels = first.weight.detach().cpu()
+        kernels = first.weight.detach().float().cpu()
         figures["net/first filters"] = plots.filters(kernels, f"first layer, epoch {epoch}")
     for tag, figure in figures.items():
         writer.add_image(tag, plots.pixels(figure), epoch, dataformats="HWC")

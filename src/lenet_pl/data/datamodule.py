@@ -82,6 +82,10 @@ class DigitsDataModule(LightningDataModule):
             "std": self.std,
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in checkpoints: a run goes on with the data it began with, or not at all."""
+        return {"digest": self.digest, "split_digest": self.split_digest}
+
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
         # what is to be overfitted must be the same batches in every epoch

@@ -14,9 +14,11 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from filelock import FileLock
@@ -57,9 +59,9 @@ def fetch(root: Path, folder: Path, files: Sequence[File], sources: Sequence[Fet
     Raises:
         DataError: if the folder cannot be written or no source has the files.
     """
-    if not _missing(folder, files):
-        return _origin(folder)
     try:
+        if not _missing(folder, files):
+            return _origin(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             return _fetch(root, folder, files, sources)
@@ -97,7 +99,7 @@ def _fetch(root: Path, folder: Path, files: Sequence[File], sources: Sequence[Fe
 
 def _origin(folder: Path) -> str:
     note = folder / ORIGIN
-    return note.read_text() if note.exists() else f"by hand, in {folder}"
+    return note.read_text(encoding="utf-8") if note.exists() else f"by hand, in {folder}"
 
 
 def _missing(folder: Path, files: Sequence[File]) -> list[File]:
@@ -116,7 +118,10 @@ def _take_by_hand(root: Path, folder: Path, files: Sequence[File]) -> bool:
             if install(folder / file.name, found.read_bytes(), file.md5):
                 taken = True
                 break
-            _set_aside(found)
+            if found.parent == folder:
+                _set_aside(found)
+            else:  # the root is the user's, and other data sets use these names
+                log.warning("%s does not have the right sum, and is left alone", found)
     return taken
 
 
@@ -131,7 +136,7 @@ def install(target: Path, raw: bytes, md5: str) -> bool:
     if raw[:2] == b"\x1f\x8b":
         try:
             raw = gzip.decompress(raw)
-        except (OSError, EOFError):
+        except (OSError, EOFError, zlib.error):
             return False
     if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
         return False
@@ -163,11 +168,11 @@ def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> st
                 part = folder / f"{file.name}.gz.part"
                 _download(f"{url}{file.name}.gz", part)
                 whole = install(folder / file.name, part.read_bytes(), file.md5)
-                part.unlink()
+                part.unlink()  # it is complete, right or wrong
                 if not whole:
                     raise OSError(f"{file.name}.gz does not have the right sum")
             return url
-        except OSError as error:  # a URLError is one
+        except (OSError, HTTPException) as error:  # a URLError is an OSError
             reasons.append(f"{url} {getattr(error, 'reason', error)}")
     raise OSError(", ".join(reasons))
 

@@ -1,6 +1,7 @@
 """Where images come from: each source can ``prepare`` its files and ``load`` them."""
 
 import gzip
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,9 +106,13 @@ class Mini:
         return "shipped with lenet-pl"
 
     def load(self) -> Official:
-        zipped = (self.folder / name for name in self._names())
-        parts = (idx.decode(bytearray(gzip.decompress(path.read_bytes()))) for path in zipped)
-        return _official(parts, self.classes, self.prepare())
+        origin = self.prepare()
+        zipped = [self.folder / name for name in self._names()]
+        try:
+            parts = [idx.decode(bytearray(gzip.decompress(path.read_bytes()))) for path in zipped]
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise DataError(f"data.root={self.folder}: a damaged file: {error}") from error
+        return _official(parts, self.classes, origin)
 
     def _names(self) -> list[str]:
         return [f"{file.name}.gz" for file in MNIST.files]
