@@ -34,6 +34,10 @@ class History(Callback):
         self._validated: Row = {}
         self._started = 0.0
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.rows and trainer.is_global_zero:  # of a run that goes on, here or in a new folder
+            self._write()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
         self._validated = {}
