@@ -339,3 +339,14 @@ def test_wilson_by_the_textbook():
     assert np.round(wilson(81, 263), 4).tolist() == [0.2553, 0.3662]
     assert wilson(0, 10)[0] == 0.0
     assert wilson(10, 10)[1] == pytest.approx(1.0, abs=1e-15)
+
+
+def test_sigterm_is_no_success(tmp_path):
+    folder = tmp_path / "run"
+    words = [*FAST, "trainer.max_epochs=500", "callbacks.early_stopping=null"]
+    script = [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(script, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    wait_for(lambda: (folder / "metrics.csv").exists(), process)
+    process.terminate()
+    assert process.wait(timeout=60) == 1
+    assert result(folder)["status"] == "interrupted"

@@ -84,7 +84,7 @@ def check(cfg: DictConfig) -> None:
             raise ConfigError(
                 f"callbacks.{name}.mode={mode}: of {monitor} the {MONITORED[monitor]} is best"
             )
-    if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
+    if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
         raise ConfigError(f"ckpt_path={cfg.ckpt_path}: there is no such file")
 
 

@@ -62,6 +62,8 @@ def job(cfg: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
             raise
         give_up(str(error), status=1 if isinstance(error, FloatingPointError) else 2)
+    except SystemExit as error:  # Lightning's answer to a signal, which may have no status
+        raise SystemExit(error.code or 1) from None
 
 
 def explain(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,9 +94,9 @@ def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
     resumable = (folder / "checkpoints" / "last.ckpt").exists() and (folder / ".hydra").exists()
     if metrics and resumable and not result["stopped_early"]:
         longer = f"trainer.max_epochs={2 * result['epochs']}"
-        commands.append(("train longer", f"{program} resume={folder} {longer}"))
+        commands.append(("train longer", f"{program} resume={shlex.quote(str(folder))} {longer}"))
     elif result["status"] != "finished" and resumable:
-        commands.append(("go on", f"{program} resume={folder}"))
+        commands.append(("go on", f"{program} resume={shlex.quote(str(folder))}"))
 
     lines = [Text(f"{name:<15} {value}", style="bold") for name, value in rows]
     lines += [Text(f"{purpose:<15} {command}", style="cyan") for purpose, command in commands]

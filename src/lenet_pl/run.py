@@ -86,6 +86,15 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     if not checkpoint.is_file():
         raise ConfigError(f"resume={run}: no finished epoch to go on from ({checkpoint})")
     given = [word for word in arguments if word not in asked]
+    try:
+        return _continued(run, checkpoint, given)
+    except (ValueError, TypeError, KeyError, OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"resume={run}: a damaged run folder: {error}") from error
+
+
+def _continued(run: Path, checkpoint: Path, given: list[str]) -> list[str]:
+    """The overrides that take a run up again."""
+    overrides = run / ".hydra" / "overrides.yaml"
     _check_unfinished(run, given)
     keys = {_key(word) for word in given} | {"ckpt_path"}
     before = [

@@ -99,8 +99,10 @@ class DigitsDataModule(LightningDataModule):
         return self._loader("test", self.eval_batch_size)
 
     def transfer_batch_to_device(
-        self, batch: tuple[Tensor, Tensor], device: torch.device, dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        if isinstance(batch, Tensor):  # the example image of Lightning's own model summary
+            return batch.to(device)
         images, labels = batch
         return images.to(device), labels.to(device)  # no work where the data lies there already
 
