@@ -107,7 +107,7 @@ def _missing(folder: Path, files: Sequence[File]) -> list[File]:
 
 
 def _take_by_hand(root: Path, folder: Path, files: Sequence[File]) -> bool:
-    """Take over what lies there with the right sum; set aside what is damaged."""
+    """Take over what has the right sum; set aside what is damaged in the folder itself."""
     taken = False
     for file in files:
         dotted = file.name.replace("-idx", ".idx")  # as some archives spell it
