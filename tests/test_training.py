@@ -254,7 +254,8 @@ def test_control_c_leaves_a_run_that_can_go_on(tmp_path):
     words = [*FAST, "trainer.max_epochs=500", "callbacks.early_stopping=null"]
     script = [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={folder}"]
     process = subprocess.Popen(script, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    wait_for(lambda: (folder / "metrics.csv").exists(), process)
+    # the row of the first epoch is written before its checkpoint
+    wait_for(lambda: (folder / "checkpoints" / "last.ckpt").exists(), process)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 1
