@@ -12,7 +12,7 @@ from lenet_pl.build import rehearse
 from lenet_pl.checks import MISTAKES, check
 from lenet_pl.data import sources
 from lenet_pl.errors import ConfigError
-from lenet_pl.run import find, resume_arguments
+from lenet_pl.resume import find, resume_arguments
 from lenet_pl.training import train
 
 TYPED = {  # found before torch is imported, so quick enough to run for real

@@ -8,6 +8,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lenet_pl.pixels import standardise
+
 
 class Classifier(LightningModule):
     """A network that sees standardised pixels, with its loss and its optimizer.
@@ -20,6 +22,8 @@ class Classifier(LightningModule):
         loss: takes logits and labels, returns the mean over the images.
         optimizer: takes the parameters.
         mean, std: of the training pixels, scaled to [0, 1]; kept in the checkpoint.
+        scheduler: takes the optimizer and the number of steps; none where it is empty.
+        decay_biases: whether weight decay also pulls at biases and other vectors.
 
     Attributes:
         outputs: the logits ``[N, classes]`` and labels ``[N]`` of each stage's last epoch.
@@ -35,12 +39,16 @@ class Classifier(LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         mean: float,
         std: float,
+        scheduler: Callable[..., Any] | None = None,
+        decay_biases: bool = True,
     ) -> None:
         super().__init__()
         # the order in memory that convolutions are fastest with: 12 % of a step of 32 on 2 cores
         self.net = net.to(memory_format=torch.channels_last)
         self.loss = loss
         self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.decay_biases = decay_biases
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
         self.batches: dict[str, list[tuple[Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
@@ -48,9 +56,7 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images ``[N, C, H, W]``, either uint8 or float in [0, 1]."""
-        if images.dtype == torch.uint8:
-            images = images.to(self.mean.dtype).div_(255)
-        return self.net((images - self.mean).div_(self.std))
+        return self.net(standardise(images, self.mean, self.std))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch

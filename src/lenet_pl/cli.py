@@ -1,6 +1,7 @@
 """The command line: ``lenet-pl train …``, and what ``train.py`` shares with it."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -16,17 +17,36 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.checks import MISTAKES, give_up
-from lenet_pl.run import resume_arguments
+from lenet_pl.resume import resume_arguments
+
+
+COMMANDS: dict[str, str] = {}  # name and meaning; each is a file in commands/
 
 
 def main() -> None:
-    """The ``lenet-pl`` command."""
-    parser = argparse.ArgumentParser(prog="lenet-pl", description="Train LeNet, step by step.")
+    """The ``lenet-pl`` command: ``train`` goes to Hydra, the others have arguments of their own."""
+    parser = argparse.ArgumentParser(
+        prog="lenet-pl", description="Train LeNet, step by step, and learn what it learnt."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("train", help="train a network: python train.py, from anywhere")
-    parser.parse_args(sys.argv[1:2])  # the rest is Hydra's
-    sys.argv = [str(Path(__file__).with_name("launch.py")), *sys.argv[2:]]
-    train()
+    for name, meaning in COMMANDS.items():
+        commands.add_parser(name, help=meaning)
+    chosen = parser.parse_args(sys.argv[1:2]).command
+    if chosen == "train":
+        sys.argv = [str(Path(__file__).with_name("launch.py")), *sys.argv[2:]]
+        return train()
+    # only now, since most import torch
+    command = importlib.import_module(f"lenet_pl.commands.{chosen}")
+    parser = argparse.ArgumentParser(prog=f"lenet-pl {chosen}", description=COMMANDS[chosen])
+    command.add_arguments(parser)
+    options = parser.parse_args(sys.argv[2:])
+    try:
+        raise SystemExit(command.run(options))
+    except MISTAKES as error:
+        give_up(str(error))
+    except KeyboardInterrupt:
+        give_up("interrupted", status=1)
 
 
 def train() -> None:

@@ -1,134 +1,152 @@
-"""The run folder: what is written into it, and how a run is taken up again."""
+"""A run folder opened for reading: its configuration, network, data and best weights.
+
+Nothing here needs ``conf/``, the command line, or the process that trained.
+"""
 
 import json
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
+import torch
+from hydra.errors import HydraException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+from yaml import YAMLError
 
 from lenet_pl.errors import ConfigError
+from lenet_pl.pixels import PixelNet
+from lenet_pl.resume import find
 
-PACKAGES = ("lenet-pl", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf")
-
-
-def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Write ``result.json``, whole or not at all."""
-    part = folder / "result.json.part"
-    part.write_text(json.dumps(result, indent=2) + "\n")
-    part.replace(folder / "result.json")
+if TYPE_CHECKING:  # Lightning takes a second to import, and a prediction does not need it
+    from lenet_pl.data.datamodule import DigitsDataModule
 
 
-def shown(folder: Path) -> Path:
-    """The path as one would type it here."""
-    folder = folder.absolute()
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+@dataclass(frozen=True)
+class Run:
+    """A run that finished at least one epoch.
 
+    Attributes:
+        folder: the run folder.
+        checkpoint: whose weights are meant, the best ones if nothing else was asked for.
+        config: as it was composed for the run.
+        result: what ``result.json`` holds; empty while the run goes on.
+        state: the content of the checkpoint.
+    """
 
-def versions() -> dict[str, str]:
-    """The installed versions of what a run depends on."""
-    found = {}
-    for name in PACKAGES:
+    folder: Path
+    checkpoint: Path
+    config: DictConfig
+    result: dict[str, Any]
+    state: dict[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return tuple(self.state["DigitsDataModule"]["classes"])
+
+    def network(self) -> PixelNet:
+        """The network with the checkpoint's weights, ready to predict.
+
+        Raises:
+            ConfigError: if the weights do not fit the configured network.
+        """
+        net = PixelNet(instantiate(trusted(self.config, "model", nn.Module)))
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+            net.load_state_dict(self.state["state_dict"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split()[:30])
+            raise ConfigError(
+                f"{self.checkpoint}: does not fit its run's model: {reason}"
+            ) from error
+        return net.eval()
+
+    def loss(self) -> nn.Module:
+        """The loss that was trained with."""
+        return instantiate(trusted(self.config, "loss", nn.Module))
+
+    def data(self) -> "DigitsDataModule":
+        """The run's data, split as it was for training.
+
+        Raises:
+            DataError: if the data cannot be had.
+        """
+        from lenet_pl.data.datamodule import DigitsDataModule
+
+        data: DigitsDataModule = instantiate(trusted(self.config, "data", DigitsDataModule))
+        data.prepare_data()
+        data.setup()
+        return data
 
 
-def git() -> dict[str, Any] | None:
-    """Commit and cleanliness of the code's checkout; None where it is none."""
-    here = Path(__file__).parent
-
-    def ask(*words: str) -> str:
-        command = ["git", "-C", str(here), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        ask("ls-files", "--error-unmatch", __file__)  # not some other project's repository
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def find(name: str) -> Path:
-    """A run folder by its path, by that of a checkpoint in it, or ``latest``.
-
-    Raises:
-        ConfigError: if there is no latest.
-    """
-    if name == "latest":
-        runs = sorted(Path("outputs/runs").glob("*/*/.hydra"))
-        if not runs:
-            raise ConfigError("resume=latest: outputs/runs holds no run")
-        return runs[-1].parent
-    path = Path(name)
-    return path.parents[1] if path.suffix == ".ckpt" else path
-
-
-def resume_arguments(arguments: list[str]) -> list[str]:
-    """Replace ``resume=RUN`` by what takes that run up again, in its own folder.
-
-    The run's own overrides come first, so those given now win.
+def open_run(name: str) -> Run:
+    """Open a run folder, a checkpoint in one, or the ``latest``.
 
     Raises:
-        ConfigError: if there is no run there, or none that can go on.
+        ConfigError: if there is none, it has no finished epoch, or holds what is none of ours.
     """
-    asked = [word for word in arguments if word.startswith("resume=")]
-    if not asked:
-        return arguments
-    run = find(asked[-1].removeprefix("resume="))
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    overrides = run / ".hydra" / "overrides.yaml"
-    if not overrides.is_file():
-        raise ConfigError(f"resume={run}: no run folder there (it would hold {overrides})")
+    folder = find(name)
+    best = folder / "checkpoints" / "best.ckpt"
+    checkpoint = Path(name) if name.endswith(".ckpt") else best
+    if not (folder / ".hydra" / "config.yaml").is_file():
+        raise ConfigError(f"{name}: no run folder (it would hold {folder / '.hydra/config.yaml'})")
     if not checkpoint.is_file():
-        raise ConfigError(f"resume={run}: no finished epoch to go on from ({checkpoint})")
-    given = [word for word in arguments if word not in asked]
+        raise ConfigError(f"{name}: no finished epoch ({checkpoint} is not there)")
     try:
-        return _continued(run, checkpoint, given)
-    except (ValueError, TypeError, KeyError, OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"resume={run}: a damaged run folder: {error}") from error
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        result_file = folder / "result.json"
+        result = json.loads(result_file.read_text()) if result_file.is_file() else {}
+        assert isinstance(config, DictConfig)
+    except (YAMLError, OmegaConfBaseException, ValueError, AssertionError, OSError) as error:
+        raise ConfigError(f"{folder}: a damaged run folder: {error}") from error
+    return Run(folder, checkpoint, config, result, read_checkpoint(checkpoint))
 
 
-def _continued(run: Path, checkpoint: Path, given: list[str]) -> list[str]:
-    """The overrides that take a run up again."""
-    overrides = run / ".hydra" / "overrides.yaml"
-    _check_unfinished(run, given)
-    keys = {_key(word) for word in given} | {"ckpt_path"}
-    before = [
-        word
-        for word in yaml.safe_load(overrides.read_text(encoding="utf-8"))
-        if _key(word) not in keys
-    ]
-    sweep = yaml.safe_load((run / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
-    if sweep["hydra"]["mode"] == "MULTIRUN" and "test" not in keys:
-        before.append("test=false")  # a job of a sweep stays one
-    return [
-        *before,
-        f"ckpt_path={_quoted(checkpoint)}",
-        f"hydra.run.dir={_quoted(run)}",
-        *given,
-    ]
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of one of our checkpoints, on the CPU; code in it is refused, not run.
 
-
-def _check_unfinished(run: Path, given: list[str]) -> None:
-    """A finished run has been tested; it goes on only to train longer."""
-    result = run / "result.json"
-    if not result.is_file() or (found := json.loads(result.read_text()))["status"] != "finished":
-        return
-    longer = [word.partition("=")[2] for word in given if _key(word) == "trainer.max_epochs"]
-    if not longer or (longer[-1].isdigit() and int(longer[-1]) <= found["epochs"]):
+    Raises:
+        ConfigError: if it is no checkpoint of this program.
+    """
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if missing := {"state_dict", "epoch", "DigitsDataModule"} - state.keys():
+            raise KeyError(*missing)
+    except Exception as error:
         raise ConfigError(
-            f"resume={run}: is finished after {found['epochs']} epochs; "
-            f"give a larger trainer.max_epochs to train longer"
-        )
+            f"{path}: not a checkpoint of lenet-pl, damaged, or with code inside, which is not run"
+        ) from error
+    return state
 
 
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+~")
+def trusted(config: DictConfig, key: str, kind: type) -> DictConfig:
+    """The part of a configuration that builds ``kind`` out of our own parts and torch's modules.
+
+    A run folder may come from someone else, and ``_target_`` could name any function.
+
+    Raises:
+        ConfigError: if it names something else, which is not run.
+    """
+    node = config.get(key)
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise ConfigError(f"{key}: the run's configuration does not say how to build it")
+    for path, target in _targets(node, key):
+        try:
+            found = get_class(target)
+        except (HydraException, ImportError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path}._target_={target}: {error}") from error
+        ours = found.__module__.startswith("lenet_pl.") or issubclass(found, nn.Module)
+        if not ours or (path == key and not issubclass(found, kind)):
+            raise ConfigError(f"{path}._target_={target}: cannot serve there, and is not run")
+    return node
 
 
-def _quoted(path: Path) -> str:
-    return "'" + path.as_posix().replace("'", r"\'") + "'"
+def _targets(node: DictConfig, path: str) -> Iterator[tuple[str, str]]:
+    if "_target_" in node:
+        yield path, f"{node._target_}"
+    for key, value in node.items():
+        if isinstance(value, DictConfig):
+            yield from _targets(value, f"{path}.{key!s}")

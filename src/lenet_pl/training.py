@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import RenderableType
 
-from lenet_pl import run
+from lenet_pl import record
 from lenet_pl.analysis.evaluate import wilson
 from lenet_pl.build import Parts, build
 from lenet_pl.checks import MISTAKES, check
@@ -60,8 +60,8 @@ def train(cfg: DictConfig) -> float | None:
         raise
     finally:
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            run.write_result(folder, result)
-            say(end_summary(result, run.shown(folder)))
+            record.write_result(folder, result)
+            say(end_summary(result, record.shown(folder)))
     return result["metrics"].get("val/acc")
 
 
@@ -129,8 +129,8 @@ def _blank(cfg: DictConfig) -> dict[str, Any]:
         "parameters": None,
         "device": None,
         "data": None,
-        "versions": run.versions(),
-        "git": run.git(),
+        "versions": record.versions(),
+        "git": record.git(),
     }
 
 
@@ -151,7 +151,7 @@ def _device(trainer: Trainer) -> str:
 
 def _summary(cfg: DictConfig, parts: Parts) -> RenderableType:
     trainer, classifier, data, _, _ = parts
-    notes = [f"data        {data.origin}", f"run folder  {run.shown(Path(cfg.run_dir))}"]
+    notes = [f"data        {data.origin}", f"run folder  {record.shown(Path(cfg.run_dir))}"]
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:
             fires = f"after {callback.patience} epochs in a row without a better one"

@@ -1,6 +1,6 @@
 """The data of one run: split, measured, held in memory, handed out in whole batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,7 @@ class DigitsDataModule(LightningDataModule):
         eval_batch_size: images per batch in validation and test.
         val_size: images of the official training set kept for validation.
         split_seed: chooses which.
+        augment: changes a batch of training images, by name, one after the other.
         seed: with the epoch's number, orders the training images.
     """
 
@@ -39,6 +40,7 @@ class DigitsDataModule(LightningDataModule):
         val_size: int,
         split_seed: int,
         seed: int,
+        augment: Mapping[str, Callable[..., Tensor]] | None = None,
     ) -> None:
         super().__init__()
         self.source = source(root)
@@ -47,7 +49,9 @@ class DigitsDataModule(LightningDataModule):
         self.val_size = val_size
         self.split_seed = split_seed
         self.seed = seed
+        self.augment = augment or {}
         self.splits: dict[str, Labelled] = {}
+        self.indices: dict[str, Tensor] = {}  # where each image stood in the official files
 
     def prepare_data(self) -> None:
         """Bring the files to the disk; raises DataError where they cannot be had."""
@@ -64,6 +68,7 @@ class DigitsDataModule(LightningDataModule):
             "val": Labelled(*official.train.__getitems__(val)),
             "test": official.test,
         }
+        self.indices = {"train": train, "val": val, "test": torch.arange(len(official.test))}
         self.classes = official.classes
         self.origin = official.origin
         self.digest = digest(*vars(official.train).values(), *vars(official.test).values())
@@ -84,7 +89,11 @@ class DigitsDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints: a run goes on with the data it began with, or not at all."""
-        return {"digest": self.digest, "split_digest": self.split_digest}
+        return {
+            "digest": self.digest,
+            "split_digest": self.split_digest,
+            "classes": list(self.classes),
+        }
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None

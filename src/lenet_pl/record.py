@@ -1,0 +1,48 @@
+"""What a run writes down about itself."""
+
+import json
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("lenet-pl", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf")
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Write ``result.json``, whole or not at all."""
+    part = folder / "result.json.part"
+    part.write_text(json.dumps(result, indent=2) + "\n")
+    part.replace(folder / "result.json")
+
+
+def shown(folder: Path) -> Path:
+    """The path as one would type it here."""
+    folder = folder.absolute()
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def versions() -> dict[str, str]:
+    """The installed versions of what a run depends on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git() -> dict[str, Any] | None:
+    """Commit and cleanliness of the code's checkout; None where it is none."""
+    here = Path(__file__).parent
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        ask("ls-files", "--error-unmatch", __file__)  # not some other project's repository
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
