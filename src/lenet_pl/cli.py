@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 from lenet_pl.checks import MISTAKES, give_up
 from lenet_pl.resume import resume_arguments
 
-
 COMMANDS: dict[str, str] = {}  # name and meaning; each is a file in commands/
 
 
