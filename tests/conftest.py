@@ -1,16 +1,16 @@
 """Shared pieces: configurations composed without the command line, and commands run for real."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run side by side
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from warm import ROOT, Done, Running
 
-ROOT = Path(__file__).parents[1]
 FAST = ["data=mini", "trainer.accelerator=cpu", "optimizer.lr=0.05", "data.batch_size=64"]
 
 
@@ -34,16 +34,6 @@ def composed(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+def command(tmp_path: Path) -> Callable[..., Done]:
     """Run ``train.py`` as a user does, in an empty folder."""
-
-    def run(*arguments: str, **options) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            **options,
-        )
-
-    return run
+    return lambda *words: Running(*words, cwd=tmp_path).wait()

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from warm import ROOT
 
 from lenet_pl.build import hparams
 from lenet_pl.checks import RULES, check
@@ -78,7 +78,15 @@ ALLOWED = {
     "callbacks": {"callbacks", "analysis.plots", "analysis.evaluate", "console"},
     "checks": {"errors", "data.errors", "build"},
     "build": {"callbacks", "classifier", "data", "errors"},
-    "training": {"build", "checks", "console", "record", "analysis.evaluate", "models.describe"},
+    "training": {
+        "build",
+        "checks",
+        "console",
+        "errors",
+        "record",
+        "analysis.evaluate",
+        "models.describe",
+    },
     "cli": {"checks", "resume", "training"},
     "commands": {"analysis", "data", "errors", "console", "run"},
     "launch": {"cli"},

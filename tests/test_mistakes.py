@@ -23,6 +23,7 @@ TYPED = {  # found before torch is imported, so quick enough to run for real
     "model=lenett": "model=lenett: no such choice; choose from lenet",
     "modle=lenet": "modle: no such key; there is model",
     "trainer.max_epoch=3": "trainer.max_epoch: no such key; there is max_epochs",
+    "model=null": "a group cannot be null; choose an option of it, such as callbacks=none",
     "x=[": "x=[: cannot be read as an override, which is key=value",
     "callbacks.checkpoint.monitor=test/acc": "callbacks.checkpoint.monitor=test/acc: only "
     "validation decides; choose from val/acc, val/loss",

@@ -2,19 +2,18 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import FAST, ROOT
+from conftest import FAST
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_model import TutorialLeNet
+from warm import ROOT, Running
 
 from lenet_pl.analysis.evaluate import wilson
 from lenet_pl.data.sources import Mini
@@ -201,10 +200,9 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_numbers(composed, command
     words = [*FAST, "trainer.max_epochs=12", "callbacks.early_stopping=null"]
     train(composed(*words))
     killed = tmp_path / "killed"
-    script = [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={killed}"]
-    process = subprocess.Popen(script, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    wait_for(lambda: (killed / "metrics.csv").exists() and len(rows(killed)) >= 2, process)
-    os.kill(process.pid, signal.SIGKILL)
+    process = Running(*words, f"hydra.run.dir={killed}", cwd=tmp_path)
+    process.wait_for(lambda: (killed / "metrics.csv").exists() and len(rows(killed)) >= 2)
+    process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(rows(killed)) < 12 and not (killed / "result.json").exists()
 
@@ -241,10 +239,9 @@ def test_a_moved_run_goes_on_with_its_best_weights(composed, command, tmp_path):
 def test_a_run_that_goes_on_and_is_killed_is_not_finished(composed, command, tmp_path):
     run = tmp_path / "run"
     assert command(*FAST, "trainer.max_epochs=1", f"hydra.run.dir={run}").returncode == 0
-    script = [sys.executable, str(ROOT / "train.py"), f"resume={run}", "trainer.max_epochs=500"]
-    process = subprocess.Popen(script, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    wait_for(lambda: len(rows(run)) >= 2, process)
-    process.kill()
+    process = Running(f"resume={run}", "trainer.max_epochs=500", cwd=tmp_path)
+    process.wait_for(lambda: len(rows(run)) >= 2)
+    process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (run / "result.json").exists()
 
@@ -252,24 +249,14 @@ def test_a_run_that_goes_on_and_is_killed_is_not_finished(composed, command, tmp
 def test_control_c_leaves_a_run_that_can_go_on(tmp_path):
     folder = tmp_path / "run"
     words = [*FAST, "trainer.max_epochs=500", "callbacks.early_stopping=null"]
-    script = [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={folder}"]
-    process = subprocess.Popen(script, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    process = Running(*words, f"hydra.run.dir={folder}", cwd=tmp_path)
     # the row of the first epoch is written before its checkpoint
-    wait_for(lambda: (folder / "checkpoints" / "last.ckpt").exists(), process)
+    process.wait_for(lambda: (folder / "checkpoints" / "last.ckpt").exists())
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    done = process.wait()
+    assert done.returncode == 1
     assert result(folder)["status"] == "interrupted"
-    assert "python train.py resume=run" in said
-
-
-def wait_for(there, process: subprocess.Popen) -> None:
-    for _ in range(1200):
-        if there():
-            return
-        assert process.poll() is None
-        time.sleep(0.05)
-    raise TimeoutError
+    assert "python train.py resume=run" in done.stdout
 
 
 def test_without_checkpoints_and_loggers_the_last_weights_count(composed, tmp_path):
@@ -345,9 +332,8 @@ def test_wilson_by_the_textbook():
 def test_sigterm_is_no_success(tmp_path):
     folder = tmp_path / "run"
     words = [*FAST, "trainer.max_epochs=500", "callbacks.early_stopping=null"]
-    script = [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={folder}"]
-    process = subprocess.Popen(script, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    wait_for(lambda: (folder / "metrics.csv").exists(), process)
-    process.terminate()
-    assert process.wait(timeout=60) == 1
+    process = Running(*words, f"hydra.run.dir={folder}", cwd=tmp_path)
+    process.wait_for(lambda: (folder / "metrics.csv").exists())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait().returncode == 1
     assert result(folder)["status"] == "interrupted"

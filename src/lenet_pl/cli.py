@@ -65,6 +65,10 @@ def run(program: Callable[[], Any]) -> None:
         give_up(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         give_up(explain(error))
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        give_up("a group cannot be null; choose an option of it, such as callbacks=none")
     except FloatingPointError as error:
         give_up(str(error), status=1)
     except KeyboardInterrupt:  # before training began; Lightning answers for itself

@@ -20,6 +20,7 @@ from lenet_pl.analysis.evaluate import wilson
 from lenet_pl.build import Parts, build
 from lenet_pl.checks import MISTAKES, check
 from lenet_pl.console import ConsoleHandler, end_summary, say, start_summary
+from lenet_pl.errors import ConfigError
 from lenet_pl.models.describe import layers
 
 
@@ -40,7 +41,10 @@ def train(cfg: DictConfig) -> float | None:
     if not logging.getLogger().handlers:  # in a notebook, where Hydra sets up no logging
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     folder = Path(cfg.run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run_dir={folder}: cannot write there ({error.strerror})") from error
     result = _blank(cfg)
     try:
         check(cfg)
