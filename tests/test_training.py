@@ -19,6 +19,7 @@ from lenet_pl.analysis.evaluate import wilson
 from lenet_pl.data.sources import Mini
 from lenet_pl.training import train
 
+PLAIN = [*FAST, "logger=none"]  # without TensorBoard, whose pictures take their time
 FLOOR = 0.95  # seeds 0 to 9 gave 0.959 to 0.971
 
 
@@ -179,7 +180,7 @@ def test_the_same_seed_gives_the_same_numbers(composed, tmp_path):
     seen = {}
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         run_dir = f"run_dir={tmp_path / name}"
-        train(composed(*FAST, "trainer.max_epochs=2", run_dir, f"seed={seed}", "test=false"))
+        train(composed(*PLAIN, "trainer.max_epochs=2", run_dir, f"seed={seed}", "test=false"))
         seen[name] = rows(tmp_path / name)
         assert "test/acc" not in result(tmp_path / name)["metrics"]
     assert seen["one"] == seen["two"] != seen["three"]
@@ -190,14 +191,14 @@ def test_the_same_seed_gives_the_same_numbers(composed, tmp_path):
 def test_early_stopping_fires_in_the_epoch_it_should(composed, tmp_path):
     # nothing is 10 better than the first epoch: two more, and it stops
     patience = ["callbacks.early_stopping.patience=2", "+callbacks.early_stopping.min_delta=10"]
-    train(composed(*FAST, "trainer.max_epochs=9", *patience))
+    train(composed(*PLAIN, "trainer.max_epochs=9", *patience))
     found = result(tmp_path / "run")
     assert (found["epochs"], found["stopped_early"]) == (3, True)
     assert len(rows(tmp_path / "run")) == 3
 
 
 def test_a_run_killed_in_mid_epoch_resumes_to_the_same_numbers(composed, command, tmp_path):
-    words = [*FAST, "trainer.max_epochs=12", "callbacks.early_stopping=null"]
+    words = [*PLAIN, "trainer.max_epochs=12", "callbacks.early_stopping=null"]
     train(composed(*words))
     killed = tmp_path / "killed"
     process = Running(*words, f"hydra.run.dir={killed}", cwd=tmp_path)
@@ -219,13 +220,13 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_numbers(composed, command
 
 
 def test_a_moved_run_goes_on_with_its_best_weights(composed, command, tmp_path):
-    words = [*FAST, "trainer.max_epochs=3", "callbacks.early_stopping=null"]
+    words = [*PLAIN, "trainer.max_epochs=3", "callbacks.early_stopping=null"]
     run, moved, new = (tmp_path / name for name in ("run", "moved", "new"))
     assert command(*words, f"hydra.run.dir={run}").returncode == 0
     run.rename(moved)
     assert command(f"resume={moved}", "trainer.max_epochs=4").returncode == 0
     last = moved / "checkpoints" / "last.ckpt"
-    again = [*FAST, f"ckpt_path={last}", "trainer.max_epochs=4", f"hydra.run.dir={new}"]
+    again = [*PLAIN, f"ckpt_path={last}", "trainer.max_epochs=4", f"hydra.run.dir={new}"]
     assert command(*again, "callbacks.early_stopping=null").returncode == 0
     for folder in (moved, new):
         table = rows(folder)
@@ -238,7 +239,7 @@ def test_a_moved_run_goes_on_with_its_best_weights(composed, command, tmp_path):
 
 def test_a_run_that_goes_on_and_is_killed_is_not_finished(composed, command, tmp_path):
     run = tmp_path / "run"
-    assert command(*FAST, "trainer.max_epochs=1", f"hydra.run.dir={run}").returncode == 0
+    assert command(*PLAIN, "trainer.max_epochs=1", f"hydra.run.dir={run}").returncode == 0
     process = Running(f"resume={run}", "trainer.max_epochs=500", cwd=tmp_path)
     process.wait_for(lambda: len(rows(run)) >= 2)
     process.send_signal(signal.SIGKILL)
@@ -248,7 +249,7 @@ def test_a_run_that_goes_on_and_is_killed_is_not_finished(composed, command, tmp
 
 def test_control_c_leaves_a_run_that_can_go_on(tmp_path):
     folder = tmp_path / "run"
-    words = [*FAST, "trainer.max_epochs=500", "callbacks.early_stopping=null"]
+    words = [*PLAIN, "trainer.max_epochs=500", "callbacks.early_stopping=null"]
     process = Running(*words, f"hydra.run.dir={folder}", cwd=tmp_path)
     # the row of the first epoch is written before its checkpoint
     process.wait_for(lambda: (folder / "checkpoints" / "last.ckpt").exists())
@@ -260,7 +261,7 @@ def test_control_c_leaves_a_run_that_can_go_on(tmp_path):
 
 
 def test_without_checkpoints_and_loggers_the_last_weights_count(composed, tmp_path):
-    train(composed(*FAST, "trainer.max_epochs=2", "callbacks=none", "logger=none"))
+    train(composed(*PLAIN, "trainer.max_epochs=2", "callbacks=none", "logger=none"))
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"metrics.csv", "result.json"}
     found = result(tmp_path / "run")
     assert found["best_epoch"] == 2
@@ -269,7 +270,7 @@ def test_without_checkpoints_and_loggers_the_last_weights_count(composed, tmp_pa
 
 def test_a_loss_that_is_no_number_ends_the_run(composed, tmp_path):
     with pytest.raises(FloatingPointError, match=r"nan in epoch 1; try a smaller optimizer.lr"):
-        train(composed(*FAST, "optimizer.lr=1e6"))
+        train(composed(*PLAIN, "optimizer.lr=1e6"))
     found = result(tmp_path / "run")
     assert found["status"] == "failed" and found["error"].startswith("train/loss is nan")
 
@@ -282,24 +283,24 @@ def test_debugging_leaves_no_figures(composed, tmp_path):
 
 def test_overfitting_sees_the_same_batches_in_every_epoch(composed, tmp_path):
     few = ["trainer.overfit_batches=2", "trainer.max_epochs=60", "callbacks.early_stopping=null"]
-    train(composed(*FAST, *few))
+    train(composed(*PLAIN, *few))
     assert rows(tmp_path / "run")[-1]["train/acc"] == 1.0
 
 
 def test_the_profiler_reports(command):
-    said = command(*FAST, "trainer.max_epochs=1", "trainer.profiler=simple")
+    said = command(*PLAIN, "trainer.max_epochs=1", "trainer.profiler=simple")
     assert said.returncode == 0 and "FIT Profiler Report" in said.stdout
 
 
 def test_a_sweep_does_not_look_at_the_test_set(command, tmp_path):
-    words = ["-m", *FAST[:1], "optimizer.lr=0.05,1e6", "trainer.max_epochs=1"]
+    words = ["-m", *PLAIN, "optimizer.lr=0.05,1e6", "trainer.max_epochs=1"]
     done = command(*words, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert done.returncode == 1  # one of the two jobs diverged; the other is finished
     first, second = (result(tmp_path / "sweep" / job) for job in "01")
     assert first["status"] == "finished"
     assert set(first["metrics"]) == {"val/acc", "val/loss"}
     assert second["status"] == "failed" and "nan" in second["error"]
-    refused = command("-m", *FAST, "seed=-1,-2", f"hydra.sweep.dir={tmp_path / 'refused'}")
+    refused = command("-m", *PLAIN, "seed=-1,-2", f"hydra.sweep.dir={tmp_path / 'refused'}")
     assert refused.returncode == 2
     assert "error: seed=-1: must be a whole number" in refused.stderr
     assert result(tmp_path / "refused" / "1")["error"].startswith("seed=-2: must be a whole")
@@ -308,7 +309,7 @@ def test_a_sweep_does_not_look_at_the_test_set(command, tmp_path):
 def test_two_processes_train_one_network(tmp_path):
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1"]
     script = [sys.executable, "-c", "from lenet_pl.cli import main; main()", "train"]
-    words = [*script, *FAST, *ddp, f"hydra.run.dir={tmp_path / 'run'}"]
+    words = [*script, *PLAIN, *ddp, f"hydra.run.dir={tmp_path / 'run'}"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = result(tmp_path / "run")
@@ -331,7 +332,7 @@ def test_wilson_by_the_textbook():
 
 def test_sigterm_is_no_success(tmp_path):
     folder = tmp_path / "run"
-    words = [*FAST, "trainer.max_epochs=500", "callbacks.early_stopping=null"]
+    words = [*PLAIN, "trainer.max_epochs=500", "callbacks.early_stopping=null"]
     process = Running(*words, f"hydra.run.dir={folder}", cwd=tmp_path)
     process.wait_for(lambda: (folder / "metrics.csv").exists())
     process.send_signal(signal.SIGTERM)
