@@ -74,7 +74,7 @@ def in_memory(data: DigitsDataModule, device: torch.device) -> float:
 
 def dataloader(cfg: DictConfig, data: DigitsDataModule, device: torch.device) -> float:
     official = MNIST(cfg.data.root, transform=ToTensor())
-    train, _ = stratified(official.targets, cfg.data.val_size, cfg.data.split_seed)
+    train, _ = stratified(official.targets, [cfg.data.val_size], cfg.data.split_seed)
     subset = Subset(official, train.tolist())
 
     def batches():

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from lenet_pl.data import idx
-from lenet_pl.data.datamodule import Batches, DigitsDataModule, moments
+from lenet_pl.data.batches import Batches
+from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.data.errors import DataError
-from lenet_pl.data.sources import MNIST, Mini
-from lenet_pl.data.split import digest, stratified
+from lenet_pl.data.prepared import moments
+from lenet_pl.data.sources import MNIST, Labelled, Mini, Official
+from lenet_pl.data.split import digest, divide, stratified
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +39,25 @@ def test_idx_refuses_what_is_none(raw):
 
 def test_split_is_exact_stratified_disjoint_and_seeded():
     labels = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)
-    stays, aside = stratified(labels, 15, seed=3)
+    stays, aside = stratified(labels, [15], seed=3)
     assert len(stays) == 85 and len(aside) == 15
     assert torch.equal(torch.cat([stays, aside]).sort().values, torch.arange(100))
     # shares of 15: 10.5, 3, 1.5; the two halves go to the first of equal remainders
     assert torch.bincount(labels[aside]).tolist() == [11, 3, 1]
-    assert torch.equal(stratified(labels, 15, seed=3)[1], aside)
-    assert not torch.equal(stratified(labels, 15, seed=4)[1], aside)
+    assert torch.equal(stratified(labels, [15], seed=3)[1], aside)
+    assert not torch.equal(stratified(labels, [15], seed=4)[1], aside)
+
+
+def of_one_class(size: int) -> Official:
+    images = torch.zeros(size, 1, 28, 28, dtype=torch.uint8)
+    lot = Labelled(images, torch.zeros(size, dtype=torch.long))
+    return Official(lot, lot, ("0",), "here")
 
 
 @pytest.mark.parametrize("size", [0, -1, 100, 101])
 def test_split_that_does_not_add_up(size):
     with pytest.raises(DataError, match=rf"data.val_size={size}: .* 1 to 99 "):
-        stratified(torch.zeros(100, dtype=torch.long), size, seed=0)
+        divide(of_one_class(100), size, None, seed=0)
 
 
 def test_the_default_split_of_mini_stays_what_it_is(mini):

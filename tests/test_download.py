@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from lenet_pl.data import download, idx, package
+from lenet_pl.data import download, idx, mirrors, package
 from lenet_pl.data.errors import DataError
 
 PAYLOADS = {
@@ -129,7 +129,7 @@ def mirror():
 
 
 def asking(*urls):
-    return lambda folder, files: download.from_mirrors(urls, folder, files)
+    return lambda folder, files: mirrors.from_mirrors(urls, folder, files)
 
 
 def test_mirrors_are_asked_until_one_has_it(tmp_path, folder, mirror):

@@ -136,8 +136,8 @@ def _check_checkpoint(cfg: DictConfig, classifier: Classifier, data: DigitsDataM
         raise ConfigError(f"ckpt_path={path}: the weights are another model's: {reason}") from error
     if split != data.state_dict():
         raise ConfigError(
-            f"ckpt_path={path}: was trained on other images; give the data, data.val_size and "
-            "data.split_seed it was trained with"
+            f"ckpt_path={path}: was trained on other images, or on other pixels of them; give the "
+            "data, data.val_size, data.split_seed and so on that it was trained with"
         )
     before, now = settings["param_groups"][0], classifier.configure_optimizers().defaults
     for name in before.keys() & now.keys():

@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,6 +35,30 @@ def not_negative() -> Rule:
     return "a number from 0 on", lambda x: type(x) in (int, float) and 0 <= x < float("inf")
 
 
+def one_of(*choices: Any) -> Rule:
+    """One of some values, of the same type too."""
+    words = ", ".join(str(choice).lower() for choice in choices)
+    return f"one of {words}", lambda x: any(x == y and type(x) is type(y) for y in choices)
+
+
+def number_or_share() -> Rule:
+    """A number of images, or a share of them."""
+    _, is_number = positive()
+    return (
+        "a whole number from 1 on, or a share between 0 and 1",
+        lambda x: is_number(x) and (type(x) is int or x < 1),
+    )
+
+
+def ratios() -> Rule:
+    """Of train, validation and test."""
+    _, is_positive = positive()
+    return (
+        "three numbers above 0, for train, validation and test, as in [7,2,1]",
+        lambda x: isinstance(x, Sequence) and len(x) == 3 and all(map(is_positive, x)),
+    )
+
+
 def unset_or(rule: Rule) -> Rule:
     meaning, holds = rule
     return f"null or {meaning}", lambda x: x is None or holds(x)
@@ -44,8 +68,22 @@ RULES: dict[str, Rule] = {
     "seed": whole(0, 2**32 - 1),
     "data.batch_size": whole(1),
     "data.eval_batch_size": whole(1),
-    "data.val_size": whole(1),
+    "data.val_size": number_or_share(),
+    "data.split": unset_or(ratios()),
     "data.split_seed": whole(0),
+    "data.fraction": (
+        "a number above 0, up to 1",
+        lambda x: type(x) in (int, float) and 0 < x <= 1,
+    ),
+    "data.normalise": one_of("standardise", "scale", "none"),
+    "data.clean": one_of(True, False),
+    "data.suspect_folds": (
+        "0, or a whole number from 2 on",
+        lambda x: type(x) is int and x != 1 and x >= 0,
+    ),
+    "data.on_error": one_of("skip", "stop"),
+    "data.source.invert": one_of("auto", True, False),
+    "data.source.centre": one_of("auto", True, False),
     "model.num_classes": whole(2),
     "loss.label_smoothing": share(),
     "optimizer.lr": positive(),

@@ -82,6 +82,8 @@ def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
         if "test/acc" in metrics:
             low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])
             rows.append(("test", f"{_score(metrics, 'test')}  95 % interval {low} to {high}"))
+        if result["data"]["pooled"]:
+            rows.append(("pooled", "with the official test set: compare with no published figure"))
     else:
         rows.append((result["status"], result["error"]))
     rows.append(("run folder", str(folder)))

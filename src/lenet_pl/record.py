@@ -11,9 +11,14 @@ PACKAGES = ("lenet-pl", "torch", "torchvision", "pytorch-lightning", "hydra-core
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
     """Write ``result.json``, whole or not at all."""
-    part = folder / "result.json.part"
-    part.write_text(json.dumps(result, indent=2) + "\n")
-    part.replace(folder / "result.json")
+    write_json(folder / "result.json", result)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(values, indent=2) + "\n")
+    part.replace(path)
 
 
 def shown(folder: Path) -> Path:

@@ -53,6 +53,8 @@ def train(cfg: DictConfig) -> float | None:
         parts = build(cfg)
         result |= _facts(parts)
         if parts.trainer.is_global_zero:
+            if (found := parts.data.prepared.findings()) is not None:
+                record.write_json(folder / "cleaning.json", found)
             say(_summary(cfg, parts))
         _fit(cfg, parts, result)
         _evaluate(cfg, parts, result)
@@ -155,7 +157,8 @@ def _device(trainer: Trainer) -> str:
 
 def _summary(cfg: DictConfig, parts: Parts) -> RenderableType:
     trainer, classifier, data, _, _ = parts
-    notes = [f"data        {data.origin}", f"run folder  {record.shown(Path(cfg.run_dir))}"]
+    notes = [f"data        {data.origin}", *data.prepared.notes()]
+    notes.append(f"run folder  {record.shown(Path(cfg.run_dir))}")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:
             fires = f"after {callback.patience} epochs in a row without a better one"

@@ -1,17 +1,16 @@
 """The data of one run: split, measured, held in memory, handed out in whole batches."""
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lenet_pl.data.batches import Batches
+from lenet_pl.data.prepared import Options, Prepared
 from lenet_pl.data.sources import Labelled, Source
-from lenet_pl.data.split import digest, stratified
 
 
 class DigitsDataModule(LightningDataModule):
@@ -25,10 +24,24 @@ class DigitsDataModule(LightningDataModule):
         root: the folder the data lies in.
         batch_size: training images per step (per device).
         eval_batch_size: images per batch in validation and test.
-        val_size: images of the official training set kept for validation.
+        val_size: images of the official training set kept for validation, a number or a share.
         split_seed: chooses which.
-        augment: changes a batch of training images, by name, one after the other.
         seed: with the epoch's number, orders the training images.
+        augment: changes a batch of training images, by name, one after the other.
+        split: ratios of train, validation and test, to which all images are split anew.
+        fraction: of the training images, what is trained on.
+        normalise: ``standardise`` by the training split's mean and standard deviation, ``scale``
+            to [0, 1], or ``none``.
+        clean: whether to leave out training images that :mod:`lenet_pl.data.clean` finds.
+        suspect_folds: folds of the cross-validation that looks for doubtful labels; 0 for none.
+        on_error: ``skip`` pictures that cannot be read, or ``stop`` at them.
+
+    Attributes:
+        splits: the images of ``train``, ``val`` and ``test``.
+        indices: where each image of a split stood in its official file; in all files, train
+            then test, where those were pooled.
+        names: the file of each image of a split, where it has one of its own.
+        mean, std: what pixels scaled to [0, 1] are standardised with.
     """
 
     def __init__(
@@ -37,55 +50,48 @@ class DigitsDataModule(LightningDataModule):
         root: str | None,
         batch_size: int,
         eval_batch_size: int,
-        val_size: int,
+        val_size: float,
         split_seed: int,
         seed: int,
         augment: Mapping[str, Callable[..., Tensor]] | None = None,
+        split: Sequence[float] | None = None,
+        fraction: float = 1.0,
+        normalise: str = "standardise",
+        clean: bool = False,
+        suspect_folds: int = 0,
+        on_error: str = "skip",
     ) -> None:
         super().__init__()
         self.source = source(root)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.val_size = val_size
-        self.split_seed = split_seed
         self.seed = seed
         self.augment = augment or {}
+        ratios = None if split is None else list(split)  # a list of omegaconf's goes no further
+        self.options = Options(
+            val_size, split_seed, ratios, fraction, normalise, clean, suspect_folds, on_error
+        )
         self.splits: dict[str, Labelled] = {}
-        self.indices: dict[str, Tensor] = {}  # where each image stood in the official files
+        self.indices: dict[str, Tensor] = {}
+        self.names: dict[str, list[str]] = {}
 
     def prepare_data(self) -> None:
         """Bring the files to the disk; raises DataError where they cannot be had."""
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and split, once; raises DataError for sizes that do not add up."""
+        """Read and split, once; raises DataError for what does not add up."""
         if self.splits:  # Lightning calls this for fit, validate and test
             return
-        official = self.source.load()
-        train, val = stratified(official.train.labels, self.val_size, self.split_seed)
-        self.splits = {
-            "train": Labelled(*official.train.__getitems__(train)),
-            "val": Labelled(*official.train.__getitems__(val)),
-            "test": official.test,
-        }
-        self.indices = {"train": train, "val": val, "test": torch.arange(len(official.test))}
-        self.classes = official.classes
-        self.origin = official.origin
-        self.digest = digest(*vars(official.train).values(), *vars(official.test).values())
-        self.split_digest = digest(train, val)
-        self.mean, self.std = moments(self.splits["train"].images)
+        self.prepared = prepared = Prepared(self.source.load(), self.options)
+        self.splits, self.indices, self.names = prepared.splits, prepared.indices, prepared.names
+        self.classes, self.origin = prepared.classes, prepared.origin
+        self.digest, self.split_digest = prepared.digest, prepared.split_digest
+        self.mean, self.std = prepared.mean, prepared.std
 
     def facts(self) -> dict[str, Any]:
         """What identifies the data of a run, in plain types."""
-        return {
-            "name": self.source.name,
-            "source": self.origin,
-            "digest": self.digest,
-            "split_digest": self.split_digest,
-            "counts": {name: len(split) for name, split in self.splits.items()},
-            "mean": self.mean,
-            "std": self.std,
-        }
+        return {"name": self.source.name, **self.prepared.facts()}
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints: a run goes on with the data it began with, or not at all."""
@@ -93,6 +99,7 @@ class DigitsDataModule(LightningDataModule):
             "digest": self.digest,
             "split_digest": self.split_digest,
             "classes": list(self.classes),
+            "normalise": self.options.normalise,
         }
 
     def train_dataloader(self) -> DataLoader:
@@ -129,63 +136,6 @@ class DigitsDataModule(LightningDataModule):
 
 def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return batch
-
-
-class Batches:
-    """The batches of an epoch, each a tensor of indices.
-
-    Args:
-        size: how many images there are.
-        batch_size: how many make a batch; the last one takes what is left.
-        seed: with the epoch's number, orders the images; None keeps their order.
-        rank, world: this process's share in distributed training: every ``world``-th image
-            from ``rank`` on, cut to the same number for all.
-        device: where the indices are wanted.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int | None = None,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.rank, self.world, self.device = rank, world, device
-        self.epoch = 0
-
-    @cached_property
-    def sampler(self) -> "Batches":
-        """Where Lightning looks for ``set_epoch``."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[Tensor]:
-        order = np.arange(self.size)
-        if self.seed is not None:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        share = order[: self.size // self.world * self.world][self.rank :: self.world]
-        yield from torch.from_numpy(share).to(self.device).split(self.batch_size)
-
-    def __len__(self) -> int:
-        return -(-(self.size // self.world) // self.batch_size)
-
-
-def moments(images: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of pixels scaled to [0, 1], exact in double precision.
-
-    Args:
-        images: uint8, any shape.
-    """
-    counts = torch.bincount(images.flatten(), minlength=256).double()
-    values = torch.arange(256, dtype=torch.double) / 255
-    mean = (counts @ values) / counts.sum()
-    variance = (counts @ (values - mean) ** 2) / counts.sum()
-    return mean.item(), variance.sqrt().item()
 
 
 def fits(images: Tensor, device: torch.device) -> bool:

