@@ -41,13 +41,14 @@ def train(cfg: DictConfig) -> float | None:
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     folder = Path(cfg.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    result = _blank(cfg)
+    result, extendable = _blank(cfg), True
     try:
         check(cfg)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             (folder / "result.json").unlink(missing_ok=True)  # of a run that goes on here
         parts = build(cfg)
         result |= _facts(parts)
+        extendable = "steps" not in parts.classifier.settings
         if parts.trainer.is_global_zero:
             say(_summary(cfg, parts))
         _fit(cfg, parts, result)
@@ -61,7 +62,7 @@ def train(cfg: DictConfig) -> float | None:
     finally:
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             record.write_result(folder, result)
-            say(end_summary(result, record.shown(folder)))
+            say(end_summary(result, record.shown(folder), extendable))
     return result["metrics"].get("val/acc")
 
 
@@ -158,9 +159,9 @@ def _summary(cfg: DictConfig, parts: Parts) -> RenderableType:
             if callback.patience >= trainer.max_epochs - 1:
                 fires = f"cannot fire: patience {callback.patience} of {trainer.max_epochs} epochs"
             notes.append(f"early stop  on {callback.monitor}, {fires}")
+    name = getattr(classifier.net, "name", type(classifier.net).__name__)
     return start_summary(
-        title=f"{type(classifier.net).__name__} on {data.source.name} · {_device(trainer)} · "
-        f"seed {cfg.seed}",
+        title=f"{name} on {data.source.name} · {_device(trainer)} · seed {cfg.seed}",
         counts={
             name: torch.bincount(split.labels, minlength=len(data.classes)).tolist()
             for name, split in data.splits.items()
