@@ -1,6 +1,7 @@
 """The parts of a run, built from its configuration."""
 
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +16,13 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from lenet_pl.callbacks.checkpoint import BestAndLast
 from lenet_pl.callbacks.dashboard import Dashboard
+from lenet_pl.callbacks.finetune import Finetune
 from lenet_pl.callbacks.history import History
 from lenet_pl.classifier import Classifier
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import ConfigError
+from lenet_pl.run import without_weights
+from lenet_pl.schedules import planned_steps
 
 ACCELERATORS = {"cuda": CUDAAccelerator, "mps": MPSAccelerator, "tpu": XLAAccelerator}
 
@@ -54,10 +58,9 @@ def build(cfg: DictConfig) -> Parts:
     data: DigitsDataModule = _instantiate(cfg, "data")
     data.prepare_data()
     data.setup("fit")
-    classifier: Classifier = _instantiate(cfg, "classifier", mean=data.mean, std=data.std)
+    own = cfg if cfg.ckpt_path is None else without_weights(cfg)
+    classifier: Classifier = _instantiate(own, "classifier", mean=data.mean, std=data.std)
     classifier.example_input_array = data.splits["train"].images[:1] / 255
-    if cfg.ckpt_path is not None:
-        _check_checkpoint(cfg, classifier, data)
     _check_accelerator(cfg.trainer.accelerator)
 
     history = History(Path(cfg.run_dir) / "metrics.csv")
@@ -70,6 +73,9 @@ def build(cfg: DictConfig) -> Parts:
         logger=_chosen(cfg, "logger"),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
+    _check_plan(trainer, classifier, data)
+    if cfg.ckpt_path is not None:
+        _check_checkpoint(cfg, classifier, data)
     best = next((callback for callback in callbacks if isinstance(callback, BestAndLast)), None)
     return Parts(trainer, classifier, data, history, best)
 
@@ -81,10 +87,6 @@ def rehearse(cfg: DictConfig) -> None:
         ConfigError, DataError: as :func:`build` does, and if model and data do not fit.
     """
     _, classifier, data, _, _ = build(cfg)
-    try:
-        classifier.configure_optimizers()
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer: {error}") from error
     try:
         with torch.no_grad():
             outputs = classifier.eval()(classifier.example_input_array).shape[1]
@@ -106,12 +108,18 @@ def hparams(cfg: DictConfig) -> dict[str, Any]:
 
 def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
     try:
-        return instantiate(cfg[key], **parts)
+        # lists and mappings as Python's own: what goes into a checkpoint must be plain
+        return instantiate(cfg[key], **parts, _convert_="all")
     except InstantiationException as error:
         where = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else key
         # the classifier takes its parts from the groups that people know: net is ${model}
         where = where.replace("classifier.net", "model").replace("classifier.", "")
-        raise ConfigError(f"{where}: {error.__cause__ or error}") from error
+        raise ConfigError(_told(where, error.__cause__ or error)) from error
+
+
+def _told(part: str, error: BaseException) -> str:
+    """``model.name=x: …`` of an error that begins with ``name=x``, else ``model: …``."""
+    return f"{part}.{error}" if re.match(r"\w+=", str(error)) else f"{part}: {error}"
 
 
 def _chosen(cfg: DictConfig, group: str) -> list[Any]:
@@ -119,12 +127,33 @@ def _chosen(cfg: DictConfig, group: str) -> list[Any]:
     return [part for part in _instantiate(cfg, group).values() if part is not None]
 
 
+def _check_plan(trainer: Trainer, classifier: Classifier, data: DigitsDataModule) -> None:
+    """Make the optimizer and the schedule once, which may refuse their arguments."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not isinstance(callback, Finetune):
+            continue
+        if all(parameter.requires_grad for parameter in classifier.net.parameters()):
+            raise ConfigError("callbacks.finetune: nothing is frozen; add model.freeze=true")
+        if trainer.num_devices * trainer.num_nodes > 1:
+            # what is frozen when the processes are tied together never gets their mean gradient
+            raise ConfigError("callbacks.finetune: works on one device; add trainer.devices=1")
+    steps = planned_steps(trainer, len(data.splits["train"].labels), data.batch_size)
+    part = "optimizer"
+    try:
+        optimizer = classifier.new_optimizer()
+        part = "scheduler"
+        if classifier.scheduler and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            classifier.new_schedule(optimizer, steps)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(_told(part, error)) from error
+
+
 def _check_checkpoint(cfg: DictConfig, classifier: Classifier, data: DigitsDataModule) -> None:
     path = cfg.ckpt_path
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
         weights, epochs = checkpoint["state_dict"], checkpoint["epoch"] + 1
-        split, settings = checkpoint[type(data).__qualname__], checkpoint["optimizer_states"][0]
+        split, before = checkpoint[type(data).__qualname__], checkpoint["settings"]
     except Exception as error:
         raise ConfigError(
             f"ckpt_path={path}: not a checkpoint, damaged, or with code inside, which is not run"
@@ -139,12 +168,16 @@ def _check_checkpoint(cfg: DictConfig, classifier: Classifier, data: DigitsDataM
             f"ckpt_path={path}: was trained on other images, or on other pixels of them; give the "
             "data, data.val_size, data.split_seed and so on that it was trained with"
         )
-    before, now = settings["param_groups"][0], classifier.configure_optimizers().defaults
-    for name in before.keys() & now.keys():
-        if before[name] != now[name]:
+    now = classifier.settings
+    for name in [*(before | now)]:
+        old, new = before.get(name), now.get(name)
+        if name == "steps" and old and new and old != new:
             raise ConfigError(
-                f"optimizer.{name}={now[name]}: ckpt_path={path} goes on with {before[name]}"
+                f"trainer.max_epochs={cfg.trainer.max_epochs}: the schedule of ckpt_path={path} is "
+                f"one of {old:,} steps, and this run has {new:,}; it can go on only to its end"
             )
+        if old != new:
+            raise ConfigError(f"{name}={new}: ckpt_path={path} goes on with {old}")
     if epochs > cfg.trainer.max_epochs:
         raise ConfigError(
             f"trainer.max_epochs={cfg.trainer.max_epochs}: ckpt_path={path} has {epochs} already"

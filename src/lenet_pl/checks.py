@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from lenet_pl.data.errors import DataError
 from lenet_pl.errors import ConfigError
@@ -59,6 +59,15 @@ def ratios() -> Rule:
     )
 
 
+def at_least_1() -> Rule:
+    return "a number from 1 on", lambda x: type(x) in (int, float) and 1 <= x < float("inf")
+
+
+def each(rule: Rule) -> Rule:
+    meaning, holds = rule
+    return f"a list, each {meaning}", lambda x: isinstance(x, ListConfig) and all(map(holds, x))
+
+
 def unset_or(rule: Rule) -> Rule:
     meaning, holds = rule
     return f"null or {meaning}", lambda x: x is None or holds(x)
@@ -85,10 +94,22 @@ RULES: dict[str, Rule] = {
     "data.source.invert": one_of("auto", True, False),
     "data.source.centre": one_of("auto", True, False),
     "model.num_classes": whole(2),
+    "model.hidden": each(whole(1)),
+    "model.hidden_size": whole(1),
+    "model.num_layers": whole(1),
+    "model.dropout": share(),
+    "model.image_size": unset_or(whole(1)),
     "loss.label_smoothing": share(),
     "optimizer.lr": positive(),
     "optimizer.momentum": share(),
+    "optimizer.betas": each(share()),
     "optimizer.weight_decay": not_negative(),
+    "scheduler.warmup": share(),
+    "scheduler.div_factor": at_least_1(),
+    "scheduler.final_div_factor": at_least_1(),
+    "scheduler.final": share(),
+    "scheduler.factor": share(),
+    "scheduler.patience": whole(0),
     "trainer.max_epochs": whole(1),
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.gradient_clip_val": unset_or(positive()),
@@ -96,6 +117,10 @@ RULES: dict[str, Rule] = {
     "trainer.limit_val_batches": unset_or(positive()),
     "trainer.limit_test_batches": unset_or(positive()),
     "callbacks.early_stopping.patience": whole(1),
+    "callbacks.average.decay": unset_or(share()),
+    "callbacks.average.start": share(),
+    "callbacks.finetune.unfreeze_epoch": whole(2),
+    "callbacks.finetune.lr_factor": positive(),
 }
 
 MONITORED = {"val/acc": "max", "val/loss": "min"}  # and what is better
@@ -110,20 +135,36 @@ def check(cfg: DictConfig) -> None:
     for key, (meaning, holds) in RULES.items():
         if _has(cfg, key) and not holds(value := OmegaConf.select(cfg, key)):
             raise ConfigError(f"{key}={value}: must be {meaning}")
-    for name, callback in (cfg.callbacks or {}).items():
-        monitor = callback.get("monitor") if callback else None
+    parts = {f"callbacks.{name}": part for name, part in (cfg.callbacks or {}).items()}
+    for name, part in {**parts, "scheduler": cfg.scheduler}.items():
+        monitor = part.get("monitor") if part else None
         if monitor is not None and monitor not in MONITORED:
             raise ConfigError(
-                f"callbacks.{name}.monitor={monitor}: only validation decides; "
+                f"{name}.monitor={monitor}: only validation decides; "
                 f"choose from {', '.join(MONITORED)}"
             )
-        mode = callback.get("mode") if callback else None
+        mode = part.get("mode") if part else None
         if monitor is not None and mode in ("min", "max") and mode != MONITORED[monitor]:
-            raise ConfigError(
-                f"callbacks.{name}.mode={mode}: of {monitor} the {MONITORED[monitor]} is best"
-            )
+            raise ConfigError(f"{name}.mode={mode}: of {monitor} the {MONITORED[monitor]} is best")
+    _check_epochs(cfg)
     if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
         raise ConfigError(f"ckpt_path={cfg.ckpt_path}: there is no such file")
+
+
+def _check_epochs(cfg: DictConfig) -> None:
+    """What happens at an epoch must have one."""
+    unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
+    if unfreeze > cfg.trainer.max_epochs and not cfg.trainer.fast_dev_run:
+        raise ConfigError(
+            f"callbacks.finetune.unfreeze_epoch={unfreeze}: the run has trainer.max_epochs="
+            f"{cfg.trainer.max_epochs}"
+        )
+    every = cfg.trainer.get("check_val_every_n_epoch", 1)
+    if "monitor" in cfg.scheduler and every != 1:
+        raise ConfigError(
+            f"trainer.check_val_every_n_epoch={every}: scheduler.monitor={cfg.scheduler.monitor} "
+            "is looked at after every epoch"
+        )
 
 
 def _has(cfg: DictConfig, key: str) -> bool:

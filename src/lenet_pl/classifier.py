@@ -1,6 +1,6 @@
 """The training step."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lenet_pl.pixels import standardise
+
+DEBUGGED = 1000  # steps a schedule is made for where a batch is all that there will be
 
 
 class Classifier(LightningModule):
@@ -20,12 +22,17 @@ class Classifier(LightningModule):
     Args:
         net: takes float images ``[N, C, H, W]``, returns logits ``[N, classes]``.
         loss: takes logits and labels, returns the mean over the images.
-        optimizer: takes the parameters.
+        optimizer: takes the parameters, in groups.
         mean, std: of the training pixels, scaled to [0, 1]; kept in the checkpoint.
-        scheduler: takes the optimizer and the number of steps; none where it is empty.
+        scheduler: takes the optimizer and the number of its steps, and returns what Lightning
+            wants under ``lr_scheduler``; None or empty where the learning rate stays.
         decay_biases: whether weight decay also pulls at biases and other vectors.
 
     Attributes:
+        frozen_lr: the learning rate of what is frozen at the start, should it be let go, as a
+            factor of the optimizer's.
+        settings: of optimizer and schedule, in plain types; kept in the checkpoint, since a run
+            that goes on must go on with them.
         outputs: the logits ``[N, classes]`` and labels ``[N]`` of each stage's last epoch.
     """
 
@@ -36,10 +43,10 @@ class Classifier(LightningModule):
         self,
         net: nn.Module,
         loss: nn.Module,
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
         mean: float,
         std: float,
-        scheduler: Callable[..., Any] | None = None,
+        scheduler: Callable[[Optimizer, int], dict[str, Any]] | None = None,
         decay_biases: bool = True,
     ) -> None:
         super().__init__()
@@ -49,6 +56,8 @@ class Classifier(LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.decay_biases = decay_biases
+        self.frozen_lr = 1.0
+        self.settings: dict[str, Any] = {}
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
         self.batches: dict[str, list[tuple[Tensor, Tensor]]] = {"train": [], "val": [], "test": []}
@@ -86,11 +95,12 @@ class Classifier(LightningModule):
         parts = zip(*self.batches[stage], strict=True)
         logits, labels = (torch.cat(part) for part in parts)
         self.batches[stage].clear()
+        logits = logits.float()  # in mixed precision they come in 16 bits
         self.outputs[stage] = logits.cpu(), labels.cpu()
         # in double precision, so that a share of images is exactly that; Apple's GPUs have none
         device = "cpu" if self.device.type == "mps" else self.device
         metrics = {
-            f"{stage}/loss": self.loss(logits.float(), labels).to(device).double(),
+            f"{stage}/loss": self.loss(logits, labels).to(device).double(),
             f"{stage}/acc": (logits.argmax(1) == labels).to(device).double().mean(),
         }
         # the history, not Lightning, hands the row of an epoch to the loggers
@@ -106,5 +116,61 @@ class Classifier(LightningModule):
         else:
             super().__setattr__(name, value)
 
-    def configure_optimizers(self) -> Optimizer:
-        return self.optimizer(self.net.parameters())
+    def configure_optimizers(self) -> Any:
+        optimizer = self.new_optimizer()
+        if not self.scheduler:
+            return optimizer
+        debugged = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        steps = DEBUGGED if debugged else int(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": self.new_schedule(optimizer, steps)}
+
+    def new_optimizer(self) -> Optimizer:
+        """The optimizer over the network's parameters, what is frozen in groups of its own.
+
+        A frozen parameter has no gradient, and optimizers pass it by. Being there from the start
+        gives it its place in the schedule and in checkpoints.
+        """
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for parameter in self.net.parameters():
+            spared = parameter.ndim < 2 and not self.decay_biases
+            groups.setdefault((not parameter.requires_grad, spared), []).append(parameter)
+        kinds = sorted(groups)  # what is trained from the start comes first
+        optimizer = self.optimizer(
+            [
+                {"params": groups[kind]} | ({"weight_decay": 0.0} if kind[1] else {})
+                for kind in kinds
+            ]
+        )
+        for (frozen, _), group in zip(kinds, optimizer.param_groups, strict=True):
+            group["lr"] *= self.frozen_lr if frozen else 1.0
+        self.settings = _settings("optimizer", type(optimizer), optimizer.defaults)
+        self.settings["classifier.decay_biases"] = self.decay_biases
+        return optimizer
+
+    def new_schedule(self, optimizer: Optimizer, steps: int) -> dict[str, Any]:
+        """What Lightning wants under ``lr_scheduler``, for a run of so many steps."""
+        assert self.scheduler is not None
+        schedule = self.scheduler(optimizer, steps)
+        made = getattr(self.scheduler, "func", self.scheduler)
+        self.settings |= _settings("scheduler", made, getattr(self.scheduler, "keywords", {}))
+        if schedule.get("interval") == "step":
+            self.settings["steps"] = steps
+        return schedule
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["settings"] = self.settings
+
+    def on_train_epoch_end(self) -> None:
+        # Lightning does this after the checkpoints are written, and a resumed run would lack it
+        for config in self.trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau:
+                metric = self.trainer.callback_metrics[str(config.monitor)]
+                config.scheduler.step(metric)  # type: ignore[arg-type]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if metric is None:  # else it is one of the above
+            scheduler.step()
+
+
+def _settings(name: str, made: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: made.__name__} | {f"{name}.{key}": value for key, value in options.items()}

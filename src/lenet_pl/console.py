@@ -65,12 +65,13 @@ def start_summary(
     return Group(Text(title, style="bold"), "", side_by_side, "", *notes, "")
 
 
-def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
+def end_summary(result: Mapping[str, Any], folder: Path, extendable: bool = True) -> RenderableType:
     """How a run went, and what one would run next.
 
     Args:
         result: what ``result.json`` holds.
         folder: the run folder.
+        extendable: whether it could train longer, which a schedule that has ended forbids.
     """
     metrics, rows = result["metrics"], []
     if result["status"] == "finished" and not metrics:
@@ -94,7 +95,7 @@ def end_summary(result: Mapping[str, Any], folder: Path) -> RenderableType:
         logdir = "outputs" if folder.parts[:1] == ("outputs",) else folder
         commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
     resumable = (folder / "checkpoints" / "last.ckpt").exists() and (folder / ".hydra").exists()
-    if metrics and resumable and not result["stopped_early"]:
+    if metrics and resumable and extendable and not result["stopped_early"]:
         longer = f"trainer.max_epochs={2 * result['epochs']}"
         commands.append(("train longer", f"{program} resume={shlex.quote(str(folder))} {longer}"))
     elif result["status"] != "finished" and resumable:

@@ -54,7 +54,7 @@ class Run:
         Raises:
             ConfigError: if the weights do not fit the configured network.
         """
-        net = PixelNet(instantiate(trusted(self.config, "model", nn.Module)))
+        net = PixelNet(instantiate(trusted(without_weights(self.config), "model", nn.Module)))
         try:
             net.load_state_dict(self.state["state_dict"])
         except RuntimeError as error:
@@ -120,6 +120,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of lenet-pl, damaged, or with code inside, which is not run"
         ) from error
     return state
+
+
+def without_weights(config: DictConfig) -> DictConfig:
+    """With a model that looks for no pretrained weights, where a checkpoint has them."""
+    config = config.copy()
+    if isinstance(model := config.get("model"), DictConfig) and "weights" in model:
+        model.weights = None
+    return config
 
 
 def trusted(config: DictConfig, key: str, kind: type) -> DictConfig:

@@ -45,13 +45,14 @@ def train(cfg: DictConfig) -> float | None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"run_dir={folder}: cannot write there ({error.strerror})") from error
-    result = _blank(cfg)
+    result, extendable = _blank(cfg), True
     try:
         check(cfg)
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             (folder / "result.json").unlink(missing_ok=True)  # of a run that goes on here
         parts = build(cfg)
         result |= _facts(parts)
+        extendable = "steps" not in parts.classifier.settings
         if parts.trainer.is_global_zero:
             if (found := parts.data.prepared.findings()) is not None:
                 record.write_json(folder / "cleaning.json", found)
@@ -67,7 +68,7 @@ def train(cfg: DictConfig) -> float | None:
     finally:
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             record.write_result(folder, result)
-            say(end_summary(result, record.shown(folder)))
+            say(end_summary(result, record.shown(folder), extendable))
     return result["metrics"].get("val/acc")
 
 
@@ -165,9 +166,9 @@ def _summary(cfg: DictConfig, parts: Parts) -> RenderableType:
             if callback.patience >= trainer.max_epochs - 1:
                 fires = f"cannot fire: patience {callback.patience} of {trainer.max_epochs} epochs"
             notes.append(f"early stop  on {callback.monitor}, {fires}")
+    name = getattr(classifier.net, "name", type(classifier.net).__name__)
     return start_summary(
-        title=f"{type(classifier.net).__name__} on {data.source.name} · {_device(trainer)} · "
-        f"seed {cfg.seed}",
+        title=f"{name} on {data.source.name} · {_device(trainer)} · seed {cfg.seed}",
         counts={
             name: torch.bincount(split.labels, minlength=len(data.classes)).tolist()
             for name, split in data.splits.items()

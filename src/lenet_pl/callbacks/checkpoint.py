@@ -2,12 +2,11 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch import nn
 
 
 class BestAndLast(ModelCheckpoint):
@@ -49,7 +48,7 @@ class BestAndLast(ModelCheckpoint):
         if self.best_model_score is before:
             self.epoch = epoch
         elif trainer.is_global_zero:
-            _save(cast(nn.Module, pl_module.net), self.weights)
+            _take_out(Path(self.best_model_path), self.weights)
         assert self.dirpath is not None
         trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt", weights_only=False)
 
@@ -88,8 +87,14 @@ class BestAndLast(ModelCheckpoint):
         self.epoch = state_dict["epoch"]
 
 
-def _save(net: nn.Module, path: Path) -> None:
-    state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+def _take_out(checkpoint: Path, path: Path) -> None:
+    """The bare network's weights out of a checkpoint, which may be those of an average."""
+    weights = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+    state = {
+        name.removeprefix("net."): value.contiguous()
+        for name, value in weights.items()
+        if name.startswith("net.")
+    }
     part = path.with_suffix(".part")
     torch.save(state, part)
     part.replace(path)

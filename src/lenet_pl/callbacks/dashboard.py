@@ -22,6 +22,7 @@ LAYOUT = {
 }
 METRICS = ("val/acc", "val/loss")
 SHOWN = 32  # images in a picture
+KERNELS = 16  # in a row
 
 
 class Dashboard(Callback):
@@ -100,7 +101,7 @@ def _add_pictures(writer: SummaryWriter, trainer: Trainer, pl_module: Any, epoch
     }
     first = next((m for m in pl_module.net.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None:
-        kernels = first.weight.detach().float().cpu()
+        kernels = first.weight[:KERNELS].detach().float().cpu()
         figures["net/first filters"] = plots.filters(kernels, f"first layer, epoch {epoch}")
     for tag, figure in figures.items():
         writer.add_image(tag, plots.pixels(figure), epoch, dataformats="HWC")

@@ -19,8 +19,8 @@ Row = dict[str, float]
 class History(Callback):
     """Keeps a row per epoch, writes them to ``metrics.csv`` and hands them to the loggers.
 
-    A row has the epoch (from 1), the metrics that were logged in it, the learning rate of its
-    last step and its seconds, validation included. The loggers get the epoch as their x-axis, so
+    A row has the epoch (from 1), the metrics that were logged in it, the learning rate that it
+    ended with and its seconds, validation included. The loggers get the epoch as their x-axis, so
     runs of different batch size compare. The rows travel in the checkpoints: a resumed run's file
     is that of an uninterrupted one.
 
