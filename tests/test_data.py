@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lenet_pl.data import idx
-from lenet_pl.data.datamodule import Batches, DigitsDataModule, moments
+from lenet_pl.data.batches import Batches
+from lenet_pl.data.datamodule import DigitsDataModule, moments
 from lenet_pl.data.errors import DataError
 from lenet_pl.data.sources import MNIST, Mini
 from lenet_pl.data.split import digest, stratified

@@ -1,6 +1,7 @@
 """The parts of a run, built from its configuration."""
 
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +112,10 @@ def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
         where = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else key
         # the classifier takes its parts from the groups that people know: net is ${model}
         where = where.replace("classifier.net", "model").replace("classifier.", "")
-        raise ConfigError(f"{where}: {error.__cause__ or error}") from error
+        where = where.replace("data.augment", "augment")
+        cause = str(error.__cause__ or error)
+        joint = "." if re.match(r"\w+=", cause) else ": "  # a constructor knows its arguments only
+        raise ConfigError(f"{where}{joint}{cause}") from error
 
 
 def _chosen(cfg: DictConfig, group: str) -> list[Any]:

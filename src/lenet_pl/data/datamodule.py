@@ -1,15 +1,15 @@
 """The data of one run: split, measured, held in memory, handed out in whole batches."""
 
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lenet_pl.data.batches import Batches
+from lenet_pl.data.loader import AugmentedLoader
 from lenet_pl.data.sources import Labelled, Source
 from lenet_pl.data.split import digest, stratified
 
@@ -27,7 +27,8 @@ class DigitsDataModule(LightningDataModule):
         eval_batch_size: images per batch in validation and test.
         val_size: images of the official training set kept for validation.
         split_seed: chooses which.
-        augment: changes a batch of training images, by name, one after the other.
+        augment: change the training images, by name, one after the other; they then come as
+            float in [0, 1].
         seed: with the epoch's number, orders the training images.
     """
 
@@ -49,7 +50,7 @@ class DigitsDataModule(LightningDataModule):
         self.val_size = val_size
         self.split_seed = split_seed
         self.seed = seed
-        self.augment = augment or {}
+        self.augment = [part for part in (augment or {}).values() if part is not None]
         self.splits: dict[str, Labelled] = {}
         self.indices: dict[str, Tensor] = {}  # where each image stood in the official files
 
@@ -123,56 +124,20 @@ class DigitsDataModule(LightningDataModule):
             split = split.to(device)
         shares = (self.trainer.global_rank, self.trainer.world_size) if name == "train" else (0, 1)
         batches = Batches(len(split), batch_size, seed, *shares, device=split.images.device)
+        # what is to be overfitted stays as it is
+        if name == "train" and self.augment and seed is not None:
+            return AugmentedLoader(split, batches, self.augment, device)
         # __getitems__ returns a batch already; the stubs know batches as lists only
-        return DataLoader(split, batch_sampler=batches, collate_fn=_as_is)  # type: ignore[arg-type]
+        return DataLoader(
+            split,
+            batch_sampler=batches,  # type: ignore[arg-type]
+            collate_fn=_as_is,  # type: ignore[arg-type]
+            generator=torch.Generator(),  # or each epoch would draw from the global one
+        )
 
 
 def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return batch
-
-
-class Batches:
-    """The batches of an epoch, each a tensor of indices.
-
-    Args:
-        size: how many images there are.
-        batch_size: how many make a batch; the last one takes what is left.
-        seed: with the epoch's number, orders the images; None keeps their order.
-        rank, world: this process's share in distributed training: every ``world``-th image
-            from ``rank`` on, cut to the same number for all.
-        device: where the indices are wanted.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int | None = None,
-        rank: int = 0,
-        world: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.rank, self.world, self.device = rank, world, device
-        self.epoch = 0
-
-    @cached_property
-    def sampler(self) -> "Batches":
-        """Where Lightning looks for ``set_epoch``."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[Tensor]:
-        order = np.arange(self.size)
-        if self.seed is not None:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        share = order[: self.size // self.world * self.world][self.rank :: self.world]
-        yield from torch.from_numpy(share).to(self.device).split(self.batch_size)
-
-    def __len__(self) -> int:
-        return -(-(self.size // self.world) // self.batch_size)
 
 
 def moments(images: Tensor) -> tuple[float, float]:
