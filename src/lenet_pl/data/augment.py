@@ -7,7 +7,6 @@ background. Nothing waits for the device, and nothing loops over images.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+Kind = dict[str, Any]
 
-@dataclass(frozen=True)
+
 class Affine:
     """Turned, sized and slanted about the centre, then moved; every amount uniform.
 
@@ -27,21 +27,15 @@ class Affine:
         shear: upright strokes lean by up to this many degrees, either way.
     """
 
-    degrees: float
-    translate: float
-    scale: float
-    shear: float
-
-    def __post_init__(self) -> None:
-        _check("degrees", self.degrees, 0, 180)
-        _check("translate", self.translate, 0, 1)
-        _check("scale", self.scale, 0, 0.9)
-        _check("shear", self.shear, 0, 80)
+    def __init__(self, degrees: float, translate: float, scale: float, shear: float) -> None:
+        self.degrees = _number("degrees", degrees, 0, 180)
+        self.translate = _number("translate", translate, 0, 1)
+        self.scale = _number("scale", scale, 0, 0.9)
+        self.shear = _number("shear", shear, 0, 80)
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        draws = torch.rand(
-            5, len(images), generator=generator, dtype=images.dtype, device=images.device
-        )
+        kind: Kind = {"dtype": images.dtype, "device": images.device}
+        draws = torch.rand(5, len(images), generator=generator, **kind)
         angle, factor, lean, right, down = draws.mul_(2).sub_(1)
         return affine(
             images,
@@ -77,11 +71,10 @@ def affine(
     x = -2 * (xx * right + xy * down)
     y = -2 * (yx * right + yy * down)
     inverse = torch.stack((xx, xy, x, yx, yy, y), dim=1).view(2 * count, 3)
-    points = inverse @ _points(height, width, images.dtype, images.device)
+    points = inverse @ _points(height, width, dtype=images.dtype, device=images.device)
     return _sample(images, points.view(count, 2, height, width))
 
 
-@dataclass(frozen=True)
 class Elastic:
     """Bent, as ink on rubber that is pulled unevenly.
 
@@ -95,26 +88,23 @@ class Elastic:
         sigma: standard deviation of the Gaussian, in pixels: how smoothly.
     """
 
-    alpha: float
-    sigma: float
-
-    def __post_init__(self) -> None:
-        _check("alpha", self.alpha, 0, 1000)
-        _check("sigma", self.sigma, 0.1, 100)
+    def __init__(self, alpha: float, sigma: float) -> None:
+        self.alpha = _number("alpha", alpha, 0, 1000)
+        self.sigma = _number("sigma", sigma, 0.1, 100)
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         count, _, height, width = images.shape
         noise = _bytes((count, 2, height, width), generator).to(images.dtype)
         noise = noise.sub_(127.5).mul_(self.alpha / 127.5)
-        kind = images.dtype, images.device
-        field = _gaussian(height, self.sigma, *kind) @ noise @ _gaussian(width, self.sigma, *kind)
-        points = _points(height, width, *kind)[:2].view(2, height, width)
+        kind: Kind = {"dtype": images.dtype, "device": images.device}
+        down, along = (_gaussian(side, self.sigma, **kind) for side in (height, width))
+        field = down @ noise @ along
+        points = _points(height, width, **kind)[:2].view(2, height, width)
         field[:, 0] *= 2 / width
         field[:, 1] *= 2 / height
         return _sample(images, field.add_(points))
 
 
-@dataclass(frozen=True)
 class Erasing:
     """A rectangle of random pixels over some of the images.
 
@@ -128,24 +118,20 @@ class Erasing:
         aspect: lowest and highest height of the rectangle over its width.
     """
 
-    probability: float
-    area: Sequence[float]
-    aspect: Sequence[float]
-
-    def __post_init__(self) -> None:
-        _check("probability", self.probability, 0, 1)
-        _check_range("area", self.area, 0.001, 1)
-        _check_range("aspect", self.aspect, 0.01, 100)
+    def __init__(self, probability: float, area: Sequence[float], aspect: Sequence[float]) -> None:
+        self.probability = _number("probability", probability, 0, 1)
+        self.area = _two_numbers("area", area, 0.001, 1)
+        self.aspect = _two_numbers("aspect", aspect, 0.01, 100)
         largest = self.area[1]
         if self.aspect[0] > 1 / largest or self.aspect[1] < largest:
             raise ValueError(
-                f"area={self.area}: no rectangle of {largest:g} of a square image and an aspect "
-                f"of {self.aspect} fits into it"
+                f"area={area}: no rectangle of {largest:g} of a square image and an aspect "
+                f"of {aspect} fits into it"
             )
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         count, _, height, width = images.shape
-        kind: dict[str, Any] = {"dtype": images.dtype, "device": images.device}
+        kind: Kind = {"dtype": images.dtype, "device": images.device}
         draws = torch.rand(5, count, 1, 1, 1, generator=generator, **kind)
         chosen, area, aspect, top, left = draws
         low, high = self.area
@@ -162,7 +148,6 @@ class Erasing:
         return torch.where(inside & (chosen < self.probability), pixels, images)
 
 
-@dataclass(frozen=True)
 class Noise:
     """Gaussian noise on every pixel, cut off at black and white.
 
@@ -170,15 +155,12 @@ class Noise:
         std: its standard deviation, of pixels in [0, 1].
     """
 
-    std: float
-
-    def __post_init__(self) -> None:
-        _check("std", self.std, 0, 1)
+    def __init__(self, std: float) -> None:
+        self.std = _number("std", std, 0, 1)
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        noise = torch.randn(
-            images.shape, generator=generator, dtype=images.dtype, device=images.device
-        )
+        kind: Kind = {"dtype": images.dtype, "device": images.device}
+        noise = torch.randn(images.shape, generator=generator, **kind)
         return noise.mul_(self.std).add_(images).clamp_(0, 1)
 
 
@@ -189,20 +171,19 @@ def _sample(images: Tensor, points: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _points(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _points(height: int, width: int, **kind: Any) -> Tensor:
     """The pixels' centres ``[3, H * W]``: x and y from -1 to 1, and a 1 for the shift."""
-    x = (torch.arange(width, dtype=dtype, device=device) * 2 + 1) / width - 1
-    y = (torch.arange(height, dtype=dtype, device=device) * 2 + 1) / height - 1
+    y, x = ((torch.arange(side, **kind) * 2 + 1) / side - 1 for side in (height, width))
     rows, columns = torch.meshgrid(y, x, indexing="ij")
     return torch.stack((columns, rows, torch.ones_like(rows))).view(3, -1)
 
 
 @lru_cache(maxsize=8)
-def _gaussian(side: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _gaussian(side: int, sigma: float, **kind: Any) -> Tensor:
     """The matrix ``[side, side]`` that smooths along an axis; beyond the edges there is 0."""
-    at = torch.arange(side, dtype=dtype, device=device)
-    reach = torch.arange(-math.ceil(6 * sigma), math.ceil(6 * sigma) + 1, device=device)
-    total = (-(reach.to(dtype) ** 2) / (2 * sigma**2)).exp().sum()
+    at = torch.arange(side, **kind)
+    reach = math.ceil(6 * sigma)
+    total = sum(math.exp(-(step**2) / (2 * sigma**2)) for step in range(-reach, reach + 1))
     return (-((at.view(-1, 1) - at) ** 2) / (2 * sigma**2)).exp() / total
 
 
@@ -216,16 +197,19 @@ def _bytes(shape: Sequence[int], generator: Generator) -> Tensor:
     return eights.random_(-(2**63), None, generator=generator).view(torch.uint8)[:size].view(shape)
 
 
-def _check(name: str, value: float, low: float, high: float) -> None:
+def _number(name: str, value: float, low: float, high: float) -> float:
     if type(value) not in (int, float) or not low <= value <= high:
         raise ValueError(f"{name}={value}: must be a number from {low} to {high}")
+    return value
 
 
-def _check_range(name: str, values: Sequence[float], low: float, high: float) -> None:
+def _two_numbers(
+    name: str, values: Sequence[float], low: float, high: float
+) -> tuple[float, float]:
     try:
         first, second = values
-        fine = low <= first <= second <= high
+        if low <= first <= second <= high:
+            return first, second
     except (TypeError, ValueError):
-        fine = False
-    if not fine:
-        raise ValueError(f"{name}={values}: must be two numbers, rising, from {low} to {high}")
+        pass
+    raise ValueError(f"{name}={values}: must be two numbers, rising, from {low} to {high}")

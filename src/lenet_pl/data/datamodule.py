@@ -50,7 +50,7 @@ class DigitsDataModule(LightningDataModule):
         self.val_size = val_size
         self.split_seed = split_seed
         self.seed = seed
-        self.augment = [part for part in (augment or {}).values() if part is not None]
+        self.augment = {name: part for name, part in (augment or {}).items() if part is not None}
         self.splits: dict[str, Labelled] = {}
         self.indices: dict[str, Tensor] = {}  # where each image stood in the official files
 
@@ -126,7 +126,7 @@ class DigitsDataModule(LightningDataModule):
         batches = Batches(len(split), batch_size, seed, *shares, device=split.images.device)
         # what is to be overfitted stays as it is
         if name == "train" and self.augment and seed is not None:
-            return AugmentedLoader(split, batches, self.augment, device)
+            return AugmentedLoader(split, batches, list(self.augment.values()), device)
         # __getitems__ returns a batch already; the stubs know batches as lists only
         return DataLoader(
             split,
