@@ -114,6 +114,7 @@ def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
         where = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else key
         # the classifier takes its parts from the groups that people know: net is ${model}
         where = where.replace("classifier.net", "model").replace("classifier.", "")
+        where = where.replace("data.augment", "augment")
         raise ConfigError(_told(where, error.__cause__ or error)) from error
 
 

@@ -50,9 +50,12 @@ def main() -> None:
 
 def train() -> None:
     """Train from wherever the package is installed, with the configuration that came with it."""
+    run(hydra.main(version_base="1.3", config_path=str(_conf()), config_name="config")(job))
+
+
+def _conf() -> Path:
     here = Path(__file__).parent
-    conf = next(path for path in (here / "conf", here.parents[1] / "conf") if path.is_dir())
-    run(hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job))
+    return next(path for path in (here / "conf", here.parents[1] / "conf") if path.is_dir())
 
 
 def run(program: Callable[[], Any]) -> None:
@@ -91,9 +94,11 @@ def job(cfg: DictConfig) -> float | None:
 
 def explain(error: Exception) -> str:
     """One line for what Hydra or OmegaConf says of an override, with the choices there are."""
-    if isinstance(error, MissingConfigException) and error.options:
+    if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={name}: no such choice; choose from {', '.join(error.options)}"
+        # of one among several, as in augment=[affine,noise], Hydra does not say the options
+        options = error.options or sorted(path.stem for path in (_conf() / group).glob("*.yaml"))
+        return f"{group}={name}: no such choice; choose from {', '.join(options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as an override, which is key=value"
     cause = error.__cause__

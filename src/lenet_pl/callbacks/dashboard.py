@@ -50,8 +50,7 @@ class Dashboard(Callback):
             writer.add_custom_scalars(LAYOUT)
             writer.add_text("config", f"```yaml\n{self.config}\n```")
             _add_graph(writer, pl_module)
-            images, _ = next(iter(trainer.train_dataloader or ()))
-            writer.add_images("train/images", images[:SHOWN].cpu())
+            _add_training_images(writer, trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.VALIDATING:
@@ -78,6 +77,21 @@ def _add_graph(writer: SummaryWriter, pl_module: Any) -> None:
             writer.add_graph(pl_module.net, pl_module.example_input_array.to(pl_module.device))
     except Exception as error:  # a network that cannot be traced trains all the same
         log.warning("no graph in TensorBoard: %s", str(error).strip().splitlines()[0])
+
+
+def _add_training_images(writer: SummaryWriter, trainer: Trainer) -> None:
+    """The first batch as the network sees it; the run's own draws do not depend on this look."""
+    from lenet_pl.analysis import plots  # matplotlib costs half a second: only where it draws
+
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    images, labels = next(iter(trainer.train_dataloader or ()))
+    images = images[:SHOWN].cpu()
+    if images.is_floating_point():  # augmented
+        images = images.mul(255).round().byte()
+    captions = [data.classes[label] for label in labels[:SHOWN]]
+    changes = ", ".join(data.augment) or "not augmented"
+    figure = plots.gallery(images, captions, f"training images, {changes}")
+    writer.add_image("train/images", plots.pixels(figure), dataformats="HWC")
 
 
 def _add_pictures(writer: SummaryWriter, trainer: Trainer, pl_module: Any, epoch: int) -> None:

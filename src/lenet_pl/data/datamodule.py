@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lenet_pl.data.batches import Batches
+from lenet_pl.data.loader import AugmentedLoader
 from lenet_pl.data.prepared import Options, Prepared
 from lenet_pl.data.sources import Labelled, Source
 
@@ -27,7 +28,8 @@ class DigitsDataModule(LightningDataModule):
         val_size: images of the official training set kept for validation, a number or a share.
         split_seed: chooses which.
         seed: with the epoch's number, orders the training images.
-        augment: changes a batch of training images, by name, one after the other.
+        augment: change the training images, by name, one after the other; they then come as
+            float in [0, 1].
         split: ratios of train, validation and test, to which all images are split anew.
         fraction: of the training images, what is trained on.
         normalise: ``standardise`` by the training split's mean and standard deviation, ``scale``
@@ -66,7 +68,7 @@ class DigitsDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
-        self.augment = augment or {}
+        self.augment = {name: part for name, part in (augment or {}).items() if part is not None}
         ratios = None if split is None else list(split)  # a list of omegaconf's goes no further
         self.options = Options(
             val_size, split_seed, ratios, fraction, normalise, clean, suspect_folds, on_error
@@ -130,8 +132,16 @@ class DigitsDataModule(LightningDataModule):
             split = split.to(device)
         shares = (self.trainer.global_rank, self.trainer.world_size) if name == "train" else (0, 1)
         batches = Batches(len(split), batch_size, seed, *shares, device=split.images.device)
+        # what is to be overfitted stays as it is
+        if name == "train" and self.augment and seed is not None:
+            return AugmentedLoader(split, batches, list(self.augment.values()), device)
         # __getitems__ returns a batch already; the stubs know batches as lists only
-        return DataLoader(split, batch_sampler=batches, collate_fn=_as_is)  # type: ignore[arg-type]
+        return DataLoader(
+            split,
+            batch_sampler=batches,  # type: ignore[arg-type]
+            collate_fn=_as_is,  # type: ignore[arg-type]
+            generator=torch.Generator(),  # or each epoch would draw from the global one
+        )
 
 
 def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
