@@ -8,27 +8,20 @@
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.nn import functional
 
 from lenet_pl.data.errors import DataError
-
-Invert = bool | Literal["auto"]
+from lenet_pl.data.ink import Invert, cut_out, resize, stands_out, thicken
 
 SIDE, BOX = 28, 20
 FINE = 4  # strokes are measured and thickened at this many times the final size
+LARGEST = 1024  # pixels a side, in which a digit is looked for
 # the first of these are known without loading every plugin, and none of them runs a program
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "MPO", "AVIF")
-LARGEST = 1024  # pixels a side, in which a digit is looked for
-COARSE = 64  # pixels a side, in which the background is measured
-FAINT = 12.0  # grey levels, of 255, that ink must differ from its background
-# in pixels of the box: of MNIST's digits 5 % have thinner strokes, and half of them
-THIN, USUAL = 1.56, 2.2
 
 
 def open_picture(source: str | Path | bytes, name: str = "") -> Image.Image:
@@ -65,7 +58,6 @@ def open_picture(source: str | Path | bytes, name: str = "") -> Image.Image:
         raise DataError(f"{name}: {error.strerror or f'a damaged picture: {error}'}") from error
     except (ValueError, SyntaxError, EOFError, MemoryError, OverflowError) as error:
         raise DataError(f"{name}: a damaged picture: {error}") from error
-    image.filename = name  # for those who find nothing in it
     return image
 
 
@@ -83,47 +75,46 @@ def prepare(image: Image.Image, *, invert: Invert = "auto", centre: bool = True)
         uint8 ``[1, 28, 28]``.
 
     Raises:
-        DataError: if there is nothing but background, or no such kind of pixels.
+        DataError: if there is nothing but background, or pixels that cannot be read; it does not
+            name the picture, which has no name here.
     """
-    name = getattr(image, "filename", "") or "picture"
-    grey = _grey(image, invert, name)
+    grey = _grey(image, invert)
+    ink, dark = stands_out(grey, invert)
     if not centre:
-        dark = invert if invert != "auto" else _ink(grey, invert)[1]
-        grey = 255 - grey if dark else grey
-        return _bytes(_resize(grey, SIDE, SIDE))
-    ink = _digit(_ink(grey, invert)[0])
-    if ink is None:
-        raise DataError(f"{name}: nothing but background in it")
-    scale = BOX / max(ink.shape)
-    height, width = (max(1, round(side * scale)) for side in ink.shape)
+        return _bytes(resize(255 - grey if dark else grey, SIDE, SIDE))
+    digit = cut_out(ink)
+    if digit is None:
+        raise DataError("nothing but background in it")
+    scale = BOX / max(digit.shape)
+    height, width = (max(1, round(side * scale)) for side in digit.shape)
     if scale < 1:
-        ink = _thicken(_resize(ink, FINE * height, FINE * width))
-    ink = _resize(ink, height, width)
-    return _bytes(_placed(ink * (255 / ink.max())))
+        digit = thicken(resize(digit, FINE * height, FINE * width), FINE)
+    digit = resize(digit, height, width)
+    return _bytes(_placed(digit * (255 / digit.max())))
 
 
-def _grey(image: Image.Image, invert: Invert, name: str) -> Tensor:
+def _grey(image: Image.Image, invert: Invert) -> Tensor:
     """Float ``[H, W]`` from 0 to 255, upright, opaque, no side above LARGEST."""
-    if image.getexif().get(0x0112, 1) != 1:
-        image = ImageOps.exif_transpose(image)
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
         if image.mode == "F" or image.mode.startswith("I"):
-            image = Image.fromarray(_levels(image, name))
+            image = Image.fromarray(_levels(image))
         elif image.has_transparency_data:
             image = _opaque(image.convert("RGBA"), invert)
         else:
             image = image.convert("L")
-    except (ValueError, OSError) as error:
-        raise DataError(f"{name}: pixels of a kind that is not known ({image.mode})") from error
+    except (ValueError, OSError, SyntaxError, TypeError) as error:
+        raise DataError(f"pixels that cannot be read ({image.mode}: {error})") from error
     image = image.reduce(-(-max(image.size) // LARGEST))
     return torch.from_numpy(np.array(image, dtype=np.float32))
 
 
-def _levels(image: Image.Image, name: str) -> np.ndarray:
+def _levels(image: Image.Image) -> np.ndarray:
     """Pixels of 16 or 32 bits as float32 from 0 to 255."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise DataError(f"{name}: has pixels that are no numbers")
+        raise DataError("has pixels that are no numbers")
     if image.mode.startswith("I;16"):
         top = 65535.0
     elif image.mode == "I":
@@ -144,103 +135,6 @@ def _opaque(image: Image.Image, invert: Invert) -> Image.Image:
     return Image.composite(grey, Image.new("L", image.size, 255 if dark else 0), alpha)
 
 
-def _ink(grey: Tensor, invert: Invert) -> tuple[Tensor, bool]:
-    """How far each pixel stands out from its background, and whether the ink is the darker."""
-    above = grey - _background(grey, invert)
-    dark = bool((above**3).sum() < 0) if invert == "auto" else invert
-    return -above if dark else above, dark
-
-
-def _background(grey: Tensor, invert: Invert) -> Tensor:
-    """A surface of second degree through what is no ink: paper in uneven light.
-
-    It begins with the border, where a digit seldom is, and takes in all that lies close.
-    """
-    height, width = grey.shape
-    small = _resize(grey, min(COARSE, height), min(COARSE, width))
-    ring = torch.ones_like(small, dtype=torch.bool)
-    edge = max(1, min(small.shape) // 16)
-    ring[edge:-edge, edge:-edge] = False
-    border = small[ring]
-    level = border.quantile({"auto": 0.5, True: 0.8, False: 0.2}[invert])
-    spread = 4 * (border - level).abs().median().clamp_min(2)
-    member = ring & ((small - level).abs() <= spread)
-    surface = torch.full_like(small, level.item())
-    terms = _terms(*small.shape)
-    for _ in range(4):
-        if member.sum() < 4 * terms.shape[-1]:
-            return torch.full_like(grey, level.item())
-        found = torch.linalg.lstsq(terms[member], small[member][:, None]).solution
-        surface = (terms @ found)[..., 0]
-        off = (small - surface).abs()
-        member = off <= 3 * off[member].median().clamp_min(1)
-    return (_terms(height, width) @ found)[..., 0]
-
-
-def _terms(height: int, width: int) -> Tensor:
-    """1, x, y, x², xy, y² of each pixel's place in [-1, 1], ``[H, W, 6]``."""
-    y = torch.linspace(-1, 1, height)[:, None].expand(height, width)
-    x = torch.linspace(-1, 1, width)[None].expand(height, width)
-    return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
-
-
-def _digit(ink: Tensor) -> Tensor | None:
-    """The part of the picture that the digit fills, all else in it 0; None if there is none."""
-    noise = ink.abs().quantile(0.25).item() / 0.3186  # the deviation, if it is a normal one
-    smooth = _window(ink, 3, mean=True)
-    peak = smooth.max().item()
-    if peak < max(FAINT, 5 * noise):
-        return None
-    kept = _main_parts(smooth > max(0.35 * peak, 3 * noise))
-    ink = ink * (kept & (ink > max(0.04 * peak, 3 * noise)))
-    rows, columns = ink.amax(1).nonzero().flatten(), ink.amax(0).nonzero().flatten()
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-
-def _main_parts(mask: Tensor) -> Tensor:
-    """What lies in or next to the large connected parts: no specks, and no edge of the paper."""
-    step = -(-max(mask.shape) // COARSE)
-    height, width = mask.shape
-    coarse = functional.max_pool2d(mask[None, None].float(), step, ceil_mode=True)[0, 0]
-    label = torch.arange(1.0, coarse.numel() + 1).reshape(coarse.shape) * coarse
-    while True:  # the highest number of each part spreads through it
-        spread = _window(label, 3) * coarse
-        if torch.equal(spread, label):
-            break
-        label = spread
-    numbers, members = label[label > 0].unique(return_counts=True)
-    sizes = dict(zip(numbers.tolist(), members.tolist(), strict=True))
-    border = {
-        *label[0].tolist(),
-        *label[-1].tolist(),
-        *label[:, 0].tolist(),
-        *label[:, -1].tolist(),
-    }
-    inside = {number: size for number, size in sizes.items() if number not in border}
-    if inside and max(inside.values()) >= 0.1 * max(sizes.values()):
-        sizes = inside
-    least = 0.08 * max(sizes.values())
-    large = torch.tensor([number for number, size in sizes.items() if size >= least])
-    near = _window(torch.isin(label, large).float(), 3)
-    whole = near.repeat_interleave(step, 0).repeat_interleave(step, 1)
-    return whole[:height, :width] > 0
-
-
-def _thicken(ink: Tensor) -> Tensor:
-    """Strokes of a usual width, where shrinking to the box would leave them faint."""
-    ink = ink / ink.max()
-    padded = functional.pad(ink, (1, 1, 1, 1))
-    down, right = padded.diff(dim=0)[:, 1:], padded.diff(dim=1)[1:]
-    outline = (down**2 + right**2).sqrt().sum()
-    width = (
-        2 * ink.sum() / outline
-    ).item() / FINE  # area is length times width, outline twice that
-    if width >= THIN:
-        return ink
-    reach = round((USUAL - width) * FINE / 2)
-    return _window(functional.pad(ink, (reach,) * 4), 2 * reach + 1)
-
-
 def _placed(ink: Tensor) -> Tensor:
     """In the middle of ``[28, 28]`` by its centre of mass, as far as it does not stick out."""
     whole = torch.zeros(SIDE, SIDE)
@@ -253,18 +147,6 @@ def _placed(ink: Tensor) -> Tensor:
     top, left = corner
     whole[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     return whole
-
-
-def _window(image: Tensor, side: int, mean: bool = False) -> Tensor:
-    """The highest (or mean) value around each pixel of ``[H, W]``; ``side`` is odd."""
-    pool = functional.avg_pool2d if mean else functional.max_pool2d
-    return pool(image[None, None], side, stride=1, padding=side // 2)[0, 0]
-
-
-def _resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Float ``[height, width]``, antialiased; the same where the size is."""
-    resized = Image.fromarray(image.numpy()).resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized))
 
 
 def _bytes(image: Tensor) -> Tensor:
