@@ -22,6 +22,19 @@ FINE = 4  # strokes are measured and thickened at this many times the final size
 LARGEST = 1024  # pixels a side, in which a digit is looked for
 # the first of these are known without loading every plugin, and none of them runs a program
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "MPO", "AVIF")
+SUFFIXES = {
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".webp",
+    ".pgm",
+    ".ppm",
+    ".avif",
+}
 
 
 def open_picture(source: str | Path | bytes, name: str = "") -> Image.Image:
