@@ -92,9 +92,9 @@ def _paths(name: str) -> tuple[list[Path], str]:
         return found, f"a folder without a picture ({' '.join(sorted(SUFFIXES))})"
     if path.exists():
         return [path], ""
-    return sorted(Path(p) for p in glob.glob(name, recursive=True) if Path(p).is_file()), (
-        "matches no file" if glob.has_magic(name) else "there is no such file"
-    )
+    matches = sorted(Path(p) for p in glob.glob(name, recursive=True))  # noqa: PTH207, may be absolute
+    reason = "matches no file" if glob.has_magic(name) else "there is no such file"
+    return [path for path in matches if path.is_file()], reason
 
 
 def _centre(subject: Subject) -> bool | str:

@@ -3,10 +3,14 @@
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from lenet_pl.commands.test import add_run
 
-INVERT = {"auto": "auto", "yes": True, "no": False}
+if TYPE_CHECKING:
+    from lenet_pl.data.ink import Invert
+
+INVERT: "dict[str, Invert]" = {"auto": "auto", "yes": True, "no": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

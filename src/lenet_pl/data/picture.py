@@ -21,7 +21,7 @@ SIDE, BOX = 28, 20
 FINE = 4  # strokes are measured and thickened at this many times the final size
 LARGEST = 1024  # pixels a side, in which a digit is looked for
 # the first of these are known without loading every plugin, and none of them runs a program
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF", "MPO", "AVIF")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 SUFFIXES = {
     ".png",
     ".jpg",
