@@ -19,7 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 from lenet_pl.checks import MISTAKES, give_up
 from lenet_pl.resume import resume_arguments
 
-COMMANDS: dict[str, str] = {}  # name and meaning; each is a file in commands/
+COMMANDS: dict[str, str] = {  # name and meaning; each is a file in commands/
+    "test": "how good a network is: every figure, every prediction, robustness",
+    "predict": "which digit is in a photograph or a scan",
+}
 
 
 def main() -> None:

@@ -52,11 +52,11 @@ def start_summary(
         layers: name, type, output size and parameters, in the order of the forward pass.
         notes: lines below the tables.
     """
-    data = _table("class", *counts, left=1)
+    data = table("class", *counts, left=1)
     for name, *numbers in zip(classes, *counts.values(), strict=True):
         data.add_row(name, *(f"{number:,}" for number in numbers))
     data.add_row("total", *(f"{sum(numbers):,}" for numbers in counts.values()))
-    model = _table("layer", "type", "output", "parameters", left=2)
+    model = table("layer", "type", "output", "parameters", left=2)
     for name, kind, size, parameters in layers:
         model.add_row(name, kind, size, f"{parameters:,}" if parameters else "")
     model.add_row("total", "", "", f"{sum(layer[3] for layer in layers):,}")
@@ -115,7 +115,7 @@ def _score(metrics: Mapping[str, float], stage: str) -> str:
     return f"{percent(metrics[f'{stage}/acc'])}  loss {metrics[f'{stage}/loss']:.4f}"
 
 
-def _table(*columns: str, left: int) -> Table:
+def table(*columns: str, left: int) -> Table:
     """A table whose first columns are words and whose others are numbers."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for i, column in enumerate(columns):

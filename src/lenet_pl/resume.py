@@ -1,6 +1,7 @@
 """How a run is found, and how it is taken up again."""
 
 import json
+import os
 from pathlib import Path
 
 import yaml
@@ -9,7 +10,7 @@ from lenet_pl.errors import ConfigError
 
 
 def find(name: str) -> Path:
-    """A run folder by its path, by that of a checkpoint in it, or ``latest``.
+    """A run folder by its path, by that of a checkpoint or of ``best.pth`` in it, or ``latest``.
 
     Raises:
         ConfigError: if there is no latest.
@@ -17,10 +18,12 @@ def find(name: str) -> Path:
     if name == "latest":
         runs = sorted(Path("outputs/runs").glob("*/*/.hydra"))
         if not runs:
-            raise ConfigError("resume=latest: outputs/runs holds no run")
+            raise ConfigError("latest: outputs/runs holds no run")
         return runs[-1].parent
     path = Path(name)
-    return path.parents[1] if path.suffix == ".ckpt" else path
+    if path.name == "best.pth":
+        return path.parent
+    return Path(os.path.normpath(path / "../..")) if path.suffix == ".ckpt" else path
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:

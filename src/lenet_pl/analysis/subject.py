@@ -1,0 +1,88 @@
+"""The network that a command is asked about, from a run folder or from elsewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lenet_pl.errors import ConfigError
+from lenet_pl.models.lenet import LeNet
+from lenet_pl.pixels import PixelNet
+from lenet_pl.run import Run, open_run
+
+MODELS: dict[str, type[nn.Module]] = {"lenet": LeNet}  # what bare weights may be of
+DIGITS = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network.
+
+    Attributes:
+        name: what the user called it.
+        network: takes plain pixels, ready to predict.
+        classes: the names of the classes, in the order of the logits.
+        folder: where what is written about it goes.
+        prefix: of the names of these files.
+        run: where it was trained; None for bare weights.
+    """
+
+    name: str
+    network: PixelNet
+    classes: tuple[str, ...]
+    folder: Path
+    prefix: str
+    run: Run | None
+
+
+def open_subject(name: str, model: str | None = None) -> Subject:
+    """Open a run folder, a checkpoint in one, the ``latest`` run, or bare weights.
+
+    Args:
+        name: which.
+        model: whose weights they are, for a state dict that was saved outside a run folder. It
+            has seen pixels scaled to [0, 1], as the tutorial's script scales them, and digits.
+
+    Raises:
+        ConfigError: if there is none, or none that can be trusted.
+    """
+    path = Path(name)
+    in_a_run = (path.parent / ".hydra" / "config.yaml").is_file() and path.name == "best.pth"
+    if model and not in_a_run:
+        return Subject(name, _bare(path, model), DIGITS, path.parent, f"{path.stem}-", None)
+    if path.suffix in (".pth", ".pt") and not in_a_run:
+        raise ConfigError(
+            f"{name}: not in a run folder, so say what network these weights are of: "
+            f"--model {'|'.join(MODELS)}; pixels are then taken as scaled to [0, 1]"
+            if path.is_file()
+            else f"{name}: there is no such file"
+        )
+    run = open_run(name)
+    prefix = "" if run.checkpoint.stem == "best" else f"{run.checkpoint.stem}-"
+    return Subject(name, run.network(), run.classes, run.folder, prefix, run)
+
+
+def _bare(path: Path, model: str) -> PixelNet:
+    """A network with the weights of a state dict; code in the file is refused, not run."""
+    if model not in MODELS:
+        raise ConfigError(f"--model {model}: no such network; choose from {', '.join(MODELS)}")
+    if path.is_dir():
+        raise ConfigError(f"--model {model}: {path} is a folder, and a run's knows its own network")
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError
+    except Exception as error:
+        raise ConfigError(
+            f"{path}: not a state dict, damaged, or with code inside, which is not run"
+        ) from error
+    net = MODELS[model]()
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()[:30])
+        raise ConfigError(f"{path}: not the weights of --model {model}: {reason}") from error
+    return PixelNet(net).eval()
