@@ -19,7 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from lenet_pl.checks import MISTAKES, give_up
 from lenet_pl.resume import resume_arguments
 
-COMMANDS: dict[str, str] = {}  # name and meaning; each is a file in commands/
+COMMANDS: dict[str, str] = {  # name and meaning; each is a file in commands/
+    "report": "a page on a run: how good, where wrong, why, what next; of two, side by side",
+}
 
 
 def main() -> None:
