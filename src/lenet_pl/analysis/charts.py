@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from lenet_pl.analysis.evaluate import Calibration
 from lenet_pl.analysis.plots import BLUE, FAINT, GREEN, GREY, INK, ORANGE, new_figure, styled
@@ -41,7 +41,7 @@ def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
                 _mark_best(axes, row["epoch"], row[f"val/{metric}"], colour, alone)
     _scale(axes, metric, [row for rows, _ in runs.values() for row in rows])
     axes.set_xlabel("epoch")
-    axes.grid(axis="y")
+    axes.grid(axis="y", which="both")
     axes.spines["left"].set_visible(False)
     axes.legend(loc="upper right" if metric == "loss" else "lower right")
     return figure
@@ -70,6 +70,9 @@ def _scale(axes: Axes, metric: str, rows: Rows) -> None:
         if min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
+            few = max(values) < 30 * min(values)  # otherwise the powers of ten are enough
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if few else (1,)))
+            axes.yaxis.set_minor_formatter("{x:g}")
         else:
             axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -104,14 +107,19 @@ def reliability(found: Calibration) -> Figure:
     filled = counts > 0
     left, width = edges[:-1][filled], np.diff(edges)[filled]
     accuracy, confidence = found.accuracy.numpy()[filled], found.confidence.numpy()[filled]
-    above.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", label="confidence = accuracy")
-    above.bar(left, accuracy, width * 0.92, align="edge", color=BLUE, label="accuracy")
-    gap = accuracy - confidence
     above.bar(
-        left, gap, width * 0.92, confidence, align="edge", color=ORANGE, alpha=0.35,
-        label="distance to the confidence",
-    )  # fmt: skip
-    above.set(ylim=(0, 1), xlim=(0, 1), ylabel="right, of those")
+        left,
+        accuracy,
+        width * 0.92,
+        align="edge",
+        color=BLUE,
+        alpha=0.85,
+        label="share that is right",
+    )
+    above.hlines(
+        confidence, left, left + width * 0.92, color=ORANGE, lw=2.2, label="mean confidence"
+    )
+    above.set(ylim=(0, 1), xlim=(0, 1), ylabel="right")
     above.legend(loc="upper left", fontsize=8.5)
     below.bar(left, counts[filled], width * 0.92, align="edge", color=GREY)
     below.set(yscale="log", xlabel="confidence", ylabel="images")

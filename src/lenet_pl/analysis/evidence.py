@@ -190,6 +190,7 @@ def settings(evidence: Evidence) -> Settings:
         overrides=evidence.overrides,
         data=evidence.data.source.name,
         model=type(evidence.network.net).__name__,
+        fraction=value("data.fraction", 1.0),
         lr=value("optimizer.lr", 0.0),
         batch_size=config.data.batch_size,
         max_epochs=value("trainer.max_epochs", len(evidence.rows)),

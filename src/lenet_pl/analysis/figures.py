@@ -47,6 +47,7 @@ class Settings:
         folder: the run folder.
         overrides: the words of the run's command.
         data, model: their names.
+        fraction: of the training images, what was trained on.
         lr, batch_size, max_epochs, label_smoothing, weight_decay: as configured.
         patience: of early stopping, None where there is none.
         augment, scheduler: whether there is one.
@@ -56,6 +57,7 @@ class Settings:
     overrides: Sequence[str]
     data: str
     model: str
+    fraction: float
     lr: float
     batch_size: int
     max_epochs: int

@@ -45,7 +45,8 @@ def saliency(network: PixelNet, images: Tensor, guesses: Tensor, labels: Tensor)
     """Where more ink would speak for a guess (above zero) or for the label (below): [N, 1, H, W].
 
     The gradient, with respect to the pixels, of the guess's logit less the label's, averaged over
-    noisy copies of the image, since a single gradient is ragged. Sources: K. Simonyan, A. Vedaldi,
+    noisy copies of the image and over a pixel's neighbours, since a single gradient is ragged.
+    Sources: K. Simonyan, A. Vedaldi,
     A. Zisserman, "Deep inside convolutional networks", ICLR workshop 2014, section 3; D. Smilkov,
     N. Thorat, B. Kim, F. Viégas, M. Wattenberg, "SmoothGrad" (2017), equation 1.
 
@@ -62,4 +63,5 @@ def saliency(network: PixelNet, images: Tensor, guesses: Tensor, labels: Tensor)
         logits = network(noisy)
         lead = logits.gather(1, guesses[:, None]) - logits.gather(1, labels[:, None])
         total += torch.autograd.grad(lead.sum(), noisy)[0]
-    return total.mean(1, keepdim=True) / COPIES
+    mean = total.mean(1, keepdim=True) / COPIES
+    return nn.functional.avg_pool2d(mean, 3, stride=1, padding=1, count_include_pad=False)

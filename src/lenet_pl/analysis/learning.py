@@ -1,5 +1,6 @@
 """Findings on how a network learnt: from the curves, and from training beside validation."""
 
+from itertools import pairwise
 from math import log
 
 from lenet_pl.analysis.figures import Figures, Finding, Z, beyond_chance
@@ -58,7 +59,7 @@ def too_high(f: Figures) -> Finding | None:
     return Finding(
         "The training loss jumps about: the learning rate is too high"
         + (" for the end of training" if calm else ""),
-        f"It rose by more than {RISE:.0%} in {len(rises)} of {len(losses) - 1} epochs "
+        f"It rose by more than {100 * RISE:.0f} % in {len(rises)} of {len(losses) - 1} epochs "
         f"({named}); optimizer.lr is {lr:g}.",
         "A schedule that lets it fall to nothing, so that the weights come to rest."
         if calm
@@ -69,11 +70,11 @@ def too_high(f: Figures) -> Finding | None:
 
 
 def too_low(f: Figures) -> Finding | None:
-    """The first epoch, at full rate, hardly moved the loss, nothing shook it, it goes on falling."""
+    """The first epoch, at full rate, hardly moved the loss; it falls smoothly and goes on."""
     losses, rates, lr = f.column("train/loss"), f.column("lr"), f.settings.lr
     guessing = log(len(f.classes))
     warming_up = rates[0] < 0.9 * max(rates)
-    shaken = any(after > 1.02 * before for before, after in zip(losses, losses[1:], strict=False))
+    shaken = any(after > 1.02 * before for before, after in pairwise(losses))
     steps = -(-f.trained_on // f.settings.batch_size)
     if f.error or warming_up or shaken or steps < STEPS or losses[0] < SLOW * guessing:
         return None
@@ -102,7 +103,7 @@ def overfitting(f: Figures) -> Finding | None:
     lowest = losses.index(min(losses))
     climb = (
         f" Validation loss was lowest in epoch {f.rows[lowest]['epoch']:.0f} and is "
-        f"{losses[-1] / losses[lowest] - 1:.0%} higher in the last."
+        f"{100 * (losses[-1] / losses[lowest] - 1):.0f} % higher in the last."
         if losses[-1] > CLIMB * losses[lowest]
         else ""
     )
@@ -163,8 +164,8 @@ def still_improving(f: Figures) -> Finding | None:
     scheduled = len({round(rate, 9) for rate in rates}) > 1  # cut to this number of epochs
     return Finding(
         "It was still improving when it ended",
-        f"Validation loss was lowest in the last epoch, {losses[-1]:.4f}, and fell by {drop:.0%} "
-        f"over the last {over}.",
+        f"Validation loss was lowest in the last epoch, {losses[-1]:.4f}, and fell by "
+        f"{100 * drop:.0f} % over the last {over}.",
         "Twice the epochs, with a schedule stretched to them."
         if scheduled
         else "Go on with it, to twice the epochs.",

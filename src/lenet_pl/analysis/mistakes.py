@@ -10,9 +10,9 @@ from lenet_pl.console import percent
 
 ENOUGH = 20  # mistakes, or images of a class: fewer say nothing of a pattern
 TOP = 3  # pairs
-PAIRS_SHARE = 1 / 3  # of the mistakes, and three times what evenly spread ones would give
+PAIRS_SHARE = 1 / 3  # of the mistakes: to mend these alone would be felt
 ECE = 0.01  # a confidence that is a point off on average misleads nobody
-DRAWS, QUANTILE = 200, 0.99  # of calibrated networks; one in a hundred is as far off by chance
+DRAWS, QUANTILE = 200, 0.99  # of networks without the flaw: one in a hundred looks as bad by chance
 CLAIM = 0.3  # probability; two classes with that much each, and neither is far ahead
 CLAIMED = 3  # images, from which on a look is worth it
 GOOD = 0.9  # accuracy, below which a doubt is the network's and not the image's
@@ -30,19 +30,28 @@ def confused_pairs(matrix: Tensor) -> list[tuple[int, int, int]]:
 
 def few_pairs(f: Figures) -> Finding | None:
     """Three pairs of classes make up more of the mistakes than an even spread explains."""
-    pairs = confused_pairs(f.matrix)[:TOP]
-    possible = len(f.classes) * (len(f.classes) - 1) / 2
-    share = sum(n for *_, n in pairs) / max(1, f.mistakes)
-    if f.mistakes < ENOUGH or share < max(PAIRS_SHARE, 3 * TOP / possible):
+    pairs, mistakes = confused_pairs(f.matrix)[:TOP], f.mistakes
+    share = sum(n for *_, n in pairs) / max(1, mistakes)
+    if mistakes < ENOUGH or share < max(PAIRS_SHARE, evenly_spread(mistakes, len(f.classes))):
         return None
     named = ", ".join(f"{f.classes[a]} and {f.classes[b]} ({n})" for a, b, n in pairs)
     advice, override = _more_variety(f)
     return Finding(
         "A few pairs of classes make up much of the errors",
-        f"{named}: {share:.0%} of the {f.mistakes} validation mistakes.",
+        f"{named}: {100 * share:.0f} % of the {mistakes} validation mistakes.",
         advice,
         (override,),
     )
+
+
+def evenly_spread(mistakes: int, classes: int) -> float:
+    """The share of the top pairs that one in a hundred evenly spread sets of mistakes exceeds."""
+    generator = torch.Generator().manual_seed(0)
+    pairs = classes * (classes - 1) // 2
+    fallen = torch.randint(pairs, (DRAWS, mistakes), generator=generator)
+    counts = torch.zeros(DRAWS, pairs).scatter_add_(1, fallen, torch.ones(DRAWS, mistakes))
+    top = counts.topk(min(TOP, pairs)).values.sum(1)
+    return top.quantile(QUANTILE).item() / mistakes
 
 
 def weak_class(f: Figures) -> Finding | None:
@@ -138,10 +147,11 @@ def ambiguous(f: Figures) -> Finding | None:
     wrong = int((f.logits[found].argmax(1) != f.labels[found]).sum())
     return Finding(
         "Some images are claimed by two classes, and may be ambiguous or mislabelled",
-        f"{len(found)} validation images have two classes above {CLAIM:.0%}, and {wrong} of them "
-        f"are among the {f.mistakes} mistakes. In the training file: {', '.join(names)}.",
-        "Look at them; then train without images whose label is in doubt.",
-        ("data.clean=true",),
+        f"{len(found)} validation images have two classes above {100 * CLAIM:.0f} %, and "
+        f"{wrong} of them are among the {f.mistakes} mistakes. In the training file: "
+        f"{', '.join(names)}.",
+        "Look at them; cross-validation lists the training labels that are in doubt.",
+        ("data.suspect_folds=5",),
     )
 
 
@@ -167,22 +177,28 @@ def small_data(f: Figures) -> Finding | None:
     per_class = f.trained_on / len(f.classes)
     if per_class >= SMALL or not overfitting(f):
         return None
-    mini = f.settings.data == "mini"
+    overrides: tuple[str, ...]
+    if f.settings.fraction < 1:
+        advice, overrides = "All of them.", ("data.fraction=1.0",)
+    elif f.settings.data == "mini":
+        advice, overrides = "All 60,000 digits.", ("data=mnist",)
+    else:
+        advice = "A network that has seen other images before."
+        overrides = ("model=pretrained", "model.weights=DEFAULT")
     return Finding(
         "There is little to learn from",
         f"{per_class:,.0f} training images of each class, of which {percent(f.train.value)} are "
         f"right: the network could learn from more.",
-        "All 60,000 digits." if mini else "A network that has seen other images before.",
-        ("data=mnist",) if mini else ("model=pretrained",),
+        advice,
+        overrides,
     )
 
 
 def _more_variety(f: Figures) -> tuple[str, str]:
     if not f.settings.augment:
         return "Turned, shifted and sheared copies of what it confuses.", "augment=affine"
-    return "More epochs, in each of which augmentation shows other images.", (
-        f"trainer.max_epochs={2 * len(f.rows)}"
-    )
+    longer = f"trainer.max_epochs={2 * len(f.rows)}"
+    return "More epochs, in each of which augmentation shows other images.", longer
 
 
 def share_right(logits: Tensor, labels: Tensor) -> Share:

@@ -15,6 +15,7 @@ from lenet_pl.errors import ConfigError
 
 SUFFIX = ".report"  # of the event file that a report writes
 
+
 def data_uri(png: bytes) -> str:
     """A PNG file as an address that holds it."""
     return "data:image/png;base64," + b64encode(png).decode()
@@ -92,4 +93,3 @@ def add_to_dashboard(run: Path, pictures: dict[str, bytes], epoch: int) -> None:
             writer.add_image(
                 f"report/{name}", np.asarray(paper.convert("RGB")), epoch, dataformats="HWC"
             )
-

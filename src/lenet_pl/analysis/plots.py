@@ -6,6 +6,7 @@ design" (2002), which the colour-blind tell apart; their background is the page'
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -18,7 +19,7 @@ FINE = 180  # for files: sharp on the screens of telephones too
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8f98"
 INK, FAINT = "#30343b", "#d9dce1"
 SIGNED = "PuOr_r"  # orange above zero, purple below, white at zero
-STYLE = {
+STYLE: Any = {
     "font.size": 9.5,
     "text.color": INK,
     "axes.edgecolor": FAINT,
@@ -31,6 +32,7 @@ STYLE = {
     "ytick.color": INK,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
+    "xtick.minor.size": 0,
     "ytick.minor.size": 0,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
@@ -65,10 +67,15 @@ def confusion(
     values = matrix.double()
     if shares:
         values = 100 * values / matrix.sum(1, keepdim=True).clamp_min(1)
-    mistakes = values.clone().fill_diagonal_(0)
-    # white to a middling orange, on which black numbers can be read
-    top = max(0.1 if shares else 1.0, mistakes.max().item() * 1.4)
-    axes.imshow(mistakes.numpy(), cmap="Oranges", vmin=0, vmax=top)
+    mistakes = np.ma.masked_equal(values.clone().fill_diagonal_(0).numpy(), 0)
+    # up to a middling orange, on which dark numbers can be read
+    top = max(0.1 if shares else 1.0, values.clone().fill_diagonal_(0).max().item() * 1.6)
+    axes.imshow(mistakes, cmap="Oranges", vmin=0, vmax=top)
+    own = np.ma.masked_equal(np.eye(len(classes)), 0)
+    axes.imshow(own, cmap="Greys", vmin=0, vmax=12)
+    axes.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(classes) + 1) - 0.5, minor=True)
+    axes.grid(which="minor")
     for row, counts in enumerate(values.tolist() if len(classes) < CROWDED else ()):
         for column, value in enumerate(counts):
             if value:
@@ -76,7 +83,8 @@ def confusion(
                 text = f"{value:.1f}" if shares else f"{value:.0f}"
                 axes.text(column, row, text, ha="center", va="center", weight=weight, size=8)
     long = max(map(len, classes)) > 3
-    axes.set_xticks(range(len(classes)), classes, **({"rotation": 45, "ha": "right"} if long else {}))
+    turned: Any = {"rotation": 45, "ha": "right"} if long else {}
+    axes.set_xticks(range(len(classes)), classes, **turned)
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")

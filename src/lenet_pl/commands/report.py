@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from typing import Any
 
 from rich.text import Text
 
@@ -20,35 +21,51 @@ def run(options: argparse.Namespace) -> None:
 
     opened = [open_run(name) for name in (options.run, options.other) if name]
     first = gather(opened[0])
-    if options.other:
-        return _compare(first, opened[1], options)
+    if len(opened) == 2:
+        same = opened[0].config.data == opened[1].config.data
+        answer, lines = _comparison(first, gather(opened[1], first.data if same else None))
+    else:
+        answer, lines = _report(first)
+    if options.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        for line in (*lines, Text(f"report  {answer['path']}", style="bold")):
+            console.print(line, soft_wrap=True)
+
+
+def _report(evidence: Any) -> tuple[dict[str, Any], list[Text]]:
     from lenet_pl.analysis.report import write_report
 
-    path, findings = write_report(first)
-    settings = first.figures().settings
-    shown = first.shown
-    if options.json:
-        found = {
-            "path": str(path),
-            "split": shown.split,
-            "accuracy": shown.share.value,
-            "findings": [
-                {
-                    "title": finding.title,
-                    "evidence": finding.evidence,
-                    "advice": finding.advice,
-                    "overrides": finding.overrides,
-                    "command": finding.command(settings),
-                }
-                for finding in findings
-            ],
-        }
-        print(json.dumps(found, indent=2))
-        return None
+    path, findings = write_report(evidence)
+    found = []
+    lines = []
     for finding in findings:
-        console.print(Text(finding.title, style="bold"), soft_wrap=True)
-        console.print(f"  {finding.evidence}", soft_wrap=True, markup=False)
-        console.print(f"  {finding.advice}", soft_wrap=True, markup=False)
-        console.print(Text(f"  {finding.command(settings)}", style="cyan"), soft_wrap=True)
-    console.print(Text(f"\nreport  {path}", style="bold"), soft_wrap=True)
-    return None
+        command = finding.command(evidence.figures().settings)
+        found.append(
+            {
+                "title": finding.title,
+                "evidence": finding.evidence,
+                "advice": finding.advice,
+                "overrides": finding.overrides,
+                "command": command,
+            }
+        )
+        lines += [
+            Text(finding.title, style="bold"),
+            Text(f"  {finding.evidence}"),
+            Text(f"  {finding.advice}"),
+            Text(f"  {command}\n", style="cyan"),
+        ]
+    shown = evidence.shown
+    accuracy = shown.share.value
+    answer = {"path": str(path), "split": shown.split, "accuracy": accuracy, "findings": found}
+    return answer, lines
+
+
+def _comparison(first: Any, second: Any) -> tuple[dict[str, Any], list[Text]]:
+    from lenet_pl.analysis.compare import write_comparison
+
+    path, found, verdict = write_comparison(first, second)
+    counts = f"only {first.name} is right {found.only_first} times, only {second.name} "
+    lines = [Text(verdict, style="bold"), Text(f"  {counts}{found.only_second} times\n")]
+    return {"path": str(path), "verdict": verdict, **found._asdict()}, lines
