@@ -78,7 +78,7 @@ ALLOWED = {
     "resume": {"errors"},
     "record": set(),
     "run": {"data.datamodule", "errors", "pixels", "resume"},
-    "analysis": {"analysis", "data", "models", "classifier", "errors", "pixels", "run"},
+    "analysis": {"analysis", "data", "models", "classifier", "console", "errors", "pixels", "run"},
     "callbacks": {"callbacks", "analysis.plots", "analysis.evaluate", "console"},
     "checks": {"errors", "data.errors", "build"},
     "losses": set(),

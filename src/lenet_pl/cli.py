@@ -22,6 +22,7 @@ from lenet_pl.resume import resume_arguments
 COMMANDS: dict[str, str] = {  # name and meaning; each is a file in commands/
     "test": "how good a network is: every figure, every prediction, robustness",
     "predict": "which digit is in a photograph or a scan",
+    "report": "a page on a run: how good, where wrong, why, what next; of two, side by side",
 }
 
 
