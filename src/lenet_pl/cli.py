@@ -19,7 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from lenet_pl.checks import MISTAKES, give_up
 from lenet_pl.resume import resume_arguments
 
-COMMANDS: dict[str, str] = {}  # name and meaning; each is a file in commands/
+COMMANDS: dict[str, str] = {  # name and meaning; each is a file in commands/
+    "export": "write the network as ONNX, as a torch.export program, or as a page to draw on",
+}
 
 
 def main() -> None:
