@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {  # name and meaning; each is a file in commands/
     "test": "how good a network is: every figure, every prediction, robustness",
     "predict": "which digit is in a photograph or a scan",
     "report": "a page on a run: how good, where wrong, why, what next; of two, side by side",
+    "export": "write the network as ONNX, as a torch.export program, or as a page to draw on",
 }
 
 

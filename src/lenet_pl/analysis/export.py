@@ -1,0 +1,227 @@
+"""A trained network leaves its run folder, checked against PyTorch before it is kept."""
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenet_pl.analysis import export_html
+from lenet_pl.errors import ConfigError
+from lenet_pl.run import Run
+
+TOLERANCE = 1e-4  # the largest difference in a probability that is let through
+FILES = {"onnx": "model.onnx", "torch": "model.pt2", "html": "digit.html"}
+
+# the program that runs an export, by name, and the export: images to probabilities
+Loaded = tuple[str, Callable[[Tensor], Tensor]]
+
+
+class Refused(Exception):
+    """An export that does not compute what the network computes."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export that was checked and kept.
+
+    Attributes:
+        file: where it lies.
+        format: ``onnx``, ``torch`` or ``html``.
+        size: its bytes.
+        checked_with: the program that ran it for the check.
+        images: how many test images both sides saw.
+        difference: the largest difference in a probability, of all images and classes.
+        agree: for how many images both sides choose the same class.
+        accuracy: the network's share of right answers on these images.
+    """
+
+    file: Path
+    format: str
+    size: int
+    checked_with: str
+    images: int
+    difference: float
+    agree: int
+    accuracy: float
+
+
+class Probabilities(nn.Module):
+    """What is exported: plain pixels ``uint8 [N, C, H, W]`` to probabilities ``[N, classes]``.
+
+    Args:
+        network: takes the pixels, returns logits.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images).softmax(1)
+
+
+def export(run: Run, format: str, output: Path | None = None) -> Export:
+    """Write a run's network to a file that needs nothing of this project.
+
+    The file gets its name only after it was run on all of the run's test images.
+
+    Args:
+        run: whose network is meant.
+        format: a key of ``FILES``.
+        output: the file; ``export/`` in the run folder if None.
+
+    Raises:
+        ConfigError: if the format needs what is not installed, the network is nothing for it, or
+            the file cannot be written.
+        DataError: if the run's data cannot be had.
+        Refused: if a probability differs by more than ``TOLERANCE``.
+    """
+    write, load = FORMATS[format]
+    file = output or run.folder / "export" / FILES[format]
+    if file.is_dir():
+        raise ConfigError(f"--output {file}: is a folder; name a file")
+    if format == "onnx":
+        _need("onnx", "onnxscript", "onnxruntime")
+    test = run.data().splits["test"]
+    expected = by_batches(Probabilities(run.network()).eval(), test.images)
+    accuracy = (expected.argmax(1) == test.labels).double().mean().item()
+    facts = describe(run, test.images, accuracy)
+    network = Probabilities(run.network()).eval().to(memory_format=torch.contiguous_format)
+    anchor = next(folder for folder in file.absolute().parents if folder.is_dir())
+    try:
+        with tempfile.TemporaryDirectory(dir=anchor, prefix=".export-") as folder:
+            part = Path(folder) / FILES[format]
+            write(network, test.images, test.labels, facts, part)
+            program, exported = load(part)
+            found = by_batches(exported, test.images)
+            difference = (found - expected).abs().max().item()
+            if not difference <= TOLERANCE:  # nor where it is not a number
+                raise Refused(
+                    f"{file.name}: a probability differs by {difference:.1e} between {program} "
+                    f"and PyTorch, {TOLERANCE:.0e} is let through; nothing was kept"
+                )
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part.replace(file)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written ({error.strerror or error})") from error
+    agree = int((found.argmax(1) == expected.argmax(1)).sum())
+    size = file.stat().st_size
+    return Export(file, format, size, program, len(found), difference, agree, accuracy)
+
+
+def by_batches(network: Callable[[Tensor], Tensor], images: Tensor, size: int = 500) -> Tensor:
+    """Probabilities of all images; the first goes alone, so that two batch sizes are seen."""
+    with torch.inference_mode():
+        return torch.cat([network(batch) for batch in (images[:1], *images[1:].split(size))])
+
+
+def describe(run: Run, images: Tensor, accuracy: float) -> dict[str, Any]:
+    """What a file says about itself, in plain types.
+
+    Args:
+        run: where the network comes from.
+        images: the test images, ``[N, C, H, W]``.
+        accuracy: the share of them that the network has right.
+    """
+    shape = ", ".join(str(side) for side in images.shape[1:])
+    return {
+        "classes": list(run.classes),
+        "input": f"images: uint8 [batch, {shape}], plain pixels from 0 to 255, light on dark",
+        "output": f"probabilities: float32 [batch, {len(run.classes)}], in the order of classes",
+        "mean": float(run.state["state_dict"]["mean"]),
+        "std": float(run.state["state_dict"]["std"]),
+        "accuracy": accuracy,
+        "test_images": len(images),
+        "model": str(run.config.model._target_).rpartition(".")[2],
+        "data": str(run.config.data.source._target_).rpartition(".")[2],
+        "run": "/".join(run.folder.absolute().parts[-2:]),
+        "epoch": int(run.state["epoch"]) + 1,
+        "versions": {name: version(name) for name in ("lenet-pl", "torch")},
+    }
+
+
+def _need(*packages: str) -> None:
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise ConfigError(
+                f'--format onnx: needs {package}, which pip install "lenet-pl[export]" brings'
+            ) from error
+
+
+def write_onnx(
+    network: nn.Module, images: Tensor, labels: Tensor, facts: dict[str, Any], file: Path
+) -> None:
+    """An ONNX model with a dynamic batch; the facts are its metadata, lists of them as JSON."""
+    import onnx
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (images[:2].clone(),),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None
+    for node in program.model.graph:
+        node.metadata_props.clear()  # paths of the files of this machine
+    for key, value in facts.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        program.model.metadata_props[key] = text
+    program.save(file, external_data=False)
+    onnx.checker.check_model(str(file), full_check=True)
+
+
+def load_onnx(file: Path) -> Loaded:
+    """A session of ONNX Runtime on the CPU, with as many threads as PyTorch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    return f"ONNX Runtime {onnxruntime.__version__}", run
+
+
+def write_torch(
+    network: nn.Module, images: Tensor, labels: Tensor, facts: dict[str, Any], file: Path
+) -> None:
+    """A ``torch.export`` program with a dynamic batch; the facts are its ``metadata.json``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            network, (images[:2].clone(),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of the files of this machine
+    extra = {"metadata.json": json.dumps(facts, ensure_ascii=False)}
+    torch.export.save(program, file, extra_files=extra)
+
+
+def load_torch(file: Path) -> Loaded:
+    return f"torch.export, torch {torch.__version__}", torch.export.load(file).module()
+
+
+FORMATS = {
+    "onnx": (write_onnx, load_onnx),
+    "torch": (write_torch, load_torch),
+    "html": (export_html.write, export_html.load),
+}
