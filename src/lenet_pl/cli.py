@@ -5,21 +5,22 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl.checks import MISTAKES, give_up
+from lenet_pl.checks import MISTAKES, explain, give_up
 from lenet_pl.resume import resume_arguments
 
-COMMANDS: dict[str, str] = {}  # name and meaning; each is a file in commands/
+COMMANDS: dict[str, str] = {  # name and meaning; each is a file in commands/
+    "sweep": "sum up a sweep, also while it runs",
+}
 
 
 def main() -> None:
@@ -73,28 +74,19 @@ def run(program: Callable[[], Any]) -> None:
 
 def job(cfg: DictConfig) -> float | None:
     """Train one configuration; what Hydra calls for a single run and for each job of a sweep."""
-    from lenet_pl.training import train  # imports torch: --help and a typing error need not wait
-
     try:
-        return train(cfg)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            from lenet_pl.sweeping.callback import run_job
+
+            return run_job(cfg, _train)
+        return _train(cfg)
     except (*MISTAKES, FloatingPointError) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
-            raise
         give_up(str(error), status=1 if isinstance(error, FloatingPointError) else 2)
     except SystemExit as error:  # Lightning's answer to a signal, which may have no status
         raise SystemExit(error.code or 1) from None
 
 
-def explain(error: Exception) -> str:
-    """One line for what Hydra or OmegaConf says of an override, with the choices there are."""
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={name}: no such choice; choose from {', '.join(error.options)}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as an override, which is key=value"
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
-        known = [str(key) for key in cause.parent_node if key != "hydra"]
-        near = get_close_matches(str(cause.key), known, n=3) or known
-        return f"{cause.full_key}: no such key; there is {', '.join(near)}"
-    return " ".join(f"{error} {cause or ''}".split())
+def _train(cfg: DictConfig) -> float | None:
+    from lenet_pl.training import train  # imports torch: --help and a typing error need not wait
+
+    return train(cfg)
