@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.checks import MISTAKES, explain, give_up
 from lenet_pl.resume import resume_arguments
+from lenet_pl.sweeping.presets import prefer_own_presets
 
 COMMANDS: dict[str, str] = {  # name and meaning; each is a file in commands/
     "sweep": "sum up a sweep, also while it runs",
@@ -61,6 +62,7 @@ def run(program: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them
     try:
         sys.argv[1:] = resume_arguments(sys.argv[1:])
+        prefer_own_presets()
         program()
     except MISTAKES as error:
         give_up(str(error))
@@ -70,13 +72,19 @@ def run(program: Callable[[], Any]) -> None:
         give_up(str(error), status=1)
     except KeyboardInterrupt:  # before training began; Lightning answers for itself
         give_up("interrupted", status=1)
+    except Exception as error:
+        from lenet_pl.sweeping.callback import Sweep
+
+        if Sweep.current is None:
+            raise
+        give_up(Sweep.current.broken(error), status=1)  # such as a worker that was killed
 
 
 def job(cfg: DictConfig) -> float | None:
     """Train one configuration; what Hydra calls for a single run and for each job of a sweep."""
     try:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            from lenet_pl.sweeping.callback import run_job
+            from lenet_pl.sweeping.job import run_job
 
             return run_job(cfg, _train)
         return _train(cfg)

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from lenet_pl.errors import ConfigError
-from lenet_pl.record import write_result
 
 # the C parser where libyaml is there: ten times as fast, which shows with hundreds of jobs
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -131,25 +130,6 @@ def job_folders(folder: Path) -> list[Path]:
     """The job folders of a sweep, by number."""
     found = (path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml"))
     return sorted(found, key=_number)
-
-
-def examine_winner(sweep: Sweep) -> bool:
-    """Test the winner's best weights and write the figures into its ``result.json``.
-
-    Of several seeds, those of the best setting; of no other job. What has been tested already is
-    not tested again.
-
-    Returns:
-        Whether there was something to test.
-    """
-    untested = [job for job in sweep.settings[0].jobs if "test/acc" not in job.metrics]
-    for job in untested:
-        from lenet_pl.analysis.final_test import final_test  # imports torch
-
-        result = json.loads((job.folder / "result.json").read_text())
-        result["metrics"] |= final_test(job.folder)
-        write_result(job.folder, result)
-    return bool(untested)
 
 
 def _read_job(folder: Path) -> Job:

@@ -1,7 +1,5 @@
 """A sweep in one picture, whose form follows from how many parameters varied."""
 
-from collections.abc import Iterable
-
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -11,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
+from lenet_pl.analysis.scales import logarithmic, numeric, places_of, sort_key
 from lenet_pl.analysis.sweep import Sweep
 from lenet_pl.analysis.sweep_report import short_names
 
@@ -48,7 +47,7 @@ def _seeds(sweep: Sweep) -> Figure:
     """Seeds have no order; what they say is how far they lie apart."""
     setting = sweep.settings[0]
     mean, sd = setting.mean(), setting.sd() or 0.0
-    jobs = sorted(setting.jobs, key=lambda job: _sort_key(job.overrides.get("seed", "")))
+    jobs = sorted(setting.jobs, key=lambda job: sort_key(job.overrides.get("seed", "")))
     figure, axes = _axes("seed")
     axes.axhspan(mean - sd, mean + sd, alpha=0.15, lw=0)
     axes.axhline(mean, lw=1)
@@ -61,7 +60,7 @@ def _seeds(sweep: Sweep) -> Figure:
 def _line(sweep: Sweep, key: str) -> Figure:
     figure, axes = _axes(key)
     choices = _choices(sweep, key)
-    places, ticks = _places(choices)
+    places, ticks = places_of(choices)
     means = {s.jobs[0].overrides.get(key, ""): s.mean() for s in sweep.settings}
     spread = {s.jobs[0].overrides.get(key, ""): s.sd() or 0.0 for s in sweep.settings}
     shown = [
@@ -154,7 +153,7 @@ def _parallel(sweep: Sweep) -> Figure:
 def _heights(sweep: Sweep, axes: Axes, place: int, key: str) -> dict[str, float]:
     """Where each choice of a key lies on its axis, from 0 to 1; labels those that have room."""
     choices = _choices(sweep, key)
-    places = np.array(_places(choices)[0], dtype=float)
+    places = np.array(places_of(choices)[0], dtype=float)
     if logarithmic(choices):
         places = np.log(places)
     span = float(np.ptp(places)) or 1.0
@@ -197,33 +196,4 @@ def _colour_bar(figure: Figure, axes: Axes, norm: Normalize) -> None:
 
 def _choices(sweep: Sweep, key: str) -> list[str]:
     """The values a key took, in order; that of a job that failed has its place too."""
-    return sorted({job.overrides.get(key, "") for job in sweep.jobs}, key=_sort_key)
-
-
-def _sort_key(value: str) -> tuple[bool, float, str]:
-    return (False, float(value), "") if numeric([value]) else (True, 0.0, value)
-
-
-def numeric(values: Iterable[str]) -> bool:
-    """Whether all are finite numbers."""
-    try:
-        return bool(np.isfinite([float(value) for value in values]).all())
-    except ValueError:
-        return False
-
-
-def logarithmic(values: Iterable[str]) -> bool:
-    """Whether the values are positive numbers that span a factor of ten or more."""
-    values = list(values)
-    numbers = [float(value) for value in values] if numeric(values) else [0.0]
-    return min(numbers) > 0 and max(numbers) >= 10 * min(numbers)
-
-
-def _places(choices: list[str]) -> tuple[list[float], tuple[list[float], list[str]]]:
-    """Where the choices stand on an axis, and its ticks."""
-    if not numeric(choices):
-        places = [float(i) for i in range(len(choices))]
-        return places, (places, choices)
-    places = [float(choice) for choice in choices]
-    step = -(-len(places) // 8)
-    return places, (places[::step], [f"{place:g}" for place in places[::step]])
+    return sorted({job.overrides.get(key, "") for job in sweep.jobs}, key=sort_key)

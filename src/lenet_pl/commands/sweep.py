@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from lenet_pl.analysis.sweep import read_sweep
-from lenet_pl.analysis.sweep_report import as_dict, table, write
+from lenet_pl.analysis.sweep_files import as_dict, write
+from lenet_pl.analysis.sweep_report import table
 from lenet_pl.console import console
 from lenet_pl.errors import ConfigError
 from lenet_pl.record import shown

@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from lenet_pl.analysis.sweep_report import short_names
@@ -30,14 +31,17 @@ def begun(plan: Plan, name: str, overrides: Iterable[str]) -> str:
 
 def ended(plan: Plan, name: str, result: dict[str, Any]) -> str:
     """How a job went, how many are done, the best so far, and the time left."""
+    old = not _fresh(plan, plan.folder / name)
     metrics = result["metrics"]
     if result["status"] == "finished" and "val/acc" in metrics:
         words = f"{percent(metrics['val/acc'])}  loss {metrics['val/loss']:.4f}"
         words += f"  epoch {result['best_epoch']} of {result['epochs']}"
         words += f"  {result['seconds']['fit']:.1f} s"
     else:
-        words = " ".join(filter(None, (result["status"], result["error"])))
-    return f"job {name}  {words}  ·  {standing(plan)}"
+        words = ": ".join(filter(None, (result["status"], result["error"])))
+    if plan.parallel:  # nothing was said of its beginning
+        name += f"  {label(plan, result['overrides'])}"
+    return f"job {name}  {words}{'  before' if old else ''}  ·  {standing(plan)}"
 
 
 def standing(plan: Plan) -> str:
@@ -45,11 +49,9 @@ def standing(plan: Plan) -> str:
     new = done = 0
     best: tuple[float, str] | None = None
     for path in plan.folder.glob("*/result.json"):
-        try:
-            fresh = path.stat().st_mtime >= plan.started
-            result = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # of a job that begins anew
+        if (result := read_result(path.parent)) is None:
             continue
+        fresh = _fresh(plan, path.parent)
         new += fresh
         done += fresh or result["status"] == "finished"
         score = result["metrics"].get("val/acc")
@@ -61,6 +63,22 @@ def standing(plan: Plan) -> str:
     if new and plan.total and (left := plan.total - done):
         words.append(f"about {duration((time.time() - plan.started) / new * left)} left")
     return ", ".join(words)
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """What ``result.json`` holds; None where there is none, as of a job that begins anew."""
+    try:
+        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _fresh(plan: Plan, folder: Path) -> bool:
+    """Whether a job has ended since the sweep was started, this time."""
+    try:
+        return (folder / "result.json").stat().st_mtime >= plan.started
+    except OSError:
+        return False
 
 
 def duration(seconds: float) -> str:
@@ -93,12 +111,9 @@ class Watch(threading.Thread):
     def look(self) -> None:
         for path in sorted(self.plan.folder.glob("*/result.json")):
             name = path.parent.name
-            try:
-                if name in self.told or path.stat().st_mtime < self.plan.started:
-                    continue
-                result = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+            if name in self.told or not _fresh(self.plan, path.parent):
+                continue
+            if (result := read_result(path.parent)) is None:
                 continue
             self.told.add(name)
-            label_ = label(self.plan, result["overrides"])
-            console.print(f"{ended(self.plan, name, result)}  ·  {label_}", soft_wrap=True)
+            console.print(ended(self.plan, name, result), soft_wrap=True)
