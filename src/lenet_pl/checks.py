@@ -3,11 +3,14 @@
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.data.errors import DataError
 from lenet_pl.errors import ConfigError
@@ -176,7 +179,7 @@ def _has(cfg: DictConfig, key: str) -> bool:
 class Preflight(Callback):
     """A Hydra callback: a mistake ends a single run before it leaves a folder behind.
 
-    In a sweep each job answers for itself.
+    Of a sweep, :class:`lenet_pl.sweeping.callback.Sweep` checks the jobs.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -215,3 +218,18 @@ def give_up(message: str, status: int = 2) -> NoReturn:
     """Print one line and end; status 2 is for a request that cannot be met."""
     print("error:", *message.split(), file=sys.stderr)
     raise SystemExit(status)
+
+
+def explain(error: Exception) -> str:
+    """One line for what Hydra or OmegaConf says of an override, with the choices there are."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        return f"{group}={name}: no such choice; choose from {', '.join(error.options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as an override, which is key=value"
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+        known = [str(key) for key in cause.parent_node if key != "hydra"]
+        near = get_close_matches(str(cause.key), known, n=3) or known
+        return f"{cause.full_key}: no such key; there is {', '.join(near)}"
+    return " ".join(f"{error} {cause or ''}".split())

@@ -5,25 +5,26 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl.checks import MISTAKES, give_up
+from lenet_pl.checks import MISTAKES, explain, give_up
 from lenet_pl.resume import resume_arguments
+from lenet_pl.sweeping.presets import prefer_own_presets
 
 COMMANDS: dict[str, str] = {  # name and meaning; each is a file in commands/
     "test": "how good a network is: every figure, every prediction, robustness",
     "predict": "which digit is in a photograph or a scan",
     "report": "a page on a run: how good, where wrong, why, what next; of two, side by side",
     "export": "write the network as ONNX, as a torch.export program, or as a page to draw on",
+    "sweep": "sum up a sweep, also while it runs",
 }
 
 
@@ -68,6 +69,7 @@ def run(program: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them
     try:
         sys.argv[1:] = resume_arguments(sys.argv[1:])
+        prefer_own_presets()
         program()
     except MISTAKES as error:
         give_up(str(error))
@@ -81,34 +83,29 @@ def run(program: Callable[[], Any]) -> None:
         give_up(str(error), status=1)
     except KeyboardInterrupt:  # before training began; Lightning answers for itself
         give_up("interrupted", status=1)
+    except Exception as error:
+        from lenet_pl.sweeping.callback import Sweep
+
+        if Sweep.current is None:
+            raise
+        give_up(Sweep.current.broken(error), status=1)  # such as a worker that was killed
 
 
 def job(cfg: DictConfig) -> float | None:
     """Train one configuration; what Hydra calls for a single run and for each job of a sweep."""
-    from lenet_pl.training import train  # imports torch: --help and a typing error need not wait
-
     try:
-        return train(cfg)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            from lenet_pl.sweeping.job import run_job
+
+            return run_job(cfg, _train)
+        return _train(cfg)
     except (*MISTAKES, FloatingPointError) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
-            raise
         give_up(str(error), status=1 if isinstance(error, FloatingPointError) else 2)
     except SystemExit as error:  # Lightning's answer to a signal, which may have no status
         raise SystemExit(error.code or 1) from None
 
 
-def explain(error: Exception) -> str:
-    """One line for what Hydra or OmegaConf says of an override, with the choices there are."""
-    if isinstance(error, MissingConfigException):
-        group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        # of one among several, as in augment=[affine,noise], Hydra does not say the options
-        options = error.options or sorted(path.stem for path in (_conf() / group).glob("*.yaml"))
-        return f"{group}={name}: no such choice; choose from {', '.join(options)}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as an override, which is key=value"
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
-        known = [str(key) for key in cause.parent_node if key != "hydra"]
-        near = get_close_matches(str(cause.key), known, n=3) or known
-        return f"{cause.full_key}: no such key; there is {', '.join(near)}"
-    return " ".join(f"{error} {cause or ''}".split())
+def _train(cfg: DictConfig) -> float | None:
+    from lenet_pl.training import train  # imports torch: --help and a typing error need not wait
+
+    return train(cfg)

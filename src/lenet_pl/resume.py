@@ -55,7 +55,8 @@ def _continued(run: Path, checkpoint: Path, given: list[str]) -> list[str]:
     """The overrides that take a run up again."""
     overrides = run / ".hydra" / "overrides.yaml"
     _check_unfinished(run, given)
-    keys = {_key(word) for word in given} | {"ckpt_path"}
+    # a preset's values are among a job's overrides; the preset itself would start the sweep again
+    keys = {_key(word) for word in given} | {"ckpt_path", "sweep"}
     before = [
         word
         for word in yaml.safe_load(overrides.read_text(encoding="utf-8"))

@@ -1,0 +1,78 @@
+"""Whether a folder may take a sweep: it is new, or holds the same sweep already."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from lenet_pl.analysis.sweep import LOADER
+from lenet_pl.errors import ConfigError
+
+
+def check_folder(config: DictConfig, folder: Path) -> None:
+    """It is new, or empty, or a sweep's."""
+    if not folder.is_dir():
+        return
+    names = {path.name for path in folder.iterdir()} - {".lock"}
+    if names and ("multirun.yaml" not in names or ".hydra" in names):
+        raise ConfigError(
+            f"hydra.sweep.dir={config.hydra.sweep.dir}: is no sweep's folder; "
+            "choose another, or a new one"
+        )
+
+
+def check_jobs(
+    config: DictConfig, folder: Path, before: dict[str, Any], composed: dict[str, DictConfig]
+) -> None:
+    other = f"hydra.sweep.dir={config.hydra.sweep.dir}: holds another sweep"
+    for name in before:
+        if name not in composed:
+            raise ConfigError(f"{other}, with a job {name}; choose another folder")
+        old, new = folder / name / ".hydra" / "config.yaml", OmegaConf.to_yaml(composed[name])
+        if (text := old.read_text(encoding="utf-8")) != new:
+            raise ConfigError(f"{other}: in its job {name} {_difference(text, new)}")
+
+
+def check_search(config: DictConfig, folder: Path) -> None:
+    """The jobs of a search are not known, but what it searches is, and what stays the same."""
+    record = folder / "multirun.yaml"
+    if not record.is_file():
+        return
+    old, new = (_searched(cfg) for cfg in (OmegaConf.load(record), config))
+    if old != new:
+        raise ConfigError(
+            f"hydra.sweep.dir={config.hydra.sweep.dir}: holds another sweep: "
+            f"there {_difference(old, new)}"
+        )
+
+
+def _searched(config: Any) -> str:
+    with read_write(config), open_dict(config):
+        cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        cfg.sweeper = config.hydra.sweeper
+        cfg = cfg.copy()
+        cfg.sweeper.pop("n_trials", None)  # more of the same is the same
+    return OmegaConf.to_yaml(cfg)
+
+
+def _difference(old: str, new: str) -> str:
+    """``optimizer.lr was 0.1, now 0.2``: the first that differs of two configurations."""
+    before, now = (dict(_flat(yaml.load(text, LOADER))) for text in (old, new))
+    key = next((key for key in {**now, **before} if before.get(key) != now.get(key)), "the order")
+    return f"{key} was {before.get(key)}, now {now.get(key)}; choose another folder"
+
+
+def _flat(node: Any, path: str = "") -> list[tuple[str, Any]]:
+    if not isinstance(node, dict):
+        return [(path, node)]
+    return [
+        leaf
+        for key, value in node.items()
+        for leaf in _flat(value, f"{path}.{key}" if path else str(key))
+    ]
+
+
+def read_overrides(folder: Path) -> list[str]:
+    text = (folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, LOADER) or []
