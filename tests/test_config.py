@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from warm import ROOT
 
 from lenet_pl.build import hparams
-from lenet_pl.checks import RULES, check
+from lenet_pl.checks import check
+from lenet_pl.rules import RULES
 
 GROUPS = sorted(
     path.relative_to(ROOT / "conf").with_suffix("")
@@ -78,9 +79,21 @@ ALLOWED = {
     "resume": {"errors"},
     "record": set(),
     "run": {"data.datamodule", "errors", "pixels", "resume"},
-    "analysis": {"analysis", "data", "models", "classifier", "console", "errors", "pixels", "run"},
+    "analysis": {
+        "analysis",
+        "data",
+        "models",
+        "classifier",
+        "console",
+        "errors",
+        "pixels",
+        "record",
+        "run",
+    },
     "callbacks": {"callbacks", "analysis.plots", "analysis.evaluate", "console"},
-    "checks": {"errors", "data.errors", "build"},
+    "rules": set(),
+    "mistakes": {"errors", "data.errors"},
+    "checks": {"errors", "mistakes", "rules", "build"},
     "losses": set(),
     "schedules": set(),
     "build": {"callbacks", "classifier", "data", "errors", "run", "schedules"},
@@ -89,11 +102,22 @@ ALLOWED = {
         "checks",
         "console",
         "errors",
+        "mistakes",
         "record",
         "analysis.evaluate",
         "models.describe",
     },
-    "cli": {"checks", "resume", "training"},
+    "sweeping": {
+        "sweeping",
+        "analysis",
+        "checks",
+        "console",
+        "data",
+        "errors",
+        "mistakes",
+        "record",
+    },
+    "cli": {"mistakes", "resume", "sweeping", "training"},
     "commands": {"analysis", "data", "errors", "console", "run"},
     "launch": {"cli"},
 }

@@ -9,9 +9,10 @@ from conftest import FAST
 
 from lenet_pl import cli
 from lenet_pl.build import rehearse
-from lenet_pl.checks import MISTAKES, check
+from lenet_pl.checks import check
 from lenet_pl.data import sources
 from lenet_pl.errors import ConfigError
+from lenet_pl.mistakes import MISTAKES
 from lenet_pl.resume import find, resume_arguments
 from lenet_pl.training import train
 

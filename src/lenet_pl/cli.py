@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl.checks import MISTAKES, explain, give_up
+from lenet_pl.mistakes import MISTAKES, conf, explain, give_up
 from lenet_pl.resume import resume_arguments
 from lenet_pl.sweeping.presets import prefer_own_presets
 
@@ -56,12 +56,7 @@ def main() -> None:
 
 def train() -> None:
     """Train from wherever the package is installed, with the configuration that came with it."""
-    run(hydra.main(version_base="1.3", config_path=str(_conf()), config_name="config")(job))
-
-
-def _conf() -> Path:
-    here = Path(__file__).parent
-    return next(path for path in (here / "conf", here.parents[1] / "conf") if path.is_dir())
+    run(hydra.main(version_base="1.3", config_path=str(conf()), config_name="config")(job))
 
 
 def run(program: Callable[[], Any]) -> None:

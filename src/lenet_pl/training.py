@@ -18,9 +18,10 @@ from rich.console import RenderableType
 from lenet_pl import record
 from lenet_pl.analysis.evaluate import wilson
 from lenet_pl.build import Parts, build
-from lenet_pl.checks import MISTAKES, check
+from lenet_pl.checks import check
 from lenet_pl.console import ConsoleHandler, end_summary, say, start_summary
 from lenet_pl.errors import ConfigError
+from lenet_pl.mistakes import MISTAKES
 from lenet_pl.models.describe import layers
 
 

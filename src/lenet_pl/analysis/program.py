@@ -100,7 +100,7 @@ class _Reader:
             return
         needs = self.needs(op, given, node)
         sources = [source, given["other"]] if op == "add" else needs.pop("sources", [source])
-        states = op == "lstm" and given["output"] == "states" or op == "slice"
+        states = (op == "lstm" and given["output"] == "states") or op == "slice"
         if states:
             self.states.add(node)
         if shape.pop(1 if states else 0) != 1:  # the one image

@@ -21,9 +21,9 @@ from omegaconf.errors import OmegaConfBaseException
 from lenet_pl.analysis.sweep import read_sweep
 from lenet_pl.analysis.sweep_files import write
 from lenet_pl.analysis.sweep_report import table
-from lenet_pl.checks import MISTAKES, explain, give_up
 from lenet_pl.console import ConsoleHandler, console
 from lenet_pl.errors import ConfigError
+from lenet_pl.mistakes import MISTAKES, explain, give_up
 from lenet_pl.record import shown
 from lenet_pl.sweeping.plan import Plan, make_plan
 from lenet_pl.sweeping.progress import Watch, begun, ended, read_result

@@ -8,8 +8,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lenet_pl.checks import give_up
 from lenet_pl.console import console
+from lenet_pl.mistakes import give_up
 from lenet_pl.record import shown
 from lenet_pl.sweeping.callback import Sweep
 from lenet_pl.sweeping.progress import label, read_result
