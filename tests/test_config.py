@@ -118,7 +118,7 @@ ALLOWED = {
         "record",
     },
     "cli": {"mistakes", "resume", "sweeping", "training"},
-    "commands": {"analysis", "data", "errors", "console", "run"},
+    "commands": {"analysis", "commands", "console", "data", "errors", "record", "run"},
     "launch": {"cli"},
 }
 
@@ -140,6 +140,7 @@ TAKEN_BY_MODELS = {
     "lenet_pl",
     "functools",
     "collections",
+    "typing",
     "itertools",
     "difflib",
 }
