@@ -1,80 +1,166 @@
-"""Any picture, made grey 28 × 28 the way MNIST was.
+"""Photographs and scans of a digit, made what the images of MNIST are.
 
-Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits": the
-digits were fitted into 20 × 20 keeping their aspect ratio, and their centre of mass was placed in
-the middle of 28 × 28.
+"Size normalized to fit in a 20x20 pixel box while preserving their aspect ratio … centered in a
+28x28 image by computing the center of mass of the pixels": Y. LeCun, C. Cortes, C. J. C. Burges,
+"The MNIST database of handwritten digits".
 """
 
-from typing import Literal
+import warnings
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-SIDE = 28
-BOX = 20
-FAINT = 32  # brightness that counts as background
+from lenet_pl.data.errors import DataError
+from lenet_pl.data.ink import Invert, cut_out, resize, stands_out, thicken
+
+SIDE, BOX = 28, 20
+FINE = 4  # strokes are measured and thickened at this many times the final size
+LARGEST = 1024  # pixels a side, in which a digit is looked for
+# the first of these are known without loading every plugin, and none of them runs a program
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
+SUFFIXES = {
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".webp",
+    ".pgm",
+    ".ppm",
+    ".avif",
+}
 
 
-def prepare(image: Image.Image, *, invert: Literal["auto"] | bool, centre: bool) -> Tensor:
-    """Light on dark, ``uint8 [1, 28, 28]``.
+def open_picture(source: str | Path | bytes, name: str = "") -> Image.Image:
+    """Open and decode a picture; a file's content is never trusted to be one.
 
     Args:
-        image: of any size and mode, turned as its EXIF says.
-        invert: whether it is dark on light; ``auto`` looks at its border.
-        centre: whether to crop to what is drawn, fit that into 20 × 20 and centre it; if not, the
-            whole picture is fitted into 28 × 28.
+        source: its path, or its bytes.
+        name: what to call it in errors; the path, if not given.
+
+    Raises:
+        DataError: if it is none, damaged, several in one file, or too large to be decoded.
     """
-    pixels = _grey(ImageOps.exif_transpose(image))
-    border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-    if invert is True or (invert == "auto" and np.median(border) > 127):
-        pixels, border = 255 - pixels, 255 - border
-    if centre:
-        return _centred(pixels.clip(np.median(border)) - np.median(border))
-    if pixels.shape == (SIDE, SIDE):
-        return torch.from_numpy(pixels.astype(np.uint8)).unsqueeze(0)
-    return _paste(_fitted(pixels, SIDE), float(np.median(border)), None)
+    file = BytesIO(source) if isinstance(source, bytes) else Path(source)
+    name = name or ("picture" if isinstance(source, bytes) else str(source))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=FORMATS)
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if frames > 1:  # which of them is meant?
+                raise DataError(f"{name}: {frames} pictures in one file; save the one that counts")
+            image.draft(None, (LARGEST, LARGEST))  # a JPEG is decoded no larger than it need be
+            image.load()
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{name}: more than {Image.MAX_IMAGE_PIXELS:,} pixels, which is not decoded"
+        ) from error
+    except UnidentifiedImageError as error:
+        empty = len(source) == 0 if isinstance(source, bytes) else Path(source).stat().st_size == 0
+        told = "an empty file" if empty else f"no picture of a known kind ({', '.join(FORMATS)})"
+        raise DataError(f"{name}: {told}") from error
+    except OSError as error:
+        raise DataError(f"{name}: {error.strerror or f'a damaged picture: {error}'}") from error
+    except (ValueError, SyntaxError, EOFError, MemoryError, OverflowError) as error:
+        raise DataError(f"{name}: a damaged picture: {error}") from error
+    return image
 
 
-def _grey(image: Image.Image) -> np.ndarray:
-    """Brightness, float [H, W] from 0 to 255; what is transparent is white."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        scale = 257 if image.mode.startswith("I") else max(1.0, values.max() / 255)
-        return np.round(values / scale).clip(0, 255)
-    if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("L"), dtype=np.float64)
+def prepare(image: Image.Image, *, invert: Invert = "auto", centre: bool = True) -> Tensor:
+    """A picture of one digit as MNIST's makers would have it: bright ink on black.
+
+    Args:
+        image: of any size and mode.
+        invert: True where the ink is darker than its background, False where it is brighter,
+            ``"auto"`` to find out.
+        centre: whether to find the digit, cut it out, fit it into a box of 20 × 20 and put its
+            centre of mass in the middle; else the whole picture is resized.
+
+    Returns:
+        uint8 ``[1, 28, 28]``.
+
+    Raises:
+        DataError: if there is nothing but background, or pixels that cannot be read; it does not
+            name the picture, which has no name here.
+    """
+    grey = _grey(image, invert)
+    ink, dark = stands_out(grey, invert)
+    if not centre:
+        return _bytes(resize(255 - grey if dark else grey, SIDE, SIDE))
+    digit = cut_out(ink)
+    if digit is None:
+        raise DataError("nothing but background in it")
+    scale = BOX / max(digit.shape)
+    height, width = (max(1, round(side * scale)) for side in digit.shape)
+    if scale < 1:
+        digit = thicken(resize(digit, FINE * height, FINE * width), FINE)
+    digit = resize(digit, height, width)
+    return _bytes(_placed(digit * (255 / digit.max())))
 
 
-def _centred(pixels: np.ndarray) -> Tensor:
-    rows, columns = (np.flatnonzero((pixels > FAINT).any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return torch.zeros(1, SIDE, SIDE, dtype=torch.uint8)
-    crop = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    small = _fitted(crop, BOX)
-    total = max(small.sum(), 1.0)
-    middle = [small.sum(1 - axis) @ np.arange(small.shape[axis]) / total for axis in (0, 1)]
-    return _paste(small, 0.0, middle)
+def _grey(image: Image.Image, invert: Invert) -> Tensor:
+    """Float ``[H, W]`` from 0 to 255, upright, opaque, no side above LARGEST."""
+    try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        if image.mode == "F" or image.mode.startswith("I"):
+            image = Image.fromarray(_levels(image))
+        elif image.has_transparency_data:
+            image = _opaque(image.convert("RGBA"), invert)
+        else:
+            image = image.convert("L")
+    except (ValueError, OSError, SyntaxError, TypeError) as error:
+        raise DataError(f"pixels that cannot be read ({image.mode}: {error})") from error
+    image = image.reduce(-(-max(image.size) // LARGEST))
+    return torch.from_numpy(np.array(image, dtype=np.float32))
 
 
-def _fitted(pixels: np.ndarray, side: int) -> np.ndarray:
-    height, width = pixels.shape
-    scale = side / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    image = Image.fromarray(pixels.astype(np.float32)).resize(size, Image.Resampling.LANCZOS)
-    return np.asarray(image, dtype=np.float64).clip(0, 255)
+def _levels(image: Image.Image) -> np.ndarray:
+    """Pixels of 16 or 32 bits as float32 from 0 to 255."""
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise DataError("has pixels that are no numbers")
+    if image.mode.startswith("I;16"):
+        top = 65535.0
+    elif image.mode == "I":
+        top = next((top for top in (255.0, 65535.0) if values.max() <= top), values.max())
+    else:
+        top = next((top for top in (1.0, 255.0) if values.max() <= top), values.max())
+    return (values * (255 / top)).clip(0, 255).astype(np.float32)
 
 
-def _paste(small: np.ndarray, background: float, middle: list[float] | None) -> Tensor:
-    whole = np.full((SIDE, SIDE), background)
-    places = []
-    for axis, size in enumerate(small.shape):
-        free = SIDE - size
-        start = free / 2 if middle is None else (SIDE - 1) / 2 - middle[axis]
-        places.append(min(max(round(start), 0), free))
-    top, left = places
-    whole[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return torch.from_numpy(whole.round().astype(np.uint8)).unsqueeze(0)
+def _opaque(image: Image.Image, invert: Invert) -> Image.Image:
+    """On white, or on black where that is what the ink stands out from."""
+    grey, alpha = image.convert("L"), image.getchannel("A")
+    if invert == "auto":
+        weights = np.asarray(alpha, dtype=np.float64)
+        dark = (np.asarray(grey) * weights).sum() <= 127.5 * weights.sum()
+    else:
+        dark = invert
+    return Image.composite(grey, Image.new("L", image.size, 255 if dark else 0), alpha)
+
+
+def _placed(ink: Tensor) -> Tensor:
+    """In the middle of ``[28, 28]`` by its centre of mass, as far as it does not stick out."""
+    whole = torch.zeros(SIDE, SIDE)
+    corner = []
+    for axis, size in enumerate(ink.shape):
+        mass = ink.sum(1 - axis)
+        centre = (mass @ torch.arange(size).float() / mass.sum()).item()
+        # in MNIST it lies in the middle of the pixel right of and below the picture's own
+        corner.append(min(max(round(SIDE / 2 - centre), 0), SIDE - size))
+    top, left = corner
+    whole[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+    return whole
+
+
+def _bytes(image: Tensor) -> Tensor:
+    return image.round().clamp(0, 255).to(torch.uint8)[None]
