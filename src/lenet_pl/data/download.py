@@ -155,7 +155,8 @@ def _take_by_hand(root: Path, folder: Path, files: Sequence[File]) -> bool:
             if install(folder, file, raw):
                 taken = True
                 break
-            if file.zipped and _plausible(raw, file):
+            # elsewhere it could as well be another data set's file of this name
+            if file.zipped and found.parent == folder and _plausible(raw, file):
                 write(folder / file.name, raw)
                 taken = True
                 break

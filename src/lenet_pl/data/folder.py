@@ -15,11 +15,9 @@ from rich.progress import track
 from torch import Tensor
 
 from lenet_pl.data.errors import DataError
-from lenet_pl.data.picture import prepare
+from lenet_pl.data.picture import SIDE, SUFFIXES, open_picture, prepare
 from lenet_pl.data.sources import Labelled, Official
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "TIFF")  # MPO is what some phones call a JPEG
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LISTED = 5  # names in a message
 
@@ -34,7 +32,7 @@ class Picture(NamedTuple):
 
 
 class Folder:
-    """Pictures in PNG, JPEG, BMP or TIFF, of any size and mode, made grey 28 × 28.
+    """Pictures in PNG, JPEG, BMP, TIFF and so on, of any size and mode, made grey 28 × 28.
 
     Args:
         root: holds a folder of pictures for each class; or ``train`` and ``test``, and ``val``
@@ -83,7 +81,7 @@ class Folder:
             labels = torch.tensor([pictures[i].label for i in whole], dtype=torch.long)
             self._check_counts(lot if split else "", labels, classes, bool(left_out))
             loaded[lot] = Labelled(images, labels)
-        none = Labelled(torch.empty(0, 1, 28, 28, dtype=torch.uint8), torch.empty(0).long())
+        none = Labelled(torch.empty(0, 1, SIDE, SIDE, dtype=torch.uint8), torch.empty(0).long())
         test = loaded.get("test", none)
         return Official(loaded["train"], test, classes, origin, loaded.get("val"), names, broken)
 
@@ -143,7 +141,11 @@ class Folder:
             name, n = few[0]
             where = f"{split}/{name}" if split else name
             more = f" (and {len(few) - 1} other classes too few)" if few[1:] else ""
-            kind = "pictures that can be read" if broken else "pictures (PNG, JPEG, BMP, TIFF)"
+            kind = (
+                "pictures that can be read"
+                if broken
+                else "pictures (PNG, JPEG, BMP, TIFF and so on)"
+            )
             raise self._error(
                 f"class folder {where} holds {n} {kind}{more}; a class needs {least} at least"
             )
@@ -170,7 +172,7 @@ def _pictures(folders: dict[str, Path], classes: Sequence[str]) -> tuple[Picture
         for place, inner, files in os.walk(folders[name], followlinks=True):
             inner[:] = [folder for folder in inner if not folder.startswith((".", "__"))]
             for file in files:
-                if file.lower().endswith(SUFFIXES) and not file.startswith("."):
+                if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."):
                     stat = (path := Path(place, file)).stat()
                     found.append(Picture(path, label, stat.st_size, stat.st_mtime_ns))
     return tuple(sorted(found, key=lambda picture: (picture.path.name, picture.path.as_posix())))
@@ -184,14 +186,15 @@ def _decode(
 
     def decode(picture: Picture) -> Tensor | str:
         try:
-            with Image.open(picture.path, formats=FORMATS) as image:
-                as_is = centre == "auto" and image.size == (28, 28)
-                return prepare(image, invert=invert, centre=bool(centre) and not as_is)
+            image = open_picture(picture.path, name="")
+            as_is = centre == "auto" and image.size == (SIDE, SIDE)
+            return prepare(image, invert=invert, centre=bool(centre) and not as_is)
         except Exception as error:  # decoders raise whatever a damaged file leads them to
-            return " ".join(str(error).replace(repr(str(picture.path)), "it").split())
+            return " ".join(str(error).split())
 
+    Image.init()  # not by the first of several threads
     console = Console(stderr=True)
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # of decoders; a picture is read or it is not
         results = track(
             pool.map(decode, pictures),
@@ -204,4 +207,4 @@ def _decode(
         decoded = list(results)
     reasons = [(i, result) for i, result in enumerate(decoded) if isinstance(result, str)]
     images = [result for result in decoded if not isinstance(result, str)]
-    return torch.stack(images) if images else torch.empty(0, 1, 28, 28).byte(), reasons
+    return torch.stack(images) if images else torch.empty(0, 1, SIDE, SIDE).byte(), reasons
