@@ -33,6 +33,8 @@ warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
 # a run that is taken up again writes into the folder it had
 warnings.filterwarnings("ignore", ".*exists and is not empty.*")
+# what is frozen is meant to stay so
+warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
 # between Lightning and torch
 warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 

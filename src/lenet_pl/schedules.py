@@ -48,9 +48,13 @@ def one_cycle(
         final_div_factor: the lr of the first step over that of the last.
 
     Raises:
-        ValueError: for fewer steps than go up and down.
+        ValueError: for so few steps that it cannot go up.
     """
-    _check_warmup(total_steps, warmup)
+    if not 1 < warmup * total_steps < total_steps:
+        raise ValueError(
+            f"warmup={warmup}: of the run's {total_steps} steps, more than one must go up; "
+            "raise it, or trainer.max_epochs"
+        )
     scheduler = OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
@@ -77,11 +81,14 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float, final: float) 
         final: the lr at the end, as a share of the peak.
 
     Raises:
-        ValueError: for fewer steps than go up and down.
+        ValueError: for so few steps that none goes down.
     """
-    if warmup:
-        _check_warmup(total_steps, warmup)
-    scheduler = LambdaLR(optimizer, Cosine(total_steps, round(warmup * total_steps), final))
+    if (up := round(warmup * total_steps)) >= total_steps:
+        raise ValueError(
+            f"warmup={warmup}: leaves none of the run's {total_steps} steps to go down; "
+            "lower it, or raise trainer.max_epochs"
+        )
+    scheduler = LambdaLR(optimizer, Cosine(total_steps, up, final))
     return {"scheduler": scheduler, "interval": "step"}
 
 
@@ -113,11 +120,3 @@ class Cosine:
             return (step + 1) / (self.warmup + 1)
         done = min(1.0, (step - self.warmup) / (self.total - self.warmup))
         return self.final + (1 - self.final) * (1 + cos(pi * done)) / 2
-
-
-def _check_warmup(total_steps: int, warmup: float) -> None:
-    if not 1 < warmup * total_steps < total_steps:
-        raise ValueError(
-            f"warmup={warmup}: of the run's {total_steps} steps, more than one must go up; "
-            "raise it, or trainer.max_epochs"
-        )

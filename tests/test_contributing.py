@@ -1,0 +1,27 @@
+"""The model that CONTRIBUTING shows works as it stands there."""
+
+import re
+
+from conftest import ROOT
+from test_config import TAKEN_BY_MODELS, imports
+from test_training import result
+
+import lenet_pl.models
+from lenet_pl.training import train
+
+
+def test_a_model_of_one_s_own(composed, tmp_path, monkeypatch):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    files = dict(re.findall(r"`([\w/]+\.\w+)`:\n\n```\w+\n(.*?)```", text, re.DOTALL))
+    assert list(files) == ["src/lenet_pl/models/tiny.py", "conf/model/tiny.yaml"]
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(content)
+    models = tmp_path / "src" / "lenet_pl" / "models"
+    assert all(name.split(".")[0] in TAKEN_BY_MODELS for name in imports(models / "tiny.py"))
+    monkeypatch.setattr(lenet_pl.models, "__path__", [*lenet_pl.models.__path__, str(models)])
+    search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    assert "python train.py model=tiny data=mini optimizer.lr=0.05" in text
+    words = ["model=tiny", "data=mini", "optimizer.lr=0.05", "trainer=debug"]
+    train(composed(search, *words))
+    assert result(tmp_path / "run")["parameters"] == 26 * 16 + (25 * 16 + 1) * 32 + 33 * 10
