@@ -1,6 +1,7 @@
 """Shared pieces: configurations composed without the command line, and commands run for real."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,7 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run side 
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from warm import ROOT, Done, Running
 
 FAST = ["data=mini", "trainer.accelerator=cpu", "optimizer.lr=0.05", "data.batch_size=64"]
@@ -37,3 +38,36 @@ def composed(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
 def command(tmp_path: Path) -> Callable[..., Done]:
     """Run ``train.py`` as a user does, in an empty folder."""
     return lambda *words: Running(*words, cwd=tmp_path).wait()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on the digits that ship, to read from; who changes it copies it."""
+    from lenet_pl.training import train
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    words = [*FAST, "trainer.max_epochs=6", "logger=none", f"run_dir={folder}"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        cfg = compose("config", words)
+    (folder / ".hydra").mkdir(parents=True)
+    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    train(cfg)
+    return folder
+
+
+@pytest.fixture
+def lenet_pl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> Callable[..., tuple[int, str, str]]:
+    """Run ``lenet-pl`` in this process, in an empty folder; status, output and errors."""
+    from lenet_pl import cli
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["lenet-pl", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run

@@ -19,7 +19,7 @@ THIN, USUAL = 1.56, 2.2
 def stands_out(grey: Tensor, invert: Invert) -> tuple[Tensor, bool]:
     """How far each pixel stands out from its background, and whether the ink is the darker."""
     above = grey - _background(grey, invert)
-    dark = bool((above**3).sum() < 0) if invert == "auto" else invert
+    dark = bool((above.round() ** 3).sum() < 0) if invert == "auto" else invert
     return -above if dark else above, dark
 
 
@@ -110,7 +110,8 @@ def thicken(ink: Tensor, fine: int) -> Tensor:
     if width >= THIN:
         return ink
     reach = round((USUAL - width) * fine / 2)
-    return _window(functional.pad(ink, (reach,) * 4), 2 * reach + 1)
+    thick = _window(functional.pad(ink, (reach,) * 4), 2 * reach + 1)
+    return (thick * thick.sum() / (thick**2).sum()).clamp_max(1)  # hair lines vary in brightness
 
 
 def _window(image: Tensor, side: int, mean: bool = False) -> Tensor:
