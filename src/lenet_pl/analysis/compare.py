@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lenet_pl.analysis import charts, page, plots
+from lenet_pl.analysis.album import describe
 from lenet_pl.analysis.evaluate import (
     confusion_matrix,
     expected_calibration_error,
@@ -18,7 +19,6 @@ from lenet_pl.analysis.evaluate import (
     wilson,
 )
 from lenet_pl.analysis.evidence import Evidence, Shown
-from lenet_pl.analysis.album import describe
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
 

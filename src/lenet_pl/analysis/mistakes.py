@@ -32,7 +32,9 @@ def few_pairs(f: Figures) -> Finding | None:
     """Three pairs of classes make up more of the mistakes than an even spread explains."""
     pairs, mistakes = confused_pairs(f.matrix)[:TOP], f.mistakes
     share = sum(n for *_, n in pairs) / max(1, mistakes)
-    if mistakes < ENOUGH or share < max(PAIRS_SHARE, evenly_spread(mistakes, len(f.classes))):
+    if mistakes < ENOUGH or share < PAIRS_SHARE:
+        return None
+    if share <= evenly_spread(mistakes, len(f.classes)):
         return None
     named = ", ".join(f"{f.classes[a]} and {f.classes[b]} ({n})" for a, b, n in pairs)
     advice, override = _more_variety(f)
