@@ -127,7 +127,7 @@ def describe(shown: Shown, classes: Sequence[str], indices: Tensor) -> list[Pict
                 "guess": classes[guess],
                 "confidence": f"{100 * best:.0f} %",
                 "second": f"{classes[other]} {100 * second:.0f} %",
-                "index": str(int(shown.indices[i])),
+                "place": shown.files[i] if shown.files else f"image {int(shown.indices[i])}",
             }
         )
     return described
