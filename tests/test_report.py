@@ -6,13 +6,16 @@ import re
 import shutil
 import sys
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import FAST, ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -339,3 +342,25 @@ def test_the_least_certain_are_right(first):
     sure = first.shown.logits.softmax(1).amax(1)
     assert first.shown.right[chosen].all()
     assert sure[chosen].max() <= sure[first.shown.right].sort().values[5]
+
+
+def test_thumbnails_keep_every_pixel():
+    grey = torch.randint(0, 256, (1, 9, 7), dtype=torch.uint8)
+    colours = torch.randint(0, 256, (3, 9, 7), dtype=torch.uint8)
+    for image, shown in ((grey, 255 - grey[0]), (colours, colours.permute(1, 2, 0))):
+        file = base64.b64decode(page.thumbnail(image).removeprefix("data:image/png;base64,"))
+        assert np.array_equal(np.asarray(Image.open(BytesIO(file))), shown.numpy())
+
+
+def test_pictures_in_colour_can_be_looked_into(first):
+    network = PixelNet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(10))).eval()
+    images = torch.randint(0, 256, (1000, 3, 12, 12), dtype=torch.uint8)
+    with torch.no_grad():
+        logits = network(images)
+    shown = replace(first.val, images=images, logits=logits)
+    found = replace(first, network=network, val=shown, test=None)
+    wrong = (~shown.right).nonzero().flatten()[:3]
+    assert set(album.look_inside(found, wrong)) == {"filters", "features-1", "saliency"}
+    shown = replace(shown, files=[f"{n}.png" for n in range(1000)])
+    described = album.describe(shown, "0123456789", wrong)
+    assert [picture["place"] for picture in described] == [f"{n}.png" for n in wrong.tolist()]

@@ -98,7 +98,7 @@ def miscalibration(f: Figures) -> Finding | None:
     over = sure > right
     wanted = round(max(0.0, smoothing + (sure - right) * SMOOTHING), 3)
     if over or smoothing:
-        advice = f"{'More' if over else 'Less'} label smoothing, by a third of the distance."
+        advice = f"{'More' if over else 'Less'} label smoothing; a little does much."
         override = f"loss.label_smoothing={wanted:g}"
     else:
         advice, override = "More epochs.", f"trainer.max_epochs={2 * len(f.rows)}"
