@@ -115,19 +115,22 @@ def least_certain(shown: Shown, count: int) -> Tensor:
 
 def describe(shown: Shown, classes: Sequence[str], indices: Tensor) -> list[Picture]:
     """Pictures with what is to be read below them."""
-    best, second = shown.logits[indices].softmax(1).topk(2)[0].T
-    runner_up = shown.logits[indices].topk(2).indices[:, 1]
-    return [
-        {
-            "source": page.thumbnail(shown.images[i]),
-            "label": classes[shown.labels[i]],
-            "guess": classes[shown.guesses[i]],
-            "confidence": _whole(best[n]),
-            "second": f"{classes[runner_up[n]]} {_whole(second[n])}",
-            "index": str(int(shown.indices[i])),
-        }
-        for n, i in enumerate(indices.tolist())
-    ]
+    probabilities, ranked = shown.logits[indices].softmax(1).topk(2)
+    described = []
+    for i, (best, second), (guess, other) in zip(
+        indices.tolist(), probabilities.tolist(), ranked.tolist(), strict=True
+    ):
+        described.append(
+            {
+                "source": page.thumbnail(shown.images[i]),
+                "label": classes[int(shown.labels[i])],
+                "guess": classes[guess],
+                "confidence": f"{100 * best:.0f} %",
+                "second": f"{classes[other]} {100 * second:.0f} %",
+                "place": shown.files[i] if shown.files else f"image {int(shown.indices[i])}",
+            }
+        )
+    return described
 
 
 def _captions(shown: Shown, classes: Sequence[str], indices: Tensor) -> list[str]:
@@ -137,7 +140,3 @@ def _captions(shown: Shown, classes: Sequence[str], indices: Tensor) -> list[str
 
 def _ink(image: Tensor) -> Tensor:
     return (255 - image if image.shape[0] == 1 else image) / 255
-
-
-def _whole(share: Tensor) -> str:
-    return f"{100 * share:.0f} %"

@@ -1,6 +1,7 @@
 """What a report is made of: a run's own record, and its weights on its images."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ class Shown:
         split: ``val`` or ``test``.
         images, labels: uint8 ``[N, C, H, W]`` and int64 ``[N]``.
         indices: where each image stands in the official files.
+        files: the file of each image, where it has one of its own.
         logits: ``[N, classes]``.
     """
 
@@ -36,6 +38,7 @@ class Shown:
     images: Tensor
     labels: Tensor
     indices: Tensor
+    files: Sequence[str]
     logits: Tensor
 
     @property
@@ -146,10 +149,12 @@ def gather(run: Run, data: "DigitsDataModule | None" = None) -> Evidence:
     sample = torch.linspace(0, len(train) - 1, min(len(train), len(data.splits["val"]))).long()
     guesses = predict_logits(network, train.images[sample], size).argmax(1)
 
+    files = getattr(data, "names", {})
+
     def show(split: str) -> Shown:
         images, labels = data.splits[split].images, data.splits[split].labels
         logits = predict_logits(network, images, size)
-        return Shown(split, images, labels, data.indices[split], logits)
+        return Shown(split, images, labels, data.indices[split], files.get(split, ()), logits)
 
     return Evidence(
         run=run,

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
-from lenet_pl.analysis.plots import FINE
+from lenet_pl.analysis.plots import DPI, FINE
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
 
@@ -90,6 +90,5 @@ def add_to_dashboard(run: Path, pictures: dict[str, bytes], epoch: int) -> None:
             picture = Image.open(BytesIO(png)).convert("RGBA")
             paper = Image.new("RGBA", picture.size, "white")
             paper.alpha_composite(picture)
-            writer.add_image(
-                f"report/{name}", np.asarray(paper.convert("RGB")), epoch, dataformats="HWC"
-            )
+            small = paper.convert("RGB").resize([side * DPI // FINE for side in paper.size])
+            writer.add_image(f"report/{name}", np.asarray(small), epoch, dataformats="HWC")

@@ -4,6 +4,7 @@ Charts keep to one style. Their colours are those of M. Okabe and K. Ito, "Color
 design" (2002), which the colour-blind tell apart; their background is the page's.
 """
 
+import warnings
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -22,6 +23,7 @@ SIGNED = "PuOr_r"  # orange above zero, purple below, white at zero
 STYLE: Any = {
     "font.size": 9.5,
     "text.color": INK,
+    "text.parse_math": False,  # a dollar in the name of a class is a dollar
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -41,6 +43,7 @@ STYLE: Any = {
     "lines.solid_capstyle": "round",
 }
 styled = rc_context(STYLE)
+LONG = 17  # characters above an image an inch wide
 CROWDED = 25  # classes, from which on the numbers in a table cannot be read
 
 
@@ -61,7 +64,8 @@ def confusion(
         title: above the table.
         shares: whether the table says which share of each label's images it is, in percent.
     """
-    side = min(2.0 + 0.36 * len(classes), 9.0)
+    margin = 0.06 * min(20, max(map(len, classes)))  # for their names
+    side = min(1.9 + 0.36 * len(classes), 9.0) + margin
     figure = new_figure(side, side)
     axes = figure.subplots()
     values = matrix.double()
@@ -121,7 +125,6 @@ def tiles(
     title: str = "",
     columns: int = 8,
     captions: Sequence[str] = (),
-    rows: Sequence[str] = (),
 ) -> Figure:
     """Images in a grid on one pair of axes, which takes a tenth of the time of an axes each.
 
@@ -129,27 +132,26 @@ def tiles(
         images: ``[C, H, W]`` each, in [0, 1], grey or in colours.
         title: above the grid.
         columns: in the grid; fewer where there are fewer images.
-        captions: one above each image.
-        rows: one at the left of each row.
+        captions: one above each image, in two lines where it is long.
     """
     columns = max(1, min(columns, len(images)))
     lines = max(1, -(-len(images) // columns))
-    step, rise = 1.07, 1.26 if captions else 1.07  # inches from an image to the next
-    left = 0.1 * max((len(row) for row in rows), default=0)
-    width, height = left + columns * step, lines * rise + (0.3 if title else 0)
+    if any(len(caption) > LONG for caption in captions):
+        captions = [caption.replace(" → ", " →\n") for caption in captions]
+    text = 1 + max((caption.count("\n") for caption in captions), default=-1)  # lines of it
+    step, rise = 1.07, 1.07 + 0.06 * bool(text) + 0.13 * text  # inches from an image to the next
+    width, height = columns * step, lines * rise + (0.3 if title else 0)
     figure = Figure(figsize=(width, height), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.axis("off")
     for number, image in enumerate(images):
         row, column = divmod(number, columns)
-        x, y = left + column * step, (lines - 1 - row) * rise + 0.03
+        x, y = column * step, (lines - 1 - row) * rise + 0.03
         extent = (x, x + 1, y, y + 1)
         pixel = image.permute(1, 2, 0).squeeze(-1).numpy()
         axes.imshow(pixel, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
         if captions:
             axes.text(x + 0.5, y + 1.05, captions[number], size=7, ha="center", va="bottom")
-        if rows and not column:
-            axes.text(0, y + 0.5, rows[row], size=8.5, va="center")
     # imshow fitted the axes to its image
     axes.set(xlim=(0, width), ylim=(0, height), aspect="auto")
     axes.text(width / 2, height - 0.06, title, size=10, ha="center", va="top")
@@ -160,7 +162,9 @@ def tiles(
 def pixels(figure: Figure) -> np.ndarray:
     """The drawn figure as ``uint8 [H, W, 3]``."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in other scripts
+        canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
@@ -169,5 +173,7 @@ def png(figure: Figure) -> bytes:
     """The drawn figure as a PNG file, transparent where nothing is drawn."""
     file = BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(file, format="png", dpi=FINE, transparent=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in other scripts
+        figure.savefig(file, format="png", dpi=FINE, transparent=True)
     return file.getvalue()
