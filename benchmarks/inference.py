@@ -15,13 +15,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lenet_pl.analysis.evaluate import predict_logits
-from lenet_pl.analysis.export import Probabilities, export
+from lenet_pl.analysis.export import FILES, Probabilities, export
 from lenet_pl.analysis.export_torch import load_onnx, load_torch
 from lenet_pl.run import Run, open_run
 
@@ -53,35 +54,30 @@ def table(times: dict[str, list[float]], images: int, calls: int = 1) -> None:
     print("|---|---|---|---|---|")
     for name, seconds in times.items():
         ratio = statistics.median(a / b for a, b in zip(first, seconds, strict=True))
-        low, median, high = (
-            1e3 * pick(seconds) / calls for pick in (min, statistics.median, max)
-        )
+        low, median, high = (1e3 * pick(seconds) / calls for pick in (min, statistics.median, max))
         rate = 1e3 * images / median
-        spread = f"{low:.3g} to {high:.3g}"
-        print(f"| {name} | {median:.3g} | {spread} | {rate:,.0f} | {ratio:.2f} |")
+        digits = 0 if median > 20 else 2
+        spread = f"{low:,.{digits}f} to {high:,.{digits}f}"
+        print(f"| {name} | {median:,.{digits}f} | {spread} | {rate:,.0f} | {ratio:.2f} |")
     print()
 
 
 def evaluation(run: Run, images: Tensor, eval_batch: int, count: int) -> None:
-    network = run.network()
+    network, net = run.network(), run.network().net.to(memory_format=torch.contiguous_format)
     mean, std = float(network.mean), float(network.std)
-    calls: dict[str, Call] = {}
-    for size in (500, 1000, 2000, 10_000):
-        net = run.network().net.to(memory_format=torch.contiguous_format)
-        calls[f"bare loop, batches of {size:,}"] = lambda n=net, s=size: bare(  # type: ignore[misc]
-            n, images, mean, std, s
-        )
-    calls[f"lenet-pl test, batches of {eval_batch:,}"] = lambda: predict_logits(
-        network, images, eval_batch
-    )
+    ours = f"lenet-pl test, batches of {eval_batch:,}"
+    calls: dict[str, Call] = {
+        f"bare loop, batches of {size:,}": partial(bare, net, images, mean, std, size)
+        for size in (500, 1000, 2000, 10_000)
+    }
+    calls[ours] = partial(predict_logits, network, images, eval_batch)
     times = rounds(calls, count)
-    fastest = min(calls, key=lambda name: statistics.median(times[name]))
-    *_, ours = calls
-    bares = {name: times[name] for name in calls if name != ours}
-    order = [min(bares, key=lambda name: statistics.median(bares[name])), *calls]
-    print(f"{len(images):,} test images; first: the fastest bare loop\n")
-    table({name: times[name] for name in dict.fromkeys(order)}, len(images))
-    del fastest
+    fastest = min(calls.keys() - {ours}, key=lambda name: statistics.median(times[name]))
+    print(f"{len(images):,} test images, first the fastest of the bare loops\n")
+    table(
+        {name: times[name] for name in (fastest, ours, *(calls.keys() - {fastest, ours}))},
+        len(images),
+    )
 
 
 def formats(run: Run, images: Tensor, size: int, count: int) -> None:
@@ -89,7 +85,7 @@ def formats(run: Run, images: Tensor, size: int, count: int) -> None:
     batch, repeats = images[:size].clone(), max(1, 500 // size)
     eager = Probabilities(run.network()).eval()
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / name for name in ("onnx", "torch")}
+        files = {name: Path(folder) / FILES[name] for name in ("onnx", "torch")}
         for name, file in files.items():
             export(run, name, file)
         named = {

@@ -143,10 +143,11 @@ def test_the_extra_that_is_missing_is_named(lenet_pl, monkeypatch, run):
     assert len(err.splitlines()) == 1
 
 
-def test_an_output_that_cannot_be(lenet_pl, tmp_path):
-    status, _, err = lenet_pl("--format", "torch", "--output", str(tmp_path))
+@pytest.mark.parametrize(("name", "why"), [("", "is a folder"), ("a.bin", "end in .pt2")])
+def test_an_output_that_cannot_be(lenet_pl, tmp_path, name, why):
+    status, _, err = lenet_pl("--format", "torch", "--output", str(tmp_path / name))
     assert status == 2
-    assert "is a folder" in err
+    assert why in err
 
 
 class Recurrent(nn.Module):

@@ -83,13 +83,15 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
     file = output or run.folder / "export" / FILES[format]
     if file.is_dir():
         raise ConfigError(f"--output {file}: is a folder; name a file")
+    if format == "torch" and file.suffix != ".pt2":
+        raise ConfigError(f"--output {file}: torch loads programs from names that end in .pt2")
     if format == "onnx":
         _need("onnx", "onnxscript", "onnxruntime")
     test = run.data().splits["test"]
-    expected = by_batches(Probabilities(run.network()).eval(), test.images)
+    network = Probabilities(run.network()).eval()
+    expected = by_batches(network, test.images)
     accuracy = (expected.argmax(1) == test.labels).double().mean().item()
     facts = describe(run, test.images, accuracy)
-    network = Probabilities(run.network()).eval().to(memory_format=torch.contiguous_format)
     anchor = next(folder for folder in file.absolute().parents if folder.is_dir())
     try:
         with tempfile.TemporaryDirectory(dir=anchor, prefix=".export-") as folder:

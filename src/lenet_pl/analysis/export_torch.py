@@ -65,10 +65,10 @@ def write_torch(
         program = torch.export.export(
             network, (images[:2].clone(),), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of the files of this machine
-    extra = {"metadata.json": json.dumps(facts, ensure_ascii=False)}
-    torch.export.save(program, file, extra_files=extra)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # paths of the files of this machine
+        extra = {"metadata.json": json.dumps(facts, ensure_ascii=False)}
+        torch.export.save(program, file, extra_files=extra)
 
 
 def load_torch(file: Path) -> Loaded:
