@@ -1,9 +1,6 @@
 """A trained network leaves its run folder, checked against PyTorch before it is kept."""
 
-import json
-import logging
 import tempfile
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,15 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenet_pl.analysis import export_html
+from lenet_pl.analysis import export_html, export_torch
 from lenet_pl.errors import ConfigError
 from lenet_pl.run import Run
 
 TOLERANCE = 1e-4  # the largest difference in a probability that is let through
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "html": "digit.html"}
-
-# the program that runs an export, by name, and the export: images to probabilities
-Loaded = tuple[str, Callable[[Tensor], Tensor]]
 
 
 class Refused(Exception):
@@ -89,13 +83,15 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
     file = output or run.folder / "export" / FILES[format]
     if file.is_dir():
         raise ConfigError(f"--output {file}: is a folder; name a file")
+    if format == "torch" and file.suffix != ".pt2":
+        raise ConfigError(f"--output {file}: torch loads programs from names that end in .pt2")
     if format == "onnx":
         _need("onnx", "onnxscript", "onnxruntime")
     test = run.data().splits["test"]
-    expected = by_batches(Probabilities(run.network()).eval(), test.images)
+    network = Probabilities(run.network()).eval()
+    expected = by_batches(network, test.images)
     accuracy = (expected.argmax(1) == test.labels).double().mean().item()
     facts = describe(run, test.images, accuracy)
-    network = Probabilities(run.network()).eval().to(memory_format=torch.contiguous_format)
     anchor = next(folder for folder in file.absolute().parents if folder.is_dir())
     try:
         with tempfile.TemporaryDirectory(dir=anchor, prefix=".export-") as folder:
@@ -159,69 +155,8 @@ def _need(*packages: str) -> None:
             ) from error
 
 
-def write_onnx(
-    network: nn.Module, images: Tensor, labels: Tensor, facts: dict[str, Any], file: Path
-) -> None:
-    """An ONNX model with a dynamic batch; the facts are its metadata, lists of them as JSON."""
-    import onnx
-
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            (images[:2].clone(),),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["probabilities"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
-    assert program is not None
-    for node in program.model.graph:
-        node.metadata_props.clear()  # paths of the files of this machine
-    for key, value in facts.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        program.model.metadata_props[key] = text
-    program.save(file, external_data=False)
-    onnx.checker.check_model(str(file), full_check=True)
-
-
-def load_onnx(file: Path) -> Loaded:
-    """A session of ONNX Runtime on the CPU, with as many threads as PyTorch has."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-    return f"ONNX Runtime {onnxruntime.__version__}", run
-
-
-def write_torch(
-    network: nn.Module, images: Tensor, labels: Tensor, facts: dict[str, Any], file: Path
-) -> None:
-    """A ``torch.export`` program with a dynamic batch; the facts are its ``metadata.json``."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(
-            network, (images[:2].clone(),), dynamic_shapes=({0: torch.export.Dim("batch")},)
-        )
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of the files of this machine
-    extra = {"metadata.json": json.dumps(facts, ensure_ascii=False)}
-    torch.export.save(program, file, extra_files=extra)
-
-
-def load_torch(file: Path) -> Loaded:
-    return f"torch.export, torch {torch.__version__}", torch.export.load(file).module()
-
-
 FORMATS = {
-    "onnx": (write_onnx, load_onnx),
-    "torch": (write_torch, load_torch),
+    "onnx": (export_torch.write_onnx, export_torch.load_onnx),
+    "torch": (export_torch.write_torch, export_torch.load_torch),
     "html": (export_html.write, export_html.load),
 }

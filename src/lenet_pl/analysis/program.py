@@ -4,7 +4,6 @@ The steps are read off the operations that PyTorch records of the real network, 
 was edited is read as it now is. Shapes are those of one image: a step knows no batch.
 """
 
-import operator
 import warnings
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from lenet_pl.analysis.recorded import arguments, pair
 from lenet_pl.errors import ConfigError
 
 Step = dict[str, Any]
@@ -86,12 +86,12 @@ class _Reader:
 
     def call(self, node: fx.Node) -> None:
         """Note what a recorded operation does: nothing, or one step."""
-        op, given = _arguments(node)
-        if op in ("zeros", "lstm", "unbind"):
+        op, given = arguments(node)
+        if op in ("zeros", "lstm", "unbind") or not node.users:
             return  # what an LSTM starts from; and outputs in the plural, of which each is a step
         if op == "getitem":
             op, given = self.one_of(node)
-        source = given.get("self", given.get("input"))
+        source: fx.Node = given["self"] if "self" in given else given.get("input", node)
         shape = list(node.meta["val"].shape)
         if op in SAME or (op == "slice" and shape == list(source.meta["val"].shape)):
             self.values[node] = self.values[source]
@@ -100,14 +100,14 @@ class _Reader:
             return
         needs = self.needs(op, given, node)
         sources = [source, given["other"]] if op == "add" else needs.pop("sources", [source])
-        states = (op == "lstm" and given["output"] == "states") or op == "slice"
+        states = op == "slice" or given.get("output") == "states"
         if states:
             self.states.add(node)
         if shape.pop(1 if states else 0) != 1:  # the one image
             raise ValueError(f"{op} of images")
         *_, (path, kind) = (node.meta.get("nn_module_stack") or {"": ("", "")}).values()
         step = {"op": needs.pop("op", op), "from": [self.values[s] for s in sources]}
-        named = {"name": path.rpartition(".")[2], "type": kind.rpartition(".")[2]} if path else {}
+        named = {"name": path, "type": kind.rpartition(".")[2]} if path else {}
         self.steps.append(step | {"shape": shape} | named | needs)
         self.values[node] = len(self.steps)
 
@@ -115,7 +115,7 @@ class _Reader:
         """One output of an operation that has several, as an operation of its own."""
         source, index = node.args
         assert isinstance(source, fx.Node) and isinstance(index, int)
-        op, given = _arguments(source)
+        op, given = arguments(source)
         if op == "unbind":
             return "select", given | {"index": index}
         if op != "lstm" or index > 1:
@@ -125,12 +125,12 @@ class _Reader:
     def needs(self, op: str, given: dict[str, Any], node: fx.Node) -> dict[str, Any]:
         """What a step of this operation is told, besides the values it takes."""
         match op:
-            case "conv2d" if given["groups"] == 1 and _pair(given["dilation"]) == [1, 1]:
+            case "conv2d" if given["groups"] == 1 and pair(given["dilation"]) == [1, 1]:
                 weight, pad = self.tensors[given["weight"].name], given["padding"]
                 if isinstance(pad, str):  # "same" puts the smaller half before
                     pad = [(side - 1) // 2 if pad == "same" else 0 for side in weight.shape[2:]]
                 self.work += weight.numel() * node.meta["val"][0, 0].numel()
-                return {"stride": _pair(given["stride"]), "pad": _pair(pad)} | self.linear(given)
+                return {"stride": pair(given["stride"]), "pad": pair(pad)} | self.linear(given)
             case "linear":
                 self.work += self.tensors[given["weight"].name].numel()
                 return self.linear(given)
@@ -141,36 +141,38 @@ class _Reader:
                 scale = {"weight": self.pack(factor), "bias": self.pack(bias - mean * factor)}
                 return {"op": "scale", **scale}
             case "max_pool2d" | "avg_pool2d" if not given["ceil_mode"]:
-                kernel, pad = _pair(given["kernel_size"]), _pair(given["padding"])
-                if not given.get("divisor_override") and _pair(given.get("dilation", 1)) == [1, 1]:
-                    if given.get("count_include_pad", True) or pad == [0, 0]:
-                        stride = _pair(given["stride"] or kernel)
-                        return {"kernel": kernel, "stride": stride, "pad": pad}
+                kernel, pad = pair(given["kernel_size"]), pair(given["padding"])
+                whole = given.get("count_include_pad", True) or pad == [0, 0]
+                plain = not given.get("divisor_override") and pair(given.get("dilation", 1))
+                if whole and plain == [1, 1]:
+                    stride = pair(given["stride"] or kernel)
+                    return {"kernel": kernel, "stride": stride, "pad": pad}
             case "adaptive_avg_pool2d":
-                before, after = given["self"].meta["val"].shape[2:], _pair(given["output_size"])
+                before, after = given["self"].meta["val"].shape[2:], pair(given["output_size"])
                 if all(b % a == 0 for b, a in zip(before, after, strict=True)):
                     kernel = [b // a for b, a in zip(before, after, strict=True)]
                     return {"op": "avg_pool2d", "kernel": kernel, "stride": kernel, "pad": [0, 0]}
             case "lstm" if given["batch_first"] and given["has_biases"]:
                 weights = [self.tensors[weight.name] for weight in given["params"]]
-                self.work += node.args[0].args[0].meta["val"].shape[1] * sum(
-                    weight.numel() for weight in weights
-                )
-                directions = 2 if given["bidirectional"] else 1
-                packed = {"weights": [self.pack(weight) for weight in weights]}
-                return {"directions": directions, "output": given["output"], **packed}
-            case "select" | "slice" if given["self"] in self.states and given["dim"] == 0:
+                times = given["input"].meta["val"].shape[1]
+                self.work += times * sum(weight.numel() for weight in weights)
+                packed: Step = {"weights": [self.pack(weight) for weight in weights]}
+                packed["directions"] = 1 + given["bidirectional"]
+                return packed | {"output": given["output"]}
+            case "slice" if given["self"] in self.states and given["dim"] == 0:
                 return self.part(op, given)
-            case "select" if given["self"] not in self.states and given["dim"] != 0:
+            case "select" if (given["self"] in self.states) == (given["dim"] == 0):
                 return self.part(op, given)
             case "cat" if not self.states.intersection(given["tensors"]) and given["dim"] != 0:
                 return {"axis": given["dim"] - 1, "sources": list(given["tensors"])}
-            case "add" if given["alpha"] == 1 and isinstance(given["other"], fx.Node):
-                return {}
+            case "add" if given["alpha"] == 1:
+                a, b = given["self"].meta["val"], given["other"].meta["val"]
+                if a.shape == b.shape:
+                    return {}
             case "leaky_relu":
                 return {"slope": given["negative_slope"]}
             case "flatten" | "view" | "reshape" | "squeeze" | "unsqueeze":
-                if given["self"] not in self.states:
+                if given["self"] not in self.states or given["self"].meta["val"].shape[0] == 1:
                     return {"op": "reshape"}
             case "relu" | "tanh" | "sigmoid" | "silu":
                 return {}
@@ -178,44 +180,23 @@ class _Reader:
 
     def linear(self, given: dict[str, Any]) -> dict[str, Any]:
         weight, bias = self.tensors[given["weight"].name], given["bias"]
-        none = torch.zeros(len(weight))
-        return {
-            "weight": self.pack(weight),
-            "bias": self.pack(none if bias is None else self.tensors[bias.name]),
-        }
+        values = torch.zeros(len(weight)) if bias is None else self.tensors[bias.name]
+        return {"weight": self.pack(weight), "bias": self.pack(values)}
 
     def part(self, op: str, given: dict[str, Any]) -> dict[str, Any]:
         """Which part of a value: one index of an axis, or the indices from one to another."""
-        shape, states = given["self"].meta["val"].shape, given["self"] in self.states
+        shape = given["self"].meta["val"].shape
         axis = given["dim"] % len(shape)
-        side = shape[axis]
         if op == "select":
-            first, last = given["index"] % side, given["index"] % side + 1
+            first = given["index"] % shape[axis]
+            last = first + 1
         else:
-            first, last, step = slice(given["start"], given["end"], given["step"]).indices(side)
-            assert step == 1
-        return {"op": "part", "axis": axis - (not states), "first": first, "last": last}
+            first, last, _ = slice(given["start"], given["end"]).indices(shape[axis])
+        axis -= given["self"] not in self.states
+        return {"op": "part", "axis": axis, "first": first, "last": last}
 
     def pack(self, tensor: Tensor) -> list[int]:
         """Put a weight behind the others; returns its offset and shape."""
         self.packed.append(tensor.contiguous().numpy().ravel())
         self.size += tensor.numel()
         return [self.size - tensor.numel(), *tensor.shape]
-
-
-def _arguments(node: fx.Node) -> tuple[str, dict[str, Any]]:
-    """The name of a recorded operation and what it was given, by name, defaults included."""
-    if node.target is operator.getitem:
-        return "getitem", {}
-    assert isinstance(node.target, torch._ops.OpOverload)
-    schema = node.target._schema
-    given = {argument.name: argument.default_value for argument in schema.arguments}
-    return schema.name.removeprefix("aten::"), (
-        given | dict(zip(given, node.args, strict=False)) | node.kwargs
-    )
-
-
-def _pair(value: Any) -> list[int]:
-    """A kernel size, stride or padding as [rows, columns]."""
-    values = [value] if isinstance(value, int) else list(value)
-    return values * 2 if len(values) == 1 else values

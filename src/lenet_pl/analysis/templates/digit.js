@@ -93,14 +93,14 @@ function colour(name) {
 }
 
 /** Numbers as colours: one hue above zero, another below, paler the nearer. */
-function paint(canvas, values, width, height, limit, first = 0) {
+function paint(canvas, values, width, height, limit, first = 0, gamma = 1) {
   const context = canvas.getContext("2d");
   const image = context.createImageData(width, height);
   const [above, below] = ["--above", "--below"].map((name) => colour(name).split(",").map(Number));
   for (let i = 0; i < width * height; i++) {
     const value = values ? values[first + i] : 0;
     const [red, green, blue] = value < 0 ? below : above;
-    image.data.set([red, green, blue, (255 * Math.abs(value)) / limit], 4 * i);
+    image.data.set([red, green, blue, 255 * (Math.abs(value) / limit) ** gamma], 4 * i);
   }
   context.putImageData(image, 0, 0);
 }
@@ -114,6 +114,9 @@ const make = (tag, parent, text = "", name = "") => {
 
 /* ---- the layers ---- */
 
+const GAMMA = 0.7; // makes small numbers of a layer visible beside its largest
+const COLUMNS = 42; // of a layer without rows and columns of its own
+const CELL = 24;
 const QUIET = ["reshape", "part", "cat"]; // what changes no number
 const ACTIVATIONS = ["relu", "leaky_relu", "tanh", "sigmoid", "silu"];
 
@@ -144,32 +147,34 @@ function view({ name, types, number, shape }) {
   make("p", label, types.join(" + "));
   make("p", label, shape.join(" × "));
   const maps = make("div", layer, "", "maps");
-  const flat = shape.length === 1 || (shape.length === 3 && shape[1] * shape[2] === 1);
+  const flat = shape.filter((length) => length > 1).length < 2;
   const [height, width] = flat ? [1, 1] : shape.slice(-2);
   const total = shape.reduce((a, b) => a * b, 1);
   const canvases = [];
   if (flat) {
     const canvas = make("canvas", maps, "", "cells");
-    canvas.width = 12 * Math.min(total, 42);
-    canvas.height = 12 * Math.ceil(total / 42);
+    canvas.width = CELL * Math.min(total, COLUMNS);
+    canvas.height = CELL * Math.ceil(total / COLUMNS);
     canvases.push(canvas);
   } else {
     for (let i = 0; i < total / (height * width); i++) {
       const canvas = make("canvas", maps, "", "map");
       [canvas.width, canvas.height] = [width, height];
-      canvas.style.setProperty("--width", `${Math.round((20 + 2.4 * height) * (width / height))}px`);
+      canvas.style.setProperty("--width", `${Math.round(48 + 2.3 * height) * (width / height)}px`);
       canvases.push(canvas);
     }
   }
-  layer.setAttribute("role", "img");
-  layer.setAttribute("aria-label", `${name}: ${types.join(" + ")}, ${shape.join(" × ")}`);
+  maps.setAttribute("role", "img");
+  maps.setAttribute("aria-label", `what ${name} computes`);
 
   return {
     number,
     update(values) {
       const limit = values ? values.reduce((top, value) => Math.max(top, Math.abs(value)), 1e-9) : 1;
       if (flat) return cells(canvases[0], values, total, limit);
-      canvases.forEach((canvas, i) => paint(canvas, values, width, height, limit, i * width * height));
+      canvases.forEach((canvas, i) =>
+        paint(canvas, values, width, height, limit, i * width * height, GAMMA),
+      );
     },
   };
 }
@@ -180,11 +185,12 @@ function cells(canvas, values, total, limit) {
   context.clearRect(0, 0, canvas.width, canvas.height);
   for (let i = 0; i < total; i++) {
     const value = values ? values[i] : 0;
-    const [x, y] = [12 * (i % 42), 12 * Math.floor(i / 42)];
+    const [x, y] = [CELL * (i % COLUMNS), CELL * Math.floor(i / COLUMNS)];
+    const strength = (Math.abs(value) / limit) ** GAMMA;
     context.fillStyle = `rgb(${colour("--empty")})`;
-    context.fillRect(x, y, 10, 10);
-    context.fillStyle = `rgba(${colour(value < 0 ? "--below" : "--above")}, ${Math.abs(value) / limit})`;
-    context.fillRect(x, y, 10, 10);
+    context.fillRect(x, y, CELL - 4, CELL - 4);
+    context.fillStyle = `rgba(${colour(value < 0 ? "--below" : "--above")}, ${strength})`;
+    context.fillRect(x, y, CELL - 4, CELL - 4);
   }
 }
 
@@ -239,7 +245,6 @@ function soon() {
 paper.addEventListener("pointerdown", (event) => {
   if (event.button !== 0 || line) return;
   event.preventDefault();
-  paper.focus({ preventScroll: true });
   paper.setPointerCapture(event.pointerId);
   line = { id: event.pointerId, points: [point(event)] };
   history.push(line);

@@ -57,18 +57,22 @@ function conv2d(step, made, [x], [channels, height, width]) {
   const bias = this.weight(step.bias);
   let k = 0;
   for (let output = 0; output < outputs; output++) {
-    const plane = made.subarray(output * rows * columns, (output + 1) * rows * columns).fill(bias[output]);
+    const plane = made.subarray(output * rows * columns, (output + 1) * rows * columns);
+    plane.fill(bias[output]);
     for (let channel = 0; channel < channels; channel++) {
       for (let u = 0; u < kernelRows; u++) {
         for (let v = 0; v < kernelColumns; v++) {
           const factor = kernels[k++];
+          // the columns whose pixel is in the image and not in the padding
+          const first = Math.max(0, Math.ceil((left - v) / right));
+          const last = Math.min(columns - 1, Math.floor((width - 1 + left - v) / right));
           for (let row = 0; row < rows; row++) {
             const y = row * down + u - top;
             if (y < 0 || y >= height) continue;
-            const line = (channel * height + y) * width;
-            for (let column = 0; column < columns; column++) {
-              const at = column * right + v - left;
-              if (at >= 0 && at < width) plane[row * columns + column] += factor * x[line + at];
+            const from = (channel * height + y) * width + v - left;
+            const to = row * columns;
+            for (let column = first; column <= last; column++) {
+              plane[to + column] += factor * x[from + column * right];
             }
           }
         }
