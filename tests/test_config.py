@@ -74,13 +74,17 @@ ALLOWED = {
     "resume": {"errors"},
     "record": set(),
     "run": {"data.datamodule", "errors", "pixels", "resume"},
-    "analysis": {"analysis", "data", "models", "classifier", "errors", "pixels", "run"},
+    "analysis": {
+        *("analysis", "data", "models", "classifier", "errors", "pixels", "run"),
+        *("console", "record"),
+    },
     "callbacks": {"callbacks", "analysis.plots", "analysis.evaluate", "console"},
     "checks": {"errors", "data.errors", "build"},
     "build": {"callbacks", "classifier", "data", "errors"},
     "training": {"build", "checks", "console", "record", "analysis.evaluate", "models.describe"},
-    "cli": {"checks", "resume", "training"},
-    "commands": {"analysis", "data", "errors", "console", "run"},
+    "cli": {"checks", "resume", "training", "sweeping"},
+    "sweeping": {"sweeping", "analysis", "checks", "console", "errors", "record"},
+    "commands": {"analysis", "data", "errors", "console", "record", "run"},
     "launch": {"cli"},
 }
 
