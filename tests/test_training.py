@@ -292,20 +292,6 @@ def test_the_profiler_reports(command):
     assert said.returncode == 0 and "FIT Profiler Report" in said.stdout
 
 
-def test_a_sweep_does_not_look_at_the_test_set(command, tmp_path):
-    words = ["-m", *PLAIN, "optimizer.lr=0.05,1e6", "trainer.max_epochs=1"]
-    done = command(*words, f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert done.returncode == 1  # one of the two jobs diverged; the other is finished
-    first, second = (result(tmp_path / "sweep" / job) for job in "01")
-    assert first["status"] == "finished"
-    assert set(first["metrics"]) == {"val/acc", "val/loss"}
-    assert second["status"] == "failed" and "nan" in second["error"]
-    refused = command("-m", *PLAIN, "seed=-1,-2", f"hydra.sweep.dir={tmp_path / 'refused'}")
-    assert refused.returncode == 2
-    assert "error: seed=-1: must be a whole number" in refused.stderr
-    assert result(tmp_path / "refused" / "1")["error"].startswith("seed=-2: must be a whole")
-
-
 def test_two_processes_train_one_network(tmp_path):
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1"]
     script = [sys.executable, "-c", "from lenet_pl.cli import main; main()", "train"]
