@@ -213,6 +213,21 @@ def test_a_run_goes_on_without_broken_pictures(composed, pictures, tmp_path, cap
     assert state["DigitsDataModule"]["classes"] == list(CLASSES)
 
 
+def test_findings_name_the_files(pictures):
+    (pictures / "cat" / "copy.png").write_bytes((pictures / "cat" / "3.png").read_bytes())
+    Image.new("L", (28, 28)).save(pictures / "eel" / "nothing.png")
+    data = module(Folder, str(pictures), split=[30, 1, 1], clean=True, suspect_folds=2)
+    found = data.prepared.findings()
+    assert found["counts"]["blank"] == 1 and found["removed"] == 2
+    [copy] = found["duplicates"] + found["leaked"]
+    files = found["files"]
+    assert files["train"][str(found["blank"][0])] == "eel/nothing.png"
+    pair = {files["train"][str(copy["index"])], files[copy.get("split", "train")][str(copy["of"])]}
+    assert pair == {"cat/3.png", "cat/copy.png"}
+    for suspect in found["suspects"]:
+        assert files["train"][str(suspect["index"])].startswith(f"{suspect['label']}/")
+
+
 def test_many_broken_pictures_are_counted(pictures):
     for i in range(15):
         (pictures / "dog" / f"x{i:02}.png").touch()
@@ -276,8 +291,8 @@ def ready_made(*splits, without=(), extra=None):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (one_picture, "class folder dog holds 1 pictures .*; a class needs 2 at least"),
-        (one_that_can_be_read, "class folder dog holds 1 pictures that can be read; a class needs"),
+        (one_picture, "class folder dog holds 1 picture .*; a class needs 2 at least"),
+        (one_that_can_be_read, "class folder dog holds 1 picture that can be read; a class needs"),
         (only_by_case, "class folders (Dog and dog|dog and Dog) differ by case only; merge or ren"),
         (one_class, r"holds one class folder only \(all\); put the pictures of each class into"),
         (nothing, "holds no class folder; put the pictures of each class into a folder of its own"),
@@ -333,7 +348,7 @@ def test_on_the_command_line(command, pictures, tmp_path):
     done = command("data=folder", "data.root=pictures", "model.num_classes=3")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: data.root=pictures: class folder dog holds 1 pictures (PNG, JPEG, BMP, TIFF and so "
+        "error: data.root=pictures: class folder dog holds 1 picture (PNG, JPEG, BMP, TIFF and so "
         "on); a class needs 2 at least\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]

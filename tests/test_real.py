@@ -58,6 +58,19 @@ def test_validation_and_test_images_never_meet_training(root):
     assert_disjoint(data)
 
 
+def test_all_seventy_thousand_split_anew_and_nothing_to_clean(root):
+    options = {"split": [7, 2, 1], "clean": True}
+    data = DigitsDataModule(MNIST, str(root), 32, 500, 5000, split_seed=0, seed=0, **options)
+    data.prepare_data()
+    data.setup("fit")
+    assert data.facts()["counts"] == {"train": 49_000, "val": 14_000, "test": 7_000}
+    assert_disjoint(data)
+    assert torch.equal(torch.cat([*data.indices.values()]).sort().values, torch.arange(70_000))
+    shares = [torch.bincount(split.labels) / len(split) for split in data.splits.values()]
+    assert (shares[0] - shares[1]).abs().max() < 1e-4 and (shares[0] - shares[2]).abs().max() < 2e-4
+    assert data.facts()["clean"]["removed"] == 0 and data.facts()["pooled"]
+
+
 def test_the_digits_that_ship_are_the_first_of_each_class(root):
     official, mini = MNIST(str(root)).load(), Mini().load()
     for name, count in (("train", 600), ("test", 100)):

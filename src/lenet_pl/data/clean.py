@@ -98,6 +98,20 @@ def inspect(
     return found, torch.tensor(stays, dtype=torch.long)
 
 
+def mentioned(found: Findings) -> dict[str, set[int]]:
+    """The indices that findings speak of, by split."""
+    indices: dict[str, set[int]] = defaultdict(set)
+    indices["train"].update(found.get("blank", ()), found.get("labels_out_of_range", ()))
+    for name in ("leaked", "duplicates", "suspects"):
+        for item in found.get(name, ()):
+            indices["train"].add(item["index"])
+            if "of" in item:
+                indices[item.get("split", "train")].add(item["of"])
+    for image in (image for group in found.get("conflicts", ()) for image in group):
+        indices[image["split"]].add(image["index"])
+    return indices
+
+
 def in_words(found: Findings) -> str:
     """``3 of 5,000 training images removed: 1 blank, 2 duplicates``"""
     counts = {name.replace("_", " "): n for name, n in found["counts"].items() if n}

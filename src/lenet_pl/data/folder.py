@@ -141,13 +141,10 @@ class Folder:
             name, n = few[0]
             where = f"{split}/{name}" if split else name
             more = f" (and {len(few) - 1} other classes too few)" if few[1:] else ""
-            kind = (
-                "pictures that can be read"
-                if broken
-                else "pictures (PNG, JPEG, BMP, TIFF and so on)"
-            )
+            kind = "that can be read" if broken else "(PNG, JPEG, BMP, TIFF and so on)"
             raise self._error(
-                f"class folder {where} holds {n} {kind}{more}; a class needs {least} at least"
+                f"class folder {where} holds {n} picture{'s' * (n != 1)} {kind}{more}; "
+                f"a class needs {least} at least"
             )
 
     def _error(self, problem: str) -> DataError:

@@ -80,6 +80,7 @@ class Prepared:
         self.names = {
             name: [part.names[i] for i in part.index] for name, part in parts.items() if part.names
         }
+        self._files = {name: part.names for name, part in parts.items() if part.names}
         lots = official.lots().values()
         self.digest = digest(*(tensor for lot in lots for tensor in vars(lot).values()))
         chosen = ("train", "val", "test") if self.ratios else ("train", "val")
@@ -108,11 +109,16 @@ class Prepared:
     def findings(self) -> dict[str, Any] | None:
         """What is wrong with the images, in plain types; None where nothing was looked for.
 
-        Images are named by their index; where they have files, ``names`` has these.
+        Images are named by their index; ``files`` has the files of those mentioned.
         """
         found = dict(self.found or {})
         if self.options.suspect_folds:
             found["suspects"] = self.suspects
+        if found and self._files:
+            found["files"] = {
+                split: {str(i): self._files[split][i] for i in sorted(indices)}
+                for split, indices in clean.mentioned(found).items()
+            }
         return found or None
 
     def notes(self) -> list[str]:
