@@ -20,7 +20,7 @@ TYPED = {  # found before torch is imported, so quick enough to run for real
     "optimizer.lr=-1": "optimizer.lr=-1: must be a number above 0",
     "trainer.max_epochs=abc": "trainer.max_epochs=abc: must be a whole number from 1 on",
     "seed=-1": "seed=-1: must be a whole number from 0 to 4294967295",
-    "model=lenett": "model=lenett: no such choice; choose from lenet",
+    "model=lenett": "model=lenett: no such choice; choose from lenet, lstm, mlp, pretrained",
     "modle=lenet": "modle: no such key; there is model",
     "trainer.max_epoch=3": "trainer.max_epoch: no such key; there is max_epochs",
     "x=[": "x=[: cannot be read as an override, which is key=value",
