@@ -92,14 +92,12 @@ class Elastic:
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         count, _, height, width = images.shape
-        noise = _bytes((count, 2, height, width), generator).to(images.dtype)
-        noise = noise.sub_(127.5).mul_(self.alpha / 127.5)
-        kind = _kind(images)
+        kind, unit = _kind(images), 2 * self.alpha / 127.5
+        noise = _bytes((count, 2, height, width), generator).to(images.dtype).sub_(127.5)
         down, along = (_gaussian(side, self.sigma, **kind) for side in (height, width))
-        field = down @ noise @ along
+        scaled = torch.stack((down * (unit / width), down * (unit / height)))  # from -1 to 1
+        field = scaled @ (noise @ along)
         points = _points(height, width, **kind)[:2].view(2, height, width)
-        field[:, 0] *= 2 / width
-        field[:, 1] *= 2 / height
         return _sample(images, field.add_(points))
 
 
