@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 from lenet_pl.data.batches import Batches
 from lenet_pl.data.sources import Labelled
 
-# images augmented at once: of a batch of 32 alone, half of the time goes into calls, not work
-TOGETHER = 512
+# images augmented at once: of a batch of 32 alone, half of the time goes into calls, not work;
+# of many more, what is worked on leaves the cache
+TOGETHER = 256
 
 
 class AugmentedLoader(DataLoader):
