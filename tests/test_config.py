@@ -80,7 +80,7 @@ ALLOWED = {
     "build": {"callbacks", "classifier", "data", "errors"},
     "training": {"build", "checks", "console", "record", "analysis.evaluate", "models.describe"},
     "cli": {"checks", "resume", "training"},
-    "commands": {"analysis", "data", "errors", "console", "run"},
+    "commands": {"analysis", "commands", "data", "errors", "console", "run"},
     "launch": {"cli"},
 }
 
