@@ -313,7 +313,7 @@ def test_robustness_is_measured_on_seeded_copies(lenet_pl, run):
     moved = first["shifted by 2 pixels"]
     places = [(2, 3), (-2, 3), (2, 2), (-2, 2)]  # few digits reach the outermost two pixels
     same = torch.stack([(images.roll(*to) == moved).flatten(1).all(1) for to in places])
-    assert same.any(0).double().mean() > 0.99 and same.sum(1).min() > 200
+    assert same.any(0).double().mean() > 0.95 and same.sum(1).min() > 200
     answer = json.loads(lenet_pl("test", run, "--robust", "--json")[1])
     found = {row["images"]: row["accuracy"] for row in answer["robust"]}
     assert found["rotated by 30°"] < found["rotated by 15°"] < answer["accuracy"]

@@ -18,13 +18,13 @@ THIN, USUAL = 1.56, 2.2
 
 def stands_out(grey: Tensor, invert: Invert) -> tuple[Tensor, bool]:
     """How far each pixel stands out from its background, and whether the ink is the darker."""
-    above = grey - _background(grey, invert)
+    above = grey - _surface(_background(grey, invert), *grey.shape)
     dark = bool((above.round() ** 3).sum() < 0) if invert == "auto" else invert
     return -above if dark else above, dark
 
 
 def _background(grey: Tensor, invert: Invert) -> Tensor:
-    """A surface of second degree through what is no ink: paper in uneven light.
+    """The factors of a surface through what is no ink: paper in uneven light.
 
     It begins with the border, where a digit seldom is, and takes in all that lies close.
     """
@@ -37,23 +37,27 @@ def _background(grey: Tensor, invert: Invert) -> Tensor:
     level = border.quantile({"auto": 0.5, True: 0.8, False: 0.2}[invert])
     spread = 4 * (border - level).abs().median().clamp_min(2)
     member = ring & ((small - level).abs() <= spread)
-    surface = torch.full_like(small, level.item())
-    terms = _terms(*small.shape)
+    factors = functional.pad(level[None], (0, 5))
+    y, x = _grid(*small.shape)
+    terms = torch.stack(torch.broadcast_tensors(x**0 * y**0, x, y, x * x, x * y, y * y), dim=-1)
     for _ in range(4):
-        if member.sum() < 4 * terms.shape[-1]:
-            return torch.full_like(grey, level.item())
-        found = torch.linalg.lstsq(terms[member], small[member][:, None]).solution
-        surface = (terms @ found)[..., 0]
-        off = (small - surface).abs()
+        if member.sum() < 4 * len(factors):
+            break
+        factors = torch.linalg.lstsq(terms[member], small[member][:, None]).solution[:, 0]
+        off = (small - _surface(factors, *small.shape)).abs()
         member = off <= 3 * off[member].median().clamp_min(1)
-    return (_terms(height, width) @ found)[..., 0]
+    return factors
 
 
-def _terms(height: int, width: int) -> Tensor:
-    """1, x, y, x², xy, y² of each pixel's place in [-1, 1], ``[H, W, 6]``."""
-    y = torch.linspace(-1, 1, height)[:, None].expand(height, width)
-    x = torch.linspace(-1, 1, width)[None].expand(height, width)
-    return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1)
+def _surface(factors: Tensor, height: int, width: int) -> Tensor:
+    """The sum of 1, x, y, x², xy, y² by their factors, ``[H, W]``; places are in [-1, 1]."""
+    one, by_x, by_y, by_xx, by_xy, by_yy = factors
+    y, x = _grid(height, width)
+    return (one + by_x * x + by_xx * x * x) + (by_y * y + by_yy * y * y) + by_xy * x * y
+
+
+def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+    return torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
 
 
 def cut_out(ink: Tensor) -> Tensor | None:
