@@ -31,7 +31,7 @@ from lenet_pl.pixels import PixelNet
 from lenet_pl.run import open_run
 from lenet_pl.training import train
 
-BLANK = base64.b64decode(page.thumbnail(torch.zeros(1, 1, 1, dtype=torch.uint8)).split(",")[1])
+BLANK = base64.b64decode(page.thumbnail(torch.zeros(1, 9, 9, dtype=torch.uint8)).split(",")[1])
 
 
 def make_run(folder: Path, *overrides: str) -> Path:
@@ -353,7 +353,7 @@ def test_thumbnails_keep_every_pixel():
 
 
 def test_pictures_in_colour_can_be_looked_into(first):
-    network = PixelNet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(10))).eval()
+    network = PixelNet(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(400, 10))).eval()
     images = torch.randint(0, 256, (1000, 3, 12, 12), dtype=torch.uint8)
     with torch.no_grad():
         logits = network(images)
