@@ -12,8 +12,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-# plain text in a notebook too, where a display of its own for each line tears tables apart
-console = Console(highlight=False, force_jupyter=False)
+# plain text in a notebook too, where a display of its own for each line tears tables apart, and
+# whose output calls itself a terminal
+notebook = "ipykernel" in sys.modules
+console = Console(highlight=False, force_jupyter=False, force_terminal=False if notebook else None)
 log = logging.getLogger(__name__)
 
 

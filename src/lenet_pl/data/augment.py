@@ -57,7 +57,7 @@ def affine(
         shear: ``[N]``, degrees that the top leans to the right by.
         right, down: ``[N]``, shares of the width and of the height.
     """
-    # Kornia 0.9.0's RandomAffine gives the same images to 1e-5, needs two further packages, and
+    # Kornia 0.9.0's warp_affine gives the same images to 1e-5, needs two further packages, and
     # takes 4.8 times as long for 32 of them, 4.1 times for 128 (one thread of a Xeon). All the
     # points come from one matrix product, which takes a twentieth of the time of F.affine_grid
     count, _, height, width = images.shape

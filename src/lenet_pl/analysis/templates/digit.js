@@ -157,10 +157,12 @@ function view({ name, types, number, shape }) {
     canvas.height = CELL * Math.ceil(total / COLUMNS);
     canvases.push(canvas);
   } else {
+    const wide = Math.round(48 + 2.3 * height) * (width / height);
+    if (total > 8 * height * width) maps.style.maxWidth = `${8 * (wide + 5)}px`; // rows of eight
     for (let i = 0; i < total / (height * width); i++) {
       const canvas = make("canvas", maps, "", "map");
       [canvas.width, canvas.height] = [width, height];
-      canvas.style.setProperty("--width", `${Math.round(48 + 2.3 * height) * (width / height)}px`);
+      canvas.style.setProperty("--width", `${wide}px`);
       canvases.push(canvas);
     }
   }
