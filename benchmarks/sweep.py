@@ -8,12 +8,16 @@ one and the first training step of the next.
 """
 
 import argparse
+import csv
+import itertools
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 
 TRAIN = Path(__file__).parents[1] / "train.py"
