@@ -36,13 +36,17 @@ def pauses(folder: Path) -> list[float]:
     jobs = sorted((path.parent for path in folder.glob("*/result.json")), key=lambda p: int(p.name))
     found = []
     for before, after in itertools.pairwise(jobs):
-        lines = (after / "train.log").read_text().splitlines()
-        first = next(line for line in lines if re.search(r"INFO epoch +1/", line))
-        ended = datetime.strptime(first[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+        first_epoch = next(t for t, text in messages(after) if re.match(r"epoch +1/", text))
         with (after / "metrics.csv").open(newline="") as file:
-            began = ended - float(next(csv.DictReader(file))["seconds"])
-        found.append(began - (before / "result.json").stat().st_mtime)
+            began = first_epoch - float(next(csv.DictReader(file))["seconds"])
+        found.append(began - messages(before)[-1][0])
     return found
+
+
+def messages(job: Path) -> list[tuple[float, str]]:
+    """The seconds and texts in a job's log."""
+    lines = re.findall(r"^(\d{4}-.{17}\d) INFO (.*)", (job / "train.log").read_text(), re.MULTILINE)
+    return [(datetime.strptime(at, "%Y-%m-%d %H:%M:%S,%f").timestamp(), text) for at, text in lines]
 
 
 def main() -> None:
