@@ -27,11 +27,11 @@ def table(sweep: Sweep, program: str = "python train.py") -> RenderableType:
     parts: list[RenderableType] = [_Table(*_jobs(sweep)), ""]
     if sweep.seeds:
         parts += [_Table(*_settings(sweep)), ""]
-    lines = [Text(f"{name:<11} {value}", style="bold") for name, value in outcome(sweep)]
+    lines = [Text(f"{name:<12} {value}", style="bold") for name, value in outcome(sweep)]
     if sweep.winner:
-        lines.append(Text(f"{'again':<11} {command(sweep, program)}", style="cyan"))
+        lines.append(Text(f"{'again':<12} {command(sweep, program)}", style="cyan"))
     logs = f"tensorboard --logdir {shlex.quote(str(sweep.folder))}"
-    lines.append(Text(f"{'curves':<11} {logs}", style="cyan"))
+    lines.append(Text(f"{'curves':<12} {logs}", style="cyan"))
     return Group(*parts, *lines)
 
 
@@ -45,7 +45,10 @@ def outcome(sweep: Sweep) -> list[tuple[str, str]]:
             f"{names[key]} {best.overrides.get(key, 'default')}" for key in sweep.parameters
         )
         which = f"job {best.name}" if winner.n == 1 else f"jobs {_job_names(winner)}"
-        lines.append(("winner", f"{which}{f'  {varied}' if varied else ''}"))
+        running = sweep.counts["unfinished"] or sweep.counts["interrupted"]
+        lines.append(
+            ("best so far" if running else "winner", f"{which}{f'  {varied}' if varied else ''}")
+        )
         lines.append(("validation", _figure(winner, "val")))
         tested = all("test/acc" in job.metrics for job in winner.jobs)
         lines.append(("test", _figure(winner, "test") if tested else "not yet"))
@@ -53,7 +56,7 @@ def outcome(sweep: Sweep) -> list[tuple[str, str]]:
         lines.append(("winner", "none: no job has finished"))
     for job in sweep.jobs:
         if job.status != "finished":
-            reason = job.error or f"after {job.epochs} epochs: it still runs, or was cut off"
+            reason = job.error or f"runs or was cut off; epochs so far: {job.epochs}"
             lines.append((job.status, f"job {job.name}: {reason}"))
     return lines
 
