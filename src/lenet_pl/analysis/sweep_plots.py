@@ -138,7 +138,8 @@ def _parallel(sweep: Sweep) -> Figure:
         y = [height[values.get(key, "")] for key, height in zip(keys, heights, strict=True)]
         y.append(float(np.clip((score - low) / span, 0, 1)))
         colour = BEST if best else colours(norm(score))
-        axes.plot(range(len(y)), y, color=colour, lw=2.5 if best else 1.2, alpha=0.9)
+        width, alpha = (2.5, 1.0) if best else (1.2, max(0.25, 1 - len(scores) / 200))
+        axes.plot(range(len(y)), y, color=colour, lw=width, alpha=alpha)
     for i in range(len(keys) + 1):
         axes.axvline(i, color="grey", lw=0.8, zorder=0)
     axes.set_xticks(range(len(keys) + 1), [*names.values(), "val/acc"])
@@ -160,9 +161,10 @@ def _heights(sweep: Sweep, axes: Axes, place: int, key: str) -> dict[str, float]
     heights = dict(zip(choices, ((places - places.min()) / span).tolist(), strict=True))
     last = -1.0
     for choice, height in heights.items():
-        if height - last >= 0.045:
+        if height - last >= 0.08:
             text = f"{float(choice):.3g}" if numeric(choices) else choice
-            axes.text(place - 0.03, height, text, ha="right", va="center", size=8)
+            behind = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+            axes.text(place - 0.03, height, text, ha="right", va="center", size=8, bbox=behind)
             last = height
     return heights
 

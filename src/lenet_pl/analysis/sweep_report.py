@@ -3,7 +3,8 @@
 import shlex
 from collections.abc import Iterable, Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -11,6 +12,7 @@ from lenet_pl.analysis.sweep import Setting, Sweep
 from lenet_pl.console import percent
 
 NUMBERS = {"epoch", "val/acc", "val/loss", "seconds", "n", "mean", "sd"}
+SHOWN = 30  # rows on the console
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -22,14 +24,14 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 def table(sweep: Sweep, program: str = "python train.py") -> RenderableType:
     """The whole answer for a console: jobs, settings where there are seeds, winner, next steps."""
-    parts: list[RenderableType] = [_table(*_jobs(sweep)), ""]
+    parts: list[RenderableType] = [_Table(*_jobs(sweep)), ""]
     if sweep.seeds:
-        parts += [_table(*_settings(sweep)), ""]
-    lines = [Text(f"{name:<11} {value}", style="bold") for name, value in outcome(sweep)]
+        parts += [_Table(*_settings(sweep)), ""]
+    lines = [Text(f"{name:<12} {value}", style="bold") for name, value in outcome(sweep)]
     if sweep.winner:
-        lines.append(Text(f"{'again':<11} {command(sweep, program)}", style="cyan"))
+        lines.append(Text(f"{'again':<12} {command(sweep, program)}", style="cyan"))
     logs = f"tensorboard --logdir {shlex.quote(str(sweep.folder))}"
-    lines.append(Text(f"{'curves':<11} {logs}", style="cyan"))
+    lines.append(Text(f"{'curves':<12} {logs}", style="cyan"))
     return Group(*parts, *lines)
 
 
@@ -43,7 +45,10 @@ def outcome(sweep: Sweep) -> list[tuple[str, str]]:
             f"{names[key]} {best.overrides.get(key, 'default')}" for key in sweep.parameters
         )
         which = f"job {best.name}" if winner.n == 1 else f"jobs {_job_names(winner)}"
-        lines.append(("winner", f"{which}{f'  {varied}' if varied else ''}"))
+        running = sweep.counts["unfinished"] or sweep.counts["interrupted"]
+        lines.append(
+            ("best so far" if running else "winner", f"{which}{f'  {varied}' if varied else ''}")
+        )
         lines.append(("validation", _figure(winner, "val")))
         tested = all("test/acc" in job.metrics for job in winner.jobs)
         lines.append(("test", _figure(winner, "test") if tested else "not yet"))
@@ -51,7 +56,7 @@ def outcome(sweep: Sweep) -> list[tuple[str, str]]:
         lines.append(("winner", "none: no job has finished"))
     for job in sweep.jobs:
         if job.status != "finished":
-            reason = job.error or f"after {job.epochs} epochs: it still runs, or was cut off"
+            reason = job.error or f"runs or was cut off; epochs so far: {job.epochs}"
             lines.append((job.status, f"job {job.name}: {reason}"))
     return lines
 
@@ -85,7 +90,7 @@ def _jobs(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 job.name,
-                *(job.overrides.get(key, "") for key in sweep.varied),
+                *(_value(job.overrides.get(key, "")) for key in sweep.varied),
                 job.status,
                 f"{job.best_epoch or ''}" if scores else "",
                 percent(scores["val/acc"]) if "val/acc" in scores else "",
@@ -101,7 +106,7 @@ def _settings(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     keys = [key for key in sweep.varied if key != "seed"]
     rows = [
         [
-            *(setting.jobs[0].overrides.get(key, "") for key in keys),
+            *(_value(setting.jobs[0].overrides.get(key, "")) for key in keys),
             percent(setting.mean()),
             "" if (sd := setting.sd()) is None else percent(sd),
             str(setting.n),
@@ -129,13 +134,31 @@ def _job_names(setting: Setting) -> str:
     return ", ".join(job.name for job in setting.jobs)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in header:
-        drawn.add_column(name, justify="right" if name in NUMBERS else "left")
-    for row in rows:
-        drawn.add_row(*(Text(cell) for cell in row))
-    return drawn
+def _value(text: str) -> str:
+    """A number that a search drew has more digits than one reads."""
+    try:
+        return text if len(text) <= 7 else f"{float(text):.3g}"
+    except ValueError:
+        return text
+
+
+class _Table:
+    """The first rows of a table, as wide as it is: a pipe or a narrow window cuts no figures."""
+
+    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self.table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for name in header:
+            justify: JustifyMethod = "right" if name in NUMBERS else "left"
+            self.table.add_column(name, justify=justify, no_wrap=True)
+        for row in rows[:SHOWN]:
+            self.table.add_row(*(Text(cell) for cell in row))
+        self.hidden = max(0, len(rows) - SHOWN)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = Measurement.get(console, options.update(max_width=1000), self.table).maximum
+        yield from console.render(self.table, options.update(width=wide, max_width=wide))
+        if self.hidden:
+            yield Text(f"… and {self.hidden} more in sweep.csv")
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
