@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 
 from lenet_pl.data.errors import DataError
-from lenet_pl.data.picture import SUFFIXES, open_picture, prepare
+from lenet_pl.data.folder import folders_in
+from lenet_pl.data.mnist_like import KMNIST, FashionMNIST
+from lenet_pl.data.pictures import read
 from lenet_pl.data.sources import MNIST, Labelled, Mini
 from lenet_pl.errors import ConfigError
 from lenet_pl.run import Run
 
-SOURCES = {"mini": Mini, "mnist": MNIST}  # by the names of conf/data
+# by the names of conf/data
+SOURCES = {"mini": Mini, "mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist": KMNIST}
 SPLITS = ("test", "val", "train")
 
 
@@ -95,27 +98,15 @@ def _pictures(folder: str, classes: tuple[str, ...]) -> Images:
         raise ConfigError(
             f"--data {folder}: neither a folder nor a data set; choose from {', '.join(SOURCES)}"
         )
-    names = sorted(path.name for path in place.iterdir() if path.is_dir())
-    if unknown := [name for name in names if name not in classes]:
+    folders = folders_in(place)
+    if unknown := sorted(folders.keys() - set(classes)):
         raise ConfigError(
             f"--data {folder}: the network does not know {', '.join(unknown)}; "
             f"its classes are {', '.join(classes)}"
         )
-    images, labels, files, notes = [], [], [], []
-    for name in names:
-        for path in sorted((place / name).rglob("*")):
-            if path.suffix.lower() not in SUFFIXES:
-                continue
-            try:
-                images.append(prepare(open_picture(path)))
-            except DataError as error:
-                reason = str(error).removeprefix(f"{path}: ")
-                notes.append(f"left out {path.relative_to(place).as_posix()}: {reason}")
-                continue
-            labels.append(classes.index(name))
-            files.append(path.relative_to(place).as_posix())
-    if not images:
+    labelled, names, broken = read(place, folders, classes)
+    if not names:
         raise DataError(f"--data {folder}: no picture in a folder named after one of its classes")
-    labelled = Labelled(torch.stack(images), torch.tensor(labels))
-    indices = torch.arange(len(files))
-    return Images(place.resolve().name, "", False, labelled, indices, files, tuple(notes))
+    notes = tuple(f"left out {name}: {reason}" for name, reason in broken.items())
+    indices = torch.arange(len(names))
+    return Images(place.resolve().name, "", False, labelled, indices, names, notes)

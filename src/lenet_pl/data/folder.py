@@ -1,34 +1,19 @@
 """One's own pictures: a folder for each class, as they are or in train, val and test folders."""
 
-import os
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
-from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from lenet_pl.data.errors import DataError
-from lenet_pl.data.picture import SIDE, SUFFIXES, open_picture, prepare
+from lenet_pl.data.picture import SIDE
+from lenet_pl.data.pictures import read
 from lenet_pl.data.sources import Labelled, Official
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LISTED = 5  # names in a message
-
-
-class Picture(NamedTuple):
-    """A file: its label, and what changes when it does."""
-
-    path: Path
-    label: int
-    size: int
-    modified: int
 
 
 class Folder:
@@ -71,24 +56,19 @@ class Folder:
         names: dict[str, list[str]] = {}
         broken: dict[str, str] = {}
         for lot, folders in lots.items():
-            pictures = _pictures(folders, classes)
-            images, reasons = _decode(pictures, self.invert, self.centre)
-            shown = [picture.path.relative_to(root).as_posix() for picture in pictures]
-            broken |= {shown[i]: reason for i, reason in reasons}
-            left_out = {i for i, _ in reasons}
-            whole = [i for i in range(len(pictures)) if i not in left_out]
-            names[lot] = [shown[i] for i in whole]
-            labels = torch.tensor([pictures[i].label for i in whole], dtype=torch.long)
-            self._check_counts(lot if split else "", labels, classes, bool(left_out))
-            loaded[lot] = Labelled(images, labels)
+            pictures = read(root, folders, classes, self.invert, self.centre)
+            loaded[lot], names[lot] = pictures.labelled, pictures.names
+            broken |= pictures.broken
+            labels = pictures.labelled.labels
+            self._check_counts(lot if split else "", labels, classes, bool(pictures.broken))
         none = Labelled(torch.empty(0, 1, SIDE, SIDE, dtype=torch.uint8), torch.empty(0).long())
         test = loaded.get("test", none)
         return Official(loaded["train"], test, classes, origin, loaded.get("val"), names, broken)
 
     def _lots(self, root: Path) -> dict[str, dict[str, Path]]:
         """The class folders of each split there is; all of them as ``train`` if there is none."""
-        top = _folders(root)
-        ready = {name for name in top if name.lower() in SPLITS and _folders(top[name])}
+        top = folders_in(root)
+        ready = {name for name in top if name.lower() in SPLITS and folders_in(top[name])}
         if not ready:
             return {"train": top}
         lots: dict[str, dict[str, Path]] = {}
@@ -100,7 +80,7 @@ class Folder:
                 )
             if split in lots:
                 raise self._error(f"has more than one folder for {split}; keep one of them")
-            lots[split] = _folders(top[name])
+            lots[split] = folders_in(top[name])
         if missing := [name for name in ("train", "test") if name not in lots]:
             raise self._error(
                 f"has {', '.join(f'{name}/' for name in sorted(ready))} but no {missing[0]}/; add "
@@ -151,7 +131,7 @@ class Folder:
         return DataError(f"data.root={self.given}: {problem}")
 
 
-def _folders(place: Path) -> dict[str, Path]:
+def folders_in(place: Path) -> dict[str, Path]:
     """The folders in a folder, less what systems and archivers leave there."""
     found = (path for path in place.iterdir() if path.is_dir())
     return {path.name: path for path in found if not path.name.startswith((".", "__"))}
@@ -160,48 +140,3 @@ def _folders(place: Path) -> dict[str, Path]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(names[:LISTED]) + more
-
-
-def _pictures(folders: dict[str, Path], classes: Sequence[str]) -> tuple[Picture, ...]:
-    """All pictures, by file name and then class: an exported data set keeps its order."""
-    found = []
-    for label, name in enumerate(classes):
-        for place, inner, files in os.walk(folders[name], followlinks=True):
-            inner[:] = [folder for folder in inner if not folder.startswith((".", "__"))]
-            for file in files:
-                if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."):
-                    stat = (path := Path(place, file)).stat()
-                    found.append(Picture(path, label, stat.st_size, stat.st_mtime_ns))
-    return tuple(sorted(found, key=lambda picture: (picture.path.name, picture.path.as_posix())))
-
-
-@lru_cache(maxsize=6)  # the three splits of two folders: a sweep reads the pictures once
-def _decode(
-    pictures: tuple[Picture, ...], invert: Literal["auto"] | bool, centre: Literal["auto"] | bool
-) -> tuple[Tensor, list[tuple[int, str]]]:
-    """The pictures ``uint8 [N, 1, 28, 28]`` that can be read; places and reasons of the others."""
-
-    def decode(picture: Picture) -> Tensor | str:
-        try:
-            image = open_picture(picture.path, name="")
-            as_is = centre == "auto" and image.size == (SIDE, SIDE)
-            return prepare(image, invert=invert, centre=bool(centre) and not as_is)
-        except Exception as error:  # decoders raise whatever a damaged file leads them to
-            return " ".join(str(error).split())
-
-    Image.init()  # not by the first of several threads
-    console = Console(stderr=True)
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # of decoders; a picture is read or it is not
-        results = track(
-            pool.map(decode, pictures),
-            "reading pictures",
-            total=len(pictures),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        decoded = list(results)
-    reasons = [(i, result) for i, result in enumerate(decoded) if isinstance(result, str)]
-    images = [result for result in decoded if not isinstance(result, str)]
-    return torch.stack(images) if images else torch.empty(0, 1, SIDE, SIDE).byte(), reasons
