@@ -4,14 +4,14 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from lenet_pl.analysis.evaluate import predict_logits
-from lenet_pl.analysis.figures import Figures, Settings, Share
+from lenet_pl.analysis.figures import Figures, Share, read_settings
 from lenet_pl.errors import ConfigError
 from lenet_pl.pixels import PixelNet
 from lenet_pl.run import Run
@@ -94,6 +94,12 @@ class Evidence:
         return "/".join(self.run.folder.absolute().parts[-2:])
 
     @property
+    def model(self) -> str:
+        """The network's name: its own, or that of its class."""
+        net = self.network.net
+        return str(getattr(net, "name", type(net).__name__))
+
+    @property
     def overrides(self) -> list[str]:
         """The words of the run's command."""
         file = self.run.folder / ".hydra" / "overrides.yaml"
@@ -105,7 +111,13 @@ class Evidence:
         """What findings rest on."""
         result = self.run.result
         return Figures(
-            settings=settings(self),
+            settings=read_settings(
+                self.run.config,
+                folder=self.run.folder,
+                overrides=self.overrides,
+                data=self.data.source.name,
+                model=self.model,
+            ),
             rows=self.rows,
             best_epoch=result.get("best_epoch") or self.epoch,
             stopped_early=result.get("stopped_early", False),
@@ -180,28 +192,3 @@ def read_rows(run: Run) -> list[dict[str, float]]:
     if not rows or any(needed - row.keys() for row in rows):
         raise ConfigError(f"{path}: a report needs training and validation in every epoch")
     return rows
-
-
-def settings(evidence: Evidence) -> Settings:
-    """What the run was asked to do, in the terms of findings."""
-    config = evidence.run.config
-
-    def value(key: str, otherwise: Any) -> Any:
-        found = OmegaConf.select(config, key)
-        return otherwise if found is None else found
-
-    return Settings(
-        folder=evidence.run.folder,
-        overrides=evidence.overrides,
-        data=evidence.data.source.name,
-        model=type(evidence.network.net).__name__,
-        fraction=value("data.fraction", 1.0),
-        lr=value("optimizer.lr", 0.0),
-        batch_size=config.data.batch_size,
-        max_epochs=value("trainer.max_epochs", len(evidence.rows)),
-        label_smoothing=value("loss.label_smoothing", 0.0),
-        weight_decay=value("optimizer.weight_decay", 0.0),
-        patience=value("callbacks.early_stopping.patience", None),
-        augment=bool(value("augment", {})),
-        scheduler=bool(value("scheduler", {})),
-    )

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lenet_pl.analysis.evaluate import confusion_matrix
@@ -66,6 +68,32 @@ class Settings:
     patience: int | None
     augment: bool
     scheduler: bool
+
+
+def read_settings(
+    config: DictConfig, folder: Path, overrides: Sequence[str], data: str, model: str
+) -> Settings:
+    """The settings that a run's configuration holds, and what it does not say itself."""
+
+    def value(key: str, otherwise: Any) -> Any:
+        found = OmegaConf.select(config, key)
+        return otherwise if found is None else found
+
+    return Settings(
+        folder=folder,
+        overrides=overrides,
+        data=data,
+        model=model,
+        fraction=value("data.fraction", 1.0),
+        lr=value("optimizer.lr", 0.0),
+        batch_size=config.data.batch_size,
+        max_epochs=value("trainer.max_epochs", 0),
+        label_smoothing=value("loss.label_smoothing", 0.0),
+        weight_decay=value("optimizer.weight_decay", 0.0),
+        patience=value("callbacks.early_stopping.patience", None),
+        augment=bool(value("augment", {})),
+        scheduler=bool(value("scheduler", {})),
+    )
 
 
 @dataclass(frozen=True)

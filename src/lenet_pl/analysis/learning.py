@@ -19,6 +19,7 @@ ANNEALED = 0.1  # of the largest learning rate: a schedule that has come to its 
 GAP = 0.005  # half a point; a smaller gap is not worth a change
 GAP_SHARE = 0.5  # of the validation error: what an ideal fit to training images would leave
 ERROR = 0.01  # of the training images; these networks can learn far more of them by heart
+UNAWARE = ("MLP", "LSTM")  # networks that do not know that an image has two dimensions
 CLIMB = 1.2  # times the lowest validation loss
 
 
@@ -134,7 +135,7 @@ def underfitting(f: Figures) -> Finding | None:
         advice, override = "Hard labels again.", "loss.label_smoothing=0.0"
     elif s.weight_decay > 1e-3:
         advice, override = "Freer weights.", "optimizer.weight_decay=0.0001"
-    elif s.model != "LeNet":
+    elif s.model in UNAWARE:
         advice, override = "A network made for images.", "model=lenet"
     elif s.augment:
         advice, override = "Augmented images take longer to learn.", _longer(f)

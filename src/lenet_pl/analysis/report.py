@@ -56,7 +56,7 @@ def summary(evidence: Evidence) -> dict[str, Any]:
         "name": evidence.name,
         "folder": run.folder.as_posix(),
         "checkpoint": run.checkpoint.name,
-        "model": type(evidence.network.net).__name__,
+        "model": evidence.model,
         "data": evidence.data.source.name,
         "pooled": bool((result.get("data") or {}).get("pooled")),
         "grey": shown.images.shape[1] == 1,
