@@ -15,6 +15,7 @@ from warm import ROOT
 
 from lenet_pl.build import hparams
 from lenet_pl.checks import check
+from lenet_pl.cli import COMMANDS
 from lenet_pl.rules import RULES
 
 GROUPS = sorted(
@@ -182,6 +183,8 @@ def test_commands_of_the_readme(composed, line):
             overrides = [re.sub(r"=([^\[,]*),.*", r"=\1", word) for word in words]
             own = [word for word in overrides if not word.startswith(("resume=", "ckpt_path="))]
             check(composed(*own))
+        elif words[0] == "lenet-pl":
+            assert words[1] in COMMANDS
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file()
         else:

@@ -149,7 +149,8 @@ def test_predictions_hold_every_figure(lenet_pl, run):
     assert answer["predictions"] == str(run / "predictions-val.csv")
     table = rows(run / "predictions-val.csv")
     official = Mini().load().train
-    assert [int(row["index"]) for row in table] == stratified(official.labels, 1000, 0)[1].tolist()
+    _, aside = stratified(official.labels, [1000], 0)
+    assert [int(row["index"]) for row in table] == aside.tolist()
     assert all(int(row["label"]) == official.labels[int(row["index"])] for row in table)
     pairs = [(int(row["label"]), int(row["prediction"])) for row in table]
     assert answer["matrix"] == [[pairs.count((a, b)) for b in range(10)] for a in range(10)]

@@ -161,7 +161,7 @@ def gather(run: Run, data: "DigitsDataModule | None" = None) -> Evidence:
     sample = torch.linspace(0, len(train) - 1, min(len(train), len(data.splits["val"]))).long()
     guesses = predict_logits(network, train.images[sample], size).argmax(1)
 
-    files = getattr(data, "names", {})
+    files = data.names
 
     def show(split: str) -> Shown:
         images, labels = data.splits[split].images, data.splits[split].labels

@@ -49,7 +49,7 @@ def own(run: Run, split: str) -> Images:
         DataError: if the data cannot be had.
     """
     data = run.data()
-    names = getattr(data, "names", {}).get(split)
+    names = data.names.get(split)
     notes = []
     if data.digest != run.state["DigitsDataModule"]["digest"]:
         notes.append("the data has changed since; it may be split in another way than for training")
