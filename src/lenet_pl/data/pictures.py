@@ -86,11 +86,11 @@ def _decode(
 
     def decode(picture: Picture) -> Tensor | str:
         try:
-            image = open_picture(picture.path, name="")
+            image = open_picture(picture.path)
             as_is = centre == "auto" and image.size == (SIDE, SIDE)
             return prepare(image, invert=invert, centre=bool(centre) and not as_is)
         except Exception as error:  # decoders raise whatever a damaged file leads them to
-            return " ".join(str(error).split())
+            return " ".join(str(error).removeprefix(f"{picture.path}: ").split())
 
     Image.init()  # not by the first of several threads
     console = Console(stderr=True)
