@@ -110,6 +110,7 @@ TAKEN_BY_MODELS = {
     "functools",
     "collections",
     "itertools",
+    "typing",
     "difflib",
 }
 SOURCES = sorted((ROOT / "src" / "lenet_pl").rglob("*.py"))
