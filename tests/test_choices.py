@@ -32,18 +32,18 @@ from lenet_pl.training import train
 FEW = [*FAST, "logger=none", "test=false", "callbacks.early_stopping=null"]
 SMALL = ["model=pretrained", "model.name=shufflenet_v2_x0_5"]
 
-# validation accuracy after two epochs of the digits that ship: choices, floor, and what
+# the validation accuracy that two epochs of the digits that ship must reach, below what
 # seeds 0 to 4 gave
 LEARNT = {
-    "model=mlp optimizer=adam optimizer.lr=0.002": 0.0,
-    "model=lstm optimizer=adam optimizer.lr=0.005": 0.0,
-    "loss=mse optimizer.lr=0.2 optimizer.nesterov=true": 0.0,
+    "model=mlp optimizer=adam optimizer.lr=0.002": 0.90,  # 0.935 to 0.945
+    "model=lstm optimizer=adam optimizer.lr=0.005": 0.89,  # 0.923 to 0.942
+    "loss=mse optimizer.lr=0.2 optimizer.nesterov=true": 0.92,  # 0.944 to 0.954
     "loss.label_smoothing=0.1 scheduler=cosine optimizer=adamw optimizer.lr=0.003 "
-    "classifier.decay_biases=false": 0.0,
-    "scheduler=onecycle callbacks=ema": 0.0,
-    "scheduler=plateau callbacks=swa callbacks.average.start=0.5": 0.0,
+    "classifier.decay_biases=false": 0.93,  # 0.950 to 0.957
+    "scheduler=onecycle callbacks=ema": 0.84,  # 0.894 to 0.944
+    "scheduler=plateau callbacks=swa callbacks.average.start=0.5": 0.93,  # 0.956 to 0.967
     "trainer.precision=bf16-mixed trainer.accumulate_grad_batches=2 "
-    "trainer.gradient_clip_val=1": 0.0,
+    "trainer.gradient_clip_val=1": 0.70,  # 0.797 to 0.876
 }
 
 
@@ -242,7 +242,7 @@ def test_a_schedule_is_made_for_the_steps_there_are(composed, tmp_path, words):
     parts.trainer.fit(parts.classifier, parts.data)
     assert parts.trainer.estimated_stepping_batches == parts.trainer.global_step == planned
     lrs = [row["lr"] for row in parts.history.rows]
-    assert max(lrs) > lrs[0] > lrs[-1]
+    assert min(lrs[:-1]) > 0.01 and lrs[-1] == pytest.approx(0.05 / 25 / 10_000)
 
 
 def test_a_plateau_lowers_the_learning_rate_after_the_epoch(composed, tmp_path):
@@ -357,11 +357,12 @@ def test_fine_tuning_lets_go_at_its_epoch(composed, tmp_path):
     checkpoint = torch.load(path, weights_only=True)
     head, body = checkpoint["optimizer_states"][0]["param_groups"]
     assert (head["lr"], body["lr"]) == (0.05, 0.025) and len(head["params"]) == 2
-    best = tmp_path / "run" / "best.pth"
-    start = Pretrained("shufflenet_v2_x0_5").state_dict()["backbone.conv1.1.num_batches_tracked"]
+    with pytest.raises(ConfigError, match=r"lr_factor=0.1: ckpt_path=.* goes on with 0.5"):
+        rehearse(composed(*few, f"ckpt_path={path}"))
+    with pytest.raises(ConfigError, match=r"model.freeze=None: ckpt_path=.* goes on with True"):
+        rehearse(composed(*few, f"ckpt_path={path}", "model.freeze=false", "callbacks=default"))
     # two batches of the second epoch, in which batch norms follow the data again
-    assert checkpoint["state_dict"]["net.backbone.conv1.1.num_batches_tracked"] == start + 2
-    assert best.exists()
+    assert checkpoint["state_dict"]["net.backbone.conv1.1.num_batches_tracked"] == 2
 
 
 ONE_CYCLE = ["scheduler=onecycle", "trainer.limit_train_batches=1", "trainer.max_epochs=3"]
@@ -411,6 +412,7 @@ def test_a_schedule_goes_on_only_to_its_end(composed, tmp_path):
             ["trainer.max_epochs=2"],
             r"trainer.max_epochs=2: the schedule of .* is one of 8 steps, and",
         ),
+        (["callbacks=ema"], r"callbacks: ckpt_path=.* goes on without weight averaging, as it"),
         (["scheduler.warmup=0.5"], r"scheduler.warmup=0.5: ckpt_path=.* goes on with 0.3"),
         (["scheduler=none"], r"scheduler=None: ckpt_path=.* goes on with one_cycle"),
         (["optimizer.lr=0.04"], r"optimizer.lr=0.04: ckpt_path=.* goes on with 0.05"),

@@ -97,7 +97,8 @@ ALLOWED = {
     "checks": {"errors", "mistakes", "rules", "build"},
     "losses": set(),
     "schedules": set(),
-    "build": {"callbacks", "classifier", "data", "errors", "run", "schedules"},
+    "plan": {"callbacks", "classifier", "data", "errors", "schedules"},
+    "build": {"callbacks", "classifier", "data", "errors", "plan", "run"},
     "training": {
         "build",
         "checks",

@@ -1,7 +1,6 @@
 """The parts of a run, built from its configuration."""
 
 import logging
-import re
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +15,12 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from lenet_pl.callbacks.checkpoint import BestAndLast
 from lenet_pl.callbacks.dashboard import Dashboard
-from lenet_pl.callbacks.finetune import Finetune
 from lenet_pl.callbacks.history import History
 from lenet_pl.classifier import Classifier
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import ConfigError
+from lenet_pl.plan import check_checkpoint, check_plan, told
 from lenet_pl.run import without_weights
-from lenet_pl.schedules import planned_steps
 
 ACCELERATORS = {"cuda": CUDAAccelerator, "mps": MPSAccelerator, "tpu": XLAAccelerator}
 
@@ -75,9 +73,9 @@ def build(cfg: DictConfig) -> Parts:
         logger=_chosen(cfg, "logger"),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
-    _check_plan(trainer, classifier, data)
+    check_plan(trainer, classifier, data)
     if cfg.ckpt_path is not None:
-        _check_checkpoint(cfg, classifier, data)
+        check_checkpoint(cfg, trainer, classifier, data)
     best = next((callback for callback in callbacks if isinstance(callback, BestAndLast)), None)
     return Parts(trainer, classifier, data, history, best)
 
@@ -117,74 +115,12 @@ def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
         # the classifier takes its parts from the groups that people know: net is ${model}
         where = where.replace("classifier.net", "model").replace("classifier.", "")
         where = where.replace("data.augment", "augment")
-        raise ConfigError(_told(where, error.__cause__ or error)) from error
-
-
-def _told(part: str, error: BaseException) -> str:
-    """``model.name=x: …`` of an error that begins with ``name=x``, else ``model: …``."""
-    return f"{part}.{error}" if re.match(r"\w+=", str(error)) else f"{part}: {error}"
+        raise ConfigError(told(where, error.__cause__ or error)) from error
 
 
 def _chosen(cfg: DictConfig, group: str) -> list[Any]:
     """What a group builds, less what an override such as ``callbacks.best=null`` took out."""
     return [part for part in _instantiate(cfg, group).values() if part is not None]
-
-
-def _check_plan(trainer: Trainer, classifier: Classifier, data: DigitsDataModule) -> None:
-    """Make the optimizer and the schedule once, which may refuse their arguments."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not isinstance(callback, Finetune):
-            continue
-        if all(parameter.requires_grad for parameter in classifier.net.parameters()):
-            raise ConfigError("callbacks.finetune: nothing is frozen; add model.freeze=true")
-        if trainer.num_devices * trainer.num_nodes > 1:
-            # what is frozen when the processes are tied together never gets their mean gradient
-            raise ConfigError("callbacks.finetune: works on one device; add trainer.devices=1")
-    steps = planned_steps(trainer, len(data.splits["train"].labels), data.batch_size)
-    part = "optimizer"
-    try:
-        optimizer = classifier.new_optimizer()
-        part = "scheduler"
-        if classifier.scheduler and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            classifier.new_schedule(optimizer, steps)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(_told(part, error)) from error
-
-
-def _check_checkpoint(cfg: DictConfig, classifier: Classifier, data: DigitsDataModule) -> None:
-    path = cfg.ckpt_path
-    try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        weights, epochs = checkpoint["state_dict"], checkpoint["epoch"] + 1
-        split, before = checkpoint[type(data).__qualname__], checkpoint["settings"]
-    except Exception as error:
-        raise ConfigError(
-            f"ckpt_path={path}: not a checkpoint, damaged, or with code inside, which is not run"
-        ) from error
-    try:
-        classifier.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split()[:30])
-        raise ConfigError(f"ckpt_path={path}: the weights are another model's: {reason}") from error
-    if split != data.state_dict():
-        raise ConfigError(
-            f"ckpt_path={path}: was trained on other images, or on other pixels of them; give the "
-            "data, data.val_size, data.split_seed and so on that it was trained with"
-        )
-    now = classifier.settings
-    for name in [*(before | now)]:
-        old, new = before.get(name), now.get(name)
-        if name == "steps" and old and new and old != new:
-            raise ConfigError(
-                f"trainer.max_epochs={cfg.trainer.max_epochs}: the schedule of ckpt_path={path} is "
-                f"one of {old:,} steps, and this run has {new:,}; it can go on only to its end"
-            )
-        if old != new:
-            raise ConfigError(f"{name}={new}: ckpt_path={path} goes on with {old}")
-    if epochs > cfg.trainer.max_epochs:
-        raise ConfigError(
-            f"trainer.max_epochs={cfg.trainer.max_epochs}: ckpt_path={path} has {epochs} already"
-        )
 
 
 def _check_accelerator(wanted: str) -> None:

@@ -145,6 +145,9 @@ class Classifier(LightningModule):
             group["lr"] *= self.frozen_lr if frozen else 1.0
         self.settings = _settings("optimizer", type(optimizer), optimizer.defaults)
         self.settings["classifier.decay_biases"] = self.decay_biases
+        if any(frozen for frozen, _ in kinds):
+            self.settings["model.freeze"] = True
+            self.settings["callbacks.finetune.lr_factor"] = self.frozen_lr
         return optimizer
 
     def new_schedule(self, optimizer: Optimizer, steps: int) -> dict[str, Any]:

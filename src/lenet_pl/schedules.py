@@ -58,7 +58,7 @@ def one_cycle(
     scheduler = OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=total_steps,
+        total_steps=total_steps + 1,  # it is asked once more after the last step
         pct_start=warmup,
         div_factor=div_factor,
         final_div_factor=final_div_factor,
