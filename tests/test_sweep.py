@@ -344,10 +344,9 @@ def test_nothing_is_begun_that_cannot_end(sweep, tmp_path, capsys, monkeypatch):
         out, err = capsys.readouterr()
         assert out == "" and told in err and err.count("\n") == 1
         assert snapshot(tmp_path) == before
-    for name, extra in (("joblib", "parallel"), ("ray", "ray"), ("submitit_local", "slurm")):
-        monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: None)
-        assert sweep("-m", "seed=0,1", f"hydra/launcher={name}") == 2
-        assert f'pip install "lenet-pl[{extra}]"' in capsys.readouterr().err
+    monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: None)
+    assert sweep("-m", "seed=0,1", "hydra/launcher=joblib") == 2
+    assert 'pip install "lenet-pl[parallel]"' in capsys.readouterr().err
 
 
 def test_tensorboard_shows_what_varied(sweep, tmp_path):
@@ -410,9 +409,9 @@ def test_presets_bind_to_their_plugins(group, name):
 def test_a_search_is_taken_up_again(sweep, tmp_path, monkeypatch):
     pytest.importorskip("optuna")
     words = ["-m", *SHORT[:2], *SHORT[4:], "hydra/sweeper=optuna", "hydra.sweep.dir=s"]
-    assert sweep(*words, "hydra.sweeper.n_trials=2") == 0
+    assert sweep(*words, "hydra.sweeper.n_trials=1") == 0
     first = {name: found["metrics"] for name, found in results(tmp_path / "s").items()}
-    assert len(first) == 2
+    assert len(first) == 1
     trained = []
     train = training.train
 
@@ -421,11 +420,11 @@ def test_a_search_is_taken_up_again(sweep, tmp_path, monkeypatch):
         return train(cfg)
 
     monkeypatch.setattr(training, "train", noted)
-    assert sweep(*words, "hydra.sweeper.n_trials=3") == 0
+    assert sweep(*words, "hydra.sweeper.n_trials=2") == 0
     lr, size = zip(
         *((r["overrides"][0], r["overrides"][1]) for r in results(tmp_path / "s").values()),
         strict=True,
     )
-    assert len(trained) == 1 and len(set(lr)) == 3 and all("batch_size" in s for s in size)
+    assert len(trained) == 1 and len(set(lr)) == 2 and all("batch_size" in s for s in size)
     assert 0.0003 <= trained[0] <= 0.3
-    assert sweep(*words, "hydra.sweeper.n_trials=3", "model.num_classes=11") == 2
+    assert sweep(*words, "hydra.sweeper.n_trials=2", "model.num_classes=11") == 2

@@ -42,7 +42,8 @@ def outcome(sweep: Sweep) -> list[tuple[str, str]]:
         best = winner.jobs[0]
         names = short_names(sweep.varied)
         varied = ", ".join(
-            f"{names[key]} {best.overrides.get(key, 'default')}" for key in sweep.parameters
+            f"{names[key]} {readable(best.overrides.get(key, 'default'))}"
+            for key in sweep.parameters
         )
         which = f"job {best.name}" if winner.n == 1 else f"jobs {_job_names(winner)}"
         running = sweep.counts["unfinished"] or sweep.counts["interrupted"]
@@ -90,7 +91,7 @@ def _jobs(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
         rows.append(
             [
                 job.name,
-                *(_value(job.overrides.get(key, "")) for key in sweep.varied),
+                *(readable(job.overrides.get(key, "")) for key in sweep.varied),
                 job.status,
                 f"{job.best_epoch or ''}" if scores else "",
                 percent(scores["val/acc"]) if "val/acc" in scores else "",
@@ -106,7 +107,7 @@ def _settings(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     keys = [key for key in sweep.varied if key != "seed"]
     rows = [
         [
-            *(_value(setting.jobs[0].overrides.get(key, "")) for key in keys),
+            *(readable(setting.jobs[0].overrides.get(key, "")) for key in keys),
             percent(setting.mean()),
             "" if (sd := setting.sd()) is None else percent(sd),
             str(setting.n),
@@ -134,7 +135,7 @@ def _job_names(setting: Setting) -> str:
     return ", ".join(job.name for job in setting.jobs)
 
 
-def _value(text: str) -> str:
+def readable(text: str) -> str:
     """A number that a search drew has more digits than one reads."""
     try:
         return text if len(text) <= 7 else f"{float(text):.3g}"

@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl.analysis.sweep import read_sweep
+from lenet_pl.analysis.sweep import job_folders, read_sweep
 from lenet_pl.analysis.sweep_files import write
 from lenet_pl.analysis.sweep_report import table
 from lenet_pl.console import ConsoleHandler, console
@@ -139,8 +139,9 @@ class Sweep(Callback):
 
     def broken(self, error: Exception) -> str:
         """Sum up what there is after the launcher itself has failed; returns the reason."""
-        with _told(status=1):
-            self.sum_up(test=False)
+        if job_folders(self.plan.folder):
+            with _told(status=1):
+                self.sum_up(test=False)
         reason = f"{type(error).__name__}: {error}"
         return f"{reason}; the same command goes on with hydra.sweep.dir={shown(self.plan.folder)}"
 

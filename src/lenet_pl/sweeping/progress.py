@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lenet_pl.analysis.sweep_report import short_names
+from lenet_pl.analysis.sweep_report import readable, short_names
 from lenet_pl.console import console, percent
 from lenet_pl.sweeping.plan import Plan
 
@@ -19,7 +19,7 @@ def label(plan: Plan, overrides: Iterable[str]) -> str:
     """What varied, as a name that a file can have: ``lr 0.01, batch_size 64``."""
     names = short_names(plan.varied)
     values = dict(word.lstrip("+").partition("=")[::2] for word in overrides)
-    words = (f"{names[key]} {values[key]}" for key in plan.varied if key in values)
+    words = (f"{names[key]} {readable(values[key])}" for key in plan.varied if key in values)
     return re.sub(r"[^\w.,+\- ]+", "-", ", ".join(words))[:120]
 
 
