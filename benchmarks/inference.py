@@ -63,21 +63,20 @@ def table(times: dict[str, list[float]], images: int, calls: int = 1) -> None:
 
 
 def evaluation(run: Run, images: Tensor, eval_batch: int, count: int) -> None:
-    network, net = run.network(), run.network().net.to(memory_format=torch.contiguous_format)
+    """The evaluation path against loops over the network as built, and as lenet-pl lays it out."""
+    network = run.network()
     mean, std = float(network.mean), float(network.std)
+    plain = run.network().net.to(memory_format=torch.contiguous_format)
     ours = f"lenet-pl test, batches of {eval_batch:,}"
-    calls: dict[str, Call] = {
-        f"bare loop, batches of {size:,}": partial(bare, net, images, mean, std, size)
-        for size in (500, 1000, 2000, 10_000)
+    bares: dict[str, Call] = {
+        f"bare loop{order}, batches of {size:,}": partial(bare, net, images, mean, std, size)
+        for net, order in ((plain, ""), (network.net, " in channels_last"))
+        for size in (500, 1000, 10_000)
     }
-    calls[ours] = partial(predict_logits, network, images, eval_batch)
-    times = rounds(calls, count)
-    fastest = min(calls.keys() - {ours}, key=lambda name: statistics.median(times[name]))
+    times = rounds({ours: partial(predict_logits, network, images, eval_batch), **bares}, count)
+    by_speed = sorted(bares, key=lambda name: statistics.median(times[name]))
     print(f"{len(images):,} test images, first the fastest of the bare loops\n")
-    table(
-        {name: times[name] for name in (fastest, ours, *(calls.keys() - {fastest, ours}))},
-        len(images),
-    )
+    table({name: times[name] for name in (by_speed[0], ours, *by_speed[1:])}, len(images))
 
 
 def formats(run: Run, images: Tensor, size: int, count: int) -> None:

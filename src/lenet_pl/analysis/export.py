@@ -1,5 +1,6 @@
 """A trained network leaves its run folder, checked against PyTorch before it is kept."""
 
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,6 +108,8 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
                 )
             file.parent.mkdir(parents=True, exist_ok=True)
             part.replace(file)
+    except subprocess.CalledProcessError as error:
+        raise Refused(f"{file.name}: its check did not run through ({program})") from error
     except OSError as error:
         raise ConfigError(f"{file}: cannot be written ({error.strerror or error})") from error
     agree = int((found.argmax(1) == expected.argmax(1)).sum())

@@ -125,7 +125,7 @@ def _node(node: str, file: Path, images: Tensor) -> Tensor:
         pixels, answers = Path(folder) / "pixels", Path(folder) / "answers"
         pixels.write_bytes(images.numpy().tobytes())
         command = [node, "-e", CHECK, str(file.absolute()), str(pixels), str(answers)]
-        subprocess.run(command, check=True)
+        subprocess.run(command, check=True, capture_output=True)
         found = np.fromfile(answers, np.float32)
     return torch.from_numpy(found.reshape(len(images), -1))
 
