@@ -142,6 +142,7 @@ def test_seeds_are_averaged(tmp_path):
     assert winner.sd() == statistics.stdev([0.96, 0.95])
     assert sweep.jobs[0].name == "1"
     assert command(sweep) == "python train.py optimizer.lr=0.1 seed=1"
+    assert dict(outcome(sweep))["winner"] == "jobs 3, 2  lr 0.1"
     write(sweep)
     with (tmp_path / "sweep.csv").open(newline="") as file:
         row = next(row for row in csv.DictReader(file) if row["job"] == "0")

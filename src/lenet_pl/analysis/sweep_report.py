@@ -44,12 +44,12 @@ def outcome(sweep: Sweep) -> list[tuple[str, str]]:
         varied = ", ".join(
             f"{names[key]} {readable(best.overrides.get(key, 'default'))}"
             for key in sweep.parameters
+            if key != "seed" or winner.n == 1
         )
         which = f"job {best.name}" if winner.n == 1 else f"jobs {_job_names(winner)}"
         running = sweep.counts["unfinished"] or sweep.counts["interrupted"]
-        lines.append(
-            ("best so far" if running else "winner", f"{which}{f'  {varied}' if varied else ''}")
-        )
+        name = "best so far" if running else "winner"
+        lines.append((name, f"{which}  {varied}".rstrip()))
         lines.append(("validation", _figure(winner, "val")))
         tested = all("test/acc" in job.metrics for job in winner.jobs)
         lines.append(("test", _figure(winner, "test") if tested else "not yet"))
