@@ -31,6 +31,7 @@ from lenet_pl.training import train
 
 FEW = [*FAST, "logger=none", "test=false", "callbacks.early_stopping=null"]
 SMALL = ["model=pretrained", "model.name=shufflenet_v2_x0_5"]
+QUICK = ["trainer.limit_val_batches=1", "data.eval_batch_size=64"]
 
 # the validation accuracy that two epochs of the digits that ship must reach, below what
 # seeds 0 to 4 gave
@@ -181,7 +182,7 @@ def test_what_is_frozen_does_not_move():
 def test_a_run_is_opened_without_its_pretrained_weights(composed, tmp_path):
     file = tmp_path / "theirs.pth"
     torch.save(get_model("shufflenet_v2_x0_5", weights=None).state_dict(), file)
-    words = [*FEW, *SMALL, f"model.weights={file}", "trainer.limit_train_batches=2"]
+    words = [*FEW, *QUICK, *SMALL, f"model.weights={file}", "trainer.limit_train_batches=2"]
     cfg = composed(*words, "trainer.max_epochs=1")
     train(cfg)
     file.unlink()
@@ -222,8 +223,8 @@ def test_a_cosine_by_hand():
 @pytest.mark.parametrize(
     "words",
     [
-        ["trainer.accumulate_grad_batches=3", "data.batch_size=900"],
-        ["trainer.limit_train_batches=0.5", "data.batch_size=999"],
+        ["trainer.accumulate_grad_batches=3", "data.batch_size=512"],
+        ["trainer.limit_train_batches=0.3", "data.batch_size=512"],
         ["trainer.limit_train_batches=7", "trainer.accumulate_grad_batches=2"],
     ],
 )
@@ -232,7 +233,7 @@ def test_a_schedule_is_made_for_the_steps_there_are(composed, tmp_path, words):
         *FEW[:-1],
         "scheduler=onecycle",
         *words,
-        "trainer.max_epochs=3",
+        "trainer.max_epochs=2",
         "scheduler.warmup=0.5",
     ]
     cfg = composed(*words, "callbacks=none")
@@ -325,7 +326,7 @@ def test_the_average_is_what_is_kept(composed, tmp_path, kind):
     ],
 )
 def test_a_run_cut_off_ends_like_one_that_was_not(composed, tmp_path, monkeypatch, words):
-    few = [*FEW[:-1], "trainer.limit_train_batches=4", "trainer.max_epochs=4"]
+    few = [*FEW[:-1], *QUICK, "trainer.limit_train_batches=3", "trainer.max_epochs=4"]
     words = [*few, *words.split(), "callbacks.early_stopping=null"]
     train(composed(*words))
     start = History.on_train_epoch_start
@@ -351,8 +352,9 @@ def test_a_run_cut_off_ends_like_one_that_was_not(composed, tmp_path, monkeypatc
 
 def test_fine_tuning_lets_go_at_its_epoch(composed, tmp_path):
     tune = [*SMALL, "model.freeze=true", "callbacks=finetune", "callbacks.early_stopping=null"]
-    few = [*FEW[:-1], "trainer.limit_train_batches=2", "trainer.max_epochs=2", *tune]
-    train(composed(*few, "trainer.max_epochs=2", "callbacks.finetune.lr_factor=0.5"))
+    few = [*FEW[:-1], *QUICK, "trainer.limit_train_batches=2", *tune]
+    few.append("trainer.max_epochs=2")
+    train(composed(*few, "callbacks.finetune.lr_factor=0.5"))
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
     head, body = checkpoint["optimizer_states"][0]["param_groups"]
@@ -404,7 +406,7 @@ def test_mistakes(composed, tmp_path, words, told):
 
 
 def test_a_schedule_goes_on_only_to_its_end(composed, tmp_path):
-    words = [*FEW, "scheduler=onecycle", "trainer.limit_train_batches=8"]
+    words = [*FEW, *QUICK, "scheduler=onecycle", "trainer.limit_train_batches=8"]
     train(composed(*words, "trainer.max_epochs=1"))
     last = f"ckpt_path={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}"
     for changed, told in [
