@@ -1,7 +1,6 @@
 """Sweeps: the table from made-up job folders, and small sweeps for real, in this process."""
 
 import csv
-import importlib.util
 import json
 import logging
 import statistics
@@ -23,12 +22,14 @@ from lenet_pl.analysis.sweep import read_sweep
 from lenet_pl.analysis.sweep_files import as_dict, write
 from lenet_pl.analysis.sweep_report import command, markdown, outcome, short_names
 from lenet_pl.callbacks.history import History
+from lenet_pl.resume import resume_arguments
 from lenet_pl.sweeping import plan as planning
 from lenet_pl.sweeping.callback import Sweep
 from lenet_pl.sweeping.presets import PRESETS, prefer_own_presets
 from lenet_pl.sweeping.progress import duration
 
-SHORT = [*FAST, "trainer.limit_train_batches=8", "trainer.max_epochs=2", "logger=none"]
+SHORT = [*FAST, "data.val_size=100", "trainer.limit_train_batches=8", "trainer.max_epochs=2"]
+SHORT.append("logger=none")
 
 
 def made(
@@ -286,7 +287,8 @@ def test_a_sweep_ends_in_a_table_and_one_test(sweep, tmp_path, capsys):
 
 def test_a_sweep_that_was_cut_off_goes_on(sweep, tmp_path, monkeypatch, capsys):
     def run(folder: str) -> int:
-        return sweep("-m", *SHORT, "seed=0,1,2", f"hydra.sweep.dir={folder}", "test=false")
+        words = ["sweep=seeds", "seed=0,1,2", f"hydra.sweep.dir={folder}", "test=false"]
+        return sweep(*SHORT, *words)  # the preset makes it a sweep
 
     assert run("whole") == 0
     with monkeypatch.context() as patch:
@@ -319,6 +321,8 @@ def test_a_sweep_that_was_cut_off_goes_on(sweep, tmp_path, monkeypatch, capsys):
     ]
     assert tables[0] == tables[1] and len(tables[0]) == 3
     assert all("test/acc" not in found["metrics"] for found in results(tmp_path / "cut").values())
+    again = resume_arguments(["resume=cut/1", "trainer.max_epochs=3"])
+    assert not [word for word in again if word.startswith("sweep=")]  # one run, not the sweep
 
 
 def test_nothing_is_begun_that_cannot_end(sweep, tmp_path, capsys, monkeypatch):
@@ -398,11 +402,7 @@ def test_presets_bind_to_their_plugins(group, name):
     node = cfg.hydra[group]
     ours = yaml.safe_load((ROOT / "conf" / "hydra" / group / f"{name}.yaml").read_text())
     assert node._target_ == ours["_target_"]  # not the plugin's own
-    module = node._target_.split(".")[1]
-    if importlib.util.find_spec("hydra_plugins") is None or not importlib.util.find_spec(
-        f"hydra_plugins.{module}"
-    ):
-        pytest.skip(f"{module} is not installed")
+    pytest.importorskip(node._target_.rpartition(".")[0])
     arguments = {key: node[key] for key in node if key != "_target_"}
     assert get_object(node._target_)(**arguments)
 

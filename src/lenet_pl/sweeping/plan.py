@@ -113,12 +113,18 @@ def _check_plugins(config: DictConfig) -> None:
         target = config.hydra[part].get("_target_", "hydra_plugins.hydra_optuna_sweeper")
         plugin = target.removeprefix("hydra_plugins.").partition(".")[0]
         chosen = f"hydra/{part}={config.hydra.runtime.choices[f'hydra/{part}']}"
-        if plugin in EXTRAS and importlib.util.find_spec(f"hydra_plugins.{plugin}") is None:
+        if plugin in EXTRAS and not _installed(plugin):
             raise ConfigError(
                 f'{chosen}: is not installed; pip install "lenet-pl[{EXTRAS[plugin]}]"'
             )
         if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
             raise ConfigError(f"{chosen}: no Slurm here (srun is not found); choose submitit_local")
+
+
+def _installed(plugin: str) -> bool:
+    # without any plugin there is no such package to look into
+    names = ("hydra_plugins", f"hydra_plugins.{plugin}")
+    return all(importlib.util.find_spec(name) is not None for name in names)
 
 
 def _compose(
