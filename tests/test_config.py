@@ -17,6 +17,7 @@ from lenet_pl.build import hparams
 from lenet_pl.checks import check
 from lenet_pl.cli import COMMANDS
 from lenet_pl.rules import RULES
+from lenet_pl.sweeping.presets import prefer_own_presets
 
 GROUPS = sorted(
     path.relative_to(ROOT / "conf").with_suffix("")
@@ -182,6 +183,7 @@ def test_commands_of_the_readme(composed, line):
         if words[:2] in (["python", "train.py"], ["lenet-pl", "train"]):
             words = [word for word in words[2:] if word not in ("-m", "--help")]
             overrides = [re.sub(r"=([^\[,]*),.*", r"=\1", word) for word in words]
+            prefer_own_presets()
             own = [word for word in overrides if not word.startswith(("resume=", "ckpt_path="))]
             check(composed(*own))
         elif words[0] == "lenet-pl":
