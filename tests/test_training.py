@@ -199,14 +199,14 @@ def test_early_stopping_fires_in_the_epoch_it_should(composed, tmp_path):
 
 
 def test_a_run_killed_in_mid_epoch_resumes_to_the_same_numbers(composed, command, tmp_path):
-    words = [*FAST, "logger=none", "trainer.max_epochs=6", "callbacks.early_stopping=null"]
+    words = [*PLAIN, "trainer.max_epochs=20", "callbacks.early_stopping=null"]
     train(composed(*words))
     killed = tmp_path / "killed"
     process = Running(*words, f"hydra.run.dir={killed}", cwd=tmp_path)
     process.wait_for(lambda: (killed / "metrics.csv").exists() and len(rows(killed)) >= 2)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert len(rows(killed)) < 6 and not (killed / "result.json").exists()
+    assert len(rows(killed)) < 20 and not (killed / "result.json").exists()
 
     elsewhere = f"hydra.run.dir={tmp_path / 'elsewhere'}"
     last = f"ckpt_path={killed / 'checkpoints' / 'last.ckpt'}"

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ class Running:
     """``python train.py WORDS`` in the folder ``cwd``, like ``subprocess.Popen``."""
 
     def __init__(self, *words: str, cwd: Path) -> None:
+        _ensure_server()
         self.outputs = [cwd.with_name(f"{cwd.name}.{time.monotonic_ns()}.{n}") for n in (1, 2)]
         self.process = CONTEXT.Process(target=_train, args=(words, cwd, self.outputs))
         self.process.start()
@@ -56,6 +58,19 @@ class Running:
             assert self.poll() is None, self.wait()
             time.sleep(0.05)
         raise TimeoutError
+
+
+def _ensure_server() -> None:
+    """Start the server, if it does not run; it finds what it preloads by its PYTHONPATH only."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent), *filter(None, [before])]
+    )
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
 
 
 def _train(words: tuple[str, ...], cwd: Path, outputs: list[Path]) -> None:
