@@ -26,7 +26,8 @@ TYPED = {  # found before torch is imported, so quick enough to run for real
     "validation and test, as in [7,2,1]",
     "modle=lenet": "modle: no such key; there is model",
     "trainer.max_epoch=3": "trainer.max_epoch: no such key; there is max_epochs",
-    "model=null": "a group cannot be null; choose an option of it, such as callbacks=none",
+    "model=null": "model=null: must be one of lenet, lstm, mlp, pretrained",
+    "momentum=0.5": "momentum: no such key; there is optimizer.momentum",
     "x=[": "x=[: cannot be read as an override, which is key=value",
     "callbacks.checkpoint.monitor=test/acc": "callbacks.checkpoint.monitor=test/acc: only "
     "validation decides; choose from val/acc, val/loss",

@@ -153,7 +153,7 @@ def test_what_pixels_become(composed, word, low, high):
         ("data.normalise=standardize", "one of standardise, scale, none"),
         ("data.clean=maybe", "one of true, false"),
         ("data.clean=1", "one of true, false"),
-        ("data.suspect_folds=1", "0, or a whole number from 2 on"),
+        ("data.suspect_folds=1", "0, or a whole number from 2 to 20"),
         ("data.val_size=0", "a whole number from 1 on, or a share between 0 and 1"),
         ("data.val_size=1.5", "a whole number from 1 on, or a share between 0 and 1"),
     ],

@@ -73,7 +73,7 @@ def run(program: Callable[[], Any]) -> None:
     except ValueError as error:
         if "Config group override" not in str(error):
             raise
-        give_up("a group cannot be null; choose an option of it, such as callbacks=none")
+        give_up(explain(error))
     except FloatingPointError as error:
         give_up(str(error), status=1)
     except KeyboardInterrupt:  # before training began; Lightning answers for itself

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.data.errors import DataError
@@ -36,9 +36,18 @@ def explain(error: Exception) -> str:
         return f"{group}={name}: no such choice; choose from {', '.join(options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as an override, which is key=value"
+    if "Config group override" in str(error):  # Hydra does not say which
+        words = [word for word in sys.argv if word.endswith("=null")]
+        group = next((word[:-5] for word in words if (conf() / word[:-5]).is_dir()), "group")
+        options = sorted(path.stem for path in (conf() / group).glob("*.yaml"))
+        return f"{group}=null: must be one of {', '.join(options)}"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         known = [str(key) for key in cause.parent_node if key != "hydra"]
-        near = get_close_matches(str(cause.key), known, n=3) or known
+        there = OmegaConf.to_container(cause.parent_node)
+        assert isinstance(there, dict)
+        groups = [key for key in known if (conf() / key).is_dir() and cause.key in there[key]]
+        below = [f"{group}.{cause.key}" for group in groups]
+        near = below or get_close_matches(str(cause.key), known, n=3) or known
         return f"{cause.full_key}: no such key; there is {', '.join(near)}"
     return " ".join(f"{error} {cause or ''}".split())

@@ -78,8 +78,8 @@ RULES: dict[str, Rule] = {
     "data.normalise": one_of("standardise", "scale", "none"),
     "data.clean": one_of(True, False),
     "data.suspect_folds": (
-        "0, or a whole number from 2 on",
-        lambda x: type(x) is int and x != 1 and x >= 0,
+        "0, or a whole number from 2 to 20",
+        lambda x: type(x) is int and x != 1 and 0 <= x <= 20,
     ),
     "data.on_error": one_of("skip", "stop"),
     "data.source.invert": one_of("auto", True, False),

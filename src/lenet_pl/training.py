@@ -154,7 +154,9 @@ def _device(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+    threads = torch.get_num_threads()
+    cpu = f"cpu ({threads} thread{'s' if threads > 1 else ''})"
+    return cpu if device.type == "cpu" else str(device)
 
 
 def _summary(cfg: DictConfig, parts: Parts) -> RenderableType:
@@ -165,7 +167,9 @@ def _summary(cfg: DictConfig, parts: Parts) -> RenderableType:
         if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:
             fires = f"after {callback.patience} epochs in a row without a better one"
             if callback.patience >= trainer.max_epochs - 1:
-                fires = f"cannot fire: patience {callback.patience} of {trainer.max_epochs} epochs"
+                fires = (
+                    f"has no time to: it waits for {callback.patience} epochs in vain"
+                )
             notes.append(f"early stop  on {callback.monitor}, {fires}")
     name = getattr(classifier.net, "name", type(classifier.net).__name__)
     return start_summary(
