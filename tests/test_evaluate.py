@@ -256,6 +256,9 @@ def test_weights_that_cannot_be_trusted_or_used(lenet_pl, run, tmp_path):
     torch.save({"layers.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "nothing.pth").touch()
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "checkpoint.pth")
+    torch.save(TutorialLeNet(), tmp_path / "module.pth")
     for name, told in [
         ("trap.pth", "with code inside, which is not run"),
         ("other.pth", "not the weights of --model lenet"),

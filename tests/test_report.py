@@ -322,7 +322,7 @@ def test_a_part_that_one_run_has_not_is_one_row():
         ("callbacks.stop", "EarlyStopping", "none"),
         ("scheduler", "none", "Cosine"),
     ]
-    assert ("callbacks.stop", "EarlyStopping", "not there") in compare.differences(one, three)
+    assert ("callbacks.stop", "EarlyStopping", "none") in compare.differences(one, three)
     other = OmegaConf.create({**here, "callbacks": {"stop": {**stopping, "patience": 6}}})
     assert compare.differences(one, other) == [("callbacks.stop.patience", "5", "6")]
 
@@ -338,7 +338,7 @@ def test_curves_hold_every_point_and_the_legend_hides_none(first, metric):
         [axes] = figure.axes
         low, high = axes.get_ylim()
         assert low <= 0.1 and high >= 0.993
-        [legend] = figure.legends
+        legend = axes.get_legend()
         assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
         for text in axes.texts:
             assert not legend.get_window_extent().overlaps(text.get_window_extent())

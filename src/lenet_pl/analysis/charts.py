@@ -43,7 +43,8 @@ def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
     axes.set_xlabel("epoch")
     axes.grid(axis="y", which="both")
     axes.spines["left"].set_visible(False)
-    figure.legend(loc="outside upper left", ncols=2)  # above the axes, where no line is
+    pad = 1.8 if len(runs) == 1 else 0.3  # above the axes, and above the mark of the best epoch
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=pad, ncols=2)
     return figure
 
 
