@@ -256,10 +256,16 @@ def test_weights_that_cannot_be_trusted_or_used(lenet_pl, run, tmp_path):
     torch.save({"layers.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "nothing.pth").touch()
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "checkpoint.pth")
+    torch.save(TutorialLeNet(), tmp_path / "module.pth")
     for name, told in [
         ("trap.pth", "with code inside, which is not run"),
         ("other.pth", "not the weights of --model lenet"),
         ("list.pth", "not a state dict"),
+        ("nothing.pth", "an empty file"),
+        ("checkpoint.pth", "a checkpoint, with the weights under 'state_dict'"),
+        ("module.pth", "a pickled object with code inside, which is not run"),
         ("text.pth", "not a state dict"),
         ("none.pth", "there is no such file"),
         (run, "is a folder"),
@@ -281,7 +287,7 @@ def test_runs_that_are_none(lenet_pl, run, tmp_path):
     torch.save({"state_dict": Trap()}, trap / "checkpoints" / "best.ckpt")
     (tmp_path / "stray.ckpt").touch()
     for name, told in [
-        ("nowhere", "no run folder"),
+        ("nowhere", "there is no such folder"),
         ("latest", "outputs/runs holds no run"),
         ("stray.ckpt", "no run folder"),
         ("unfinished", "no finished epoch"),

@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
-from lenet_pl.analysis import learning, mistakes
+from lenet_pl.analysis import learning, mistakes, rates
 from lenet_pl.analysis.evaluate import expected_calibration_error
 from lenet_pl.analysis.figures import Figures, Finding, Settings, Share, beyond_chance
 from lenet_pl.analysis.findings import CHECKS, find
@@ -34,13 +34,13 @@ TRAIN = (0.4, 0.1, 0.06, 0.05, 0.045, 0.042, 0.04, 0.039)
 VAL = (0.15, 0.08, 0.06, 0.055, 0.05, 0.051, 0.0502, 0.0501)
 
 
-def rows(train=TRAIN, val=VAL, acc=None, lr=None) -> list[dict[str, float]]:
+def rows(train=TRAIN, val=VAL, acc=None, lr=None, right=0.9) -> list[dict[str, float]]:
     acc = acc or [0.98] * len(train)
     lr = lr or [0.01] * len(train)
     columns = zip(train, val, acc, lr, strict=True)
     names = ("train/loss", "val/loss", "val/acc", "lr")
     return [
-        {"epoch": n, "train/acc": 0.9, **dict(zip(names, column, strict=True))}
+        {"epoch": n, "train/acc": right, **dict(zip(names, column, strict=True))}
         for n, column in enumerate(columns, 1)
     ]
 
@@ -103,27 +103,27 @@ MANY = [(4, 9)] * 12 + [(3, 5)] * 6 + [(7, 2)] * 4 + SPREAD[:8]  # 30 mistakes
 GUESS = log(10)
 FIRING: dict[str, tuple] = {  # check, figures, what it says, what to try
     "nan": (
-        learning.too_high,
+        rates.too_high,
         figures(error="train/loss is nan in epoch 3; try a smaller optimizer.lr"),
         "stopped being a number; train/loss is nan in epoch 3",
         ["optimizer.lr=0.001"],
     ),
     "dead": (
-        learning.too_high,
+        rates.too_high,
         figures(GUESSED, rows=rows([2.2, 2.32, 2.33], [2.3] * 3, [0.1] * 3)),
         "died; Validation accuracy is 10.00 %, that of guessing, and the training loss ended at "
         "2.330, above the 2.303",
         ["optimizer.lr=0.001"],
     ),
     "jumps": (
-        learning.too_high,
+        rates.too_high,
         figures(rows=rows([0.4, 0.1, 0.13, 0.05, 0.07, 0.04, 0.03, 0.02])),
         "too high for the end of training; It rose by more than 20 % in 2 of 7 epochs (3, 5); "
         "optimizer.lr is 0.01.",
         ["scheduler=cosine"],
     ),
     "jumps, scheduled": (
-        learning.too_high,
+        rates.too_high,
         figures(
             rows=rows([0.4, 0.1, 0.13, 0.05, 0.07, 0.04, 0.03, 0.02]),
             settings=replace(SETTINGS, scheduler=True),
@@ -132,17 +132,56 @@ FIRING: dict[str, tuple] = {  # check, figures, what it says, what to try
         ["optimizer.lr=0.0033"],
     ),
     "stuck": (
-        learning.too_low,
+        rates.too_low,
         figures(GUESSED, rows=rows([2.301, 2.29, 2.27], [2.3, 2.28, 2.2], [0.1, 0.2, 0.3])),
-        "The learning rate is too low; After the first 860 steps the training loss was 2.30",
+        "The learning rate is too low; In the first 860 steps the training loss was 2.30",
         ["optimizer.lr=0.1"],
     ),
     "slow": (
-        learning.too_low,
-        figures(rows=rows([1.3, 0.5, 0.3, 0.2], [0.6, 0.4, 0.28, 0.2], [0.9] * 4)),
-        "may be too low; After the first 860 steps the training loss was 1.30 on average, where "
-        "guessing gives 2.30, and it has fallen smoothly since, to 0.20",
-        ["optimizer.lr=0.03"],
+        rates.too_low,
+        figures(
+            GUESSED[:900], rows=rows([1.9, 1.6, 1.3, 1.1], [1.7, 1.5, 1.2, 1], [0.5] * 4, right=0.4)
+        ),
+        "may be too low; In the first 860 steps the training loss was 1.90 on average, where "
+        "guessing gives 2.30; it has fallen smoothly since, to 1.10, and validation accuracy is "
+        "55.00 %",
+        ["optimizer.lr=0.02"],
+    ),
+    "lost again": (
+        rates.too_high,
+        figures(
+            [*SPREAD, *SPREAD],
+            rows=rows([0.4, 0.2, 0.15, 0.14], [0.3, 0.2, 0.5, 1.6], [0.9, 0.98, 0.95, 0.77]),
+        ),
+        "too high: what was learnt was lost again; Validation accuracy was 98.00 % in epoch 2 and "
+        "77.00 % in the last, where the loss is 1.60 (guessing: 2.30); optimizer.lr is 0.01.",
+        ["optimizer.lr=0.0033"],
+    ),
+    "lost again, by the loss": (
+        rates.too_high,
+        figures(rows=rows([0.4, 0.2], [0.3, 2.1], [0.9, 0.8])),
+        "lost again; Validation accuracy was 90.00 % in epoch 1 and 80.00 % in the last",
+        ["optimizer.lr=0.0033"],
+    ),
+    "one answer": (
+        rates.one_answer,
+        figures(GUESSED, rows=rows([2.2, 2.0], [2.1, 1.9], [0.1, 0.1])),
+        "It answers 0 for everything: it has hardly trained; 100.00 % of the validation images "
+        "are taken for 0, and 10.00 % are right.",
+        ["trainer.max_epochs=4"],
+    ),
+    "one answer, for most": (
+        rates.one_answer,
+        figures(GUESSED[:1500], rows=rows([2.2, 2.0], [2.1, 1.9], [0.1, 0.1])),
+        "It answers 0 for almost everything; 85.00 % of the validation images are taken for 0",
+        ["trainer.max_epochs=4"],
+    ),
+    "one answer, that was not the only one": (
+        rates.one_answer,
+        figures(GUESSED, rows=rows([0.4, 2.2], [0.3, 2.3], [0.9, 0.1])),
+        "It answers 0 for everything: the learning rate is too high; Validation accuracy was "
+        "90.00 % in epoch 1 and 10.00 % in the last",
+        ["optimizer.lr=0.0033"],
     ),
     "overfit": (
         learning.overfitting,
@@ -167,6 +206,18 @@ FIRING: dict[str, tuple] = {  # check, figures, what it says, what to try
         learning.underfitting,
         figures([*SPREAD, *SPREAD], train=Share(1962, 2000)),
         "underfits; 1.90 % of them are still wrong, and validation is only 0.10 points behind",
+        ["scheduler=onecycle"],
+    ),
+    "underfit, level": (
+        learning.underfitting,
+        figures([*SPREAD, *SPREAD], train=Share(1960, 2000)),
+        "underfits; validation is level: more room",
+        ["scheduler=onecycle"],
+    ),
+    "underfit, ahead": (
+        learning.underfitting,
+        figures([*SPREAD, *SPREAD], train=Share(1955, 2000)),
+        "underfits; validation is 0.25 points ahead: more room",
         ["scheduler=onecycle"],
     ),
     "underfit, smoothed": (
@@ -292,18 +343,33 @@ FIRING: dict[str, tuple] = {  # check, figures, what it says, what to try
         "2005 (8 or 9), 2006 (9 or 0), 2004 (8 or 7).",
         ["data.suspect_folds=5"],
     ),
+    "claimed, pooled": (
+        mistakes.ambiguous,
+        figures(second=[(0.5, 0.42), (0.47, 0.45), (0.4, 0.52)], pooled=True),
+        "In all files, training then test: 2005 (8 or 9), 2006",
+        ["data.suspect_folds=5"],
+    ),
+    "claimed, in files of their own": (
+        mistakes.ambiguous,
+        figures(
+            second=[(0.5, 0.42), (0.47, 0.45), (0.4, 0.52)],
+            files=[f"{n}.png" for n in range(2000)],
+        ),
+        "Files: 1998.png (8 or 9), 1999.png (9 or 0), 1997.png (8 or 7).",
+        ["data.suspect_folds=5"],
+    ),
     "test": (
         mistakes.unlike_test,
         figures(test=Share(1950, 2000)),
         "The test images are harder than validation told; Validation 99.00 % of 2,000, test "
         "97.50 % of 2,000: 3.6 standard errors apart.",
-        ["data.split_seed=1"],
+        [],
     ),
     "test, easier": (
         mistakes.unlike_test,
         figures(test=Share(2000, 2000)),
         "The test images are easier than validation told",
-        ["data.split_seed=1"],
+        [],
     ),
 }
 
@@ -319,26 +385,39 @@ def test_fires(name):
     assert finding in find(found)
 
 
+COMMON = (torch.arange(2000) - 1800).clamp(min=0) % 10  # 91 % of the first class
+
+
 SILENT: dict[str, tuple] = {
-    "a single jump": (learning.too_high, {"rows": rows((*TRAIN[:-1], 0.05))}),
+    "a single jump": (rates.too_high, {"rows": rows((*TRAIN[:-1], 0.05))}),
     "jumps of what is next to nothing": (
-        learning.too_high,
+        rates.too_high,
         {"rows": rows([0.1, 0.001, 0.009, 0.001, 0.009, 0.001, 0.009, 0.001])},
     ),
     "guessing, but not yet begun": (
-        learning.too_high,
+        rates.too_high,
         {"wrong": GUESSED, "rows": rows([2.303, 2.302], [2.3] * 2, [0.1] * 2)},
     ),
     "warming up": (
-        learning.too_low,
+        rates.too_low,
         {"rows": rows([2.2, 0.5, 0.3], [1, 0.4, 0.3], lr=[0.001, 0.01, 0.005])},
     ),
     "few steps an epoch": (
-        learning.too_low,
+        rates.too_low,
         {"rows": rows([2.2, 2.1, 2.0], [2.2, 2.1, 2.0]), "trained_on": 640},
     ),
+    "a small start that went well": (
+        rates.too_low,
+        {"rows": rows([1.3, 0.5, 0.3, 0.2], [0.6, 0.4, 0.28, 0.2], [0.9] * 4, right=0.45)},
+    ),
+    "a sway": (rates.too_high, {"rows": rows(acc=[0.98] * 7 + [0.8])}),
+    "one class that is as common": (
+        rates.one_answer,
+        {"labels": COMMON, "logits": 9 * torch.eye(10)[COMMON]},
+    ),
+    "many of one class, and most right": (rates.one_answer, {"wrong": GUESSED[:600]}),
     "slow, but come to rest": (
-        learning.too_low,
+        rates.too_low,
         {"rows": rows([1.3, 0.5, 0.3, 0.29], [0.6, 0.4, 0.28, 0.29])},
     ),
     "a gap of chance": (
@@ -444,3 +523,26 @@ def test_what_is_suggested_can_be_done(overrides):
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         cfg = compose("config", ["run_dir=run", *words])
     check(cfg)
+
+
+def test_a_network_of_one_answer_gets_one_finding():
+    found = find(figures(GUESSED, rows=rows([2.2, 2.0], [2.1, 1.9], [0.1, 0.1])))
+    assert [finding.title for finding in found] == [
+        "It answers 0 for everything: it has hardly trained"
+    ]
+
+
+def test_a_fall_comes_first():
+    lost = rows([0.4, 0.2, 0.15, 0.14], [0.3, 0.2, 0.5, 1.6], [0.9, 0.98, 0.95, 0.7])
+    found = find(figures(MANY, rows=lost))
+    assert found[0].title == "The learning rate is too high: what was learnt was lost again"
+    assert len(found) > 1
+
+
+def test_a_command_is_said_once():
+    pairs = figures([*MANY, *[(4, 9)] * 20])
+    first, second = find(pairs)[:2]
+    assert mistakes.weak_class(pairs).overrides == first.overrides == ("augment=affine",)
+    assert (second.advice, second.overrides) == ("As above.", ())
+    assert second.command(SETTINGS) == ""
+    assert first.command(SETTINGS).endswith("augment=affine")

@@ -291,7 +291,7 @@ def test_no_run(lenet_pl, tmp_path):
     (tmp_path / "good.png").write_bytes(png())
     status, said, errors = lenet_pl("predict", "nowhere", "good.png")
     assert (status, said, errors.count("\n")) == (2, "", 1)
-    assert errors.startswith("error: nowhere: no run folder")
+    assert errors.startswith("error: nowhere: there is no such folder")
 
 
 def test_weights_of_the_tutorial_s_script(lenet_pl, run, tmp_path):

@@ -265,7 +265,7 @@ def damage(run: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("all", "no run folder"),
+        ("all", "there is no such folder"),
         ("epoch", "no finished epoch"),
         ("code", "with code inside, which is not run"),
         ("curves", "metrics.csv: missing or damaged"),
@@ -280,6 +280,68 @@ def test_what_cannot_be_reported_on(copied, monkeypatch, capsys, what, told, und
     error = capsys.readouterr().err
     assert error.startswith("error: ") and told in error and error.count("\n") == 1
     assert not (copied / "report" / "index.html").exists()
+
+
+def test_paths_that_are_no_run(tested, tmp_path, monkeypatch, capsys):
+    shutil.copy(tested / "best.pth", tmp_path / "weights.pth")
+    for job in ("0", "1", "10"):
+        (tmp_path / "sweep" / job / ".hydra").mkdir(parents=True)
+    for words, told in (
+        (
+            ["weights.pth"],
+            "bare weights have no run; test and predict take them with --model lenet",
+        ),
+        (["sweep"], "a sweep; its jobs are 0/ to 10/; name one"),
+        (["nowhere"], "there is no such folder"),
+    ):
+        path = tmp_path / words[0]
+        assert ask(monkeypatch, str(path)) == 2
+        assert capsys.readouterr().err == f"error: {path}: {told}\n"
+    assert ask(monkeypatch, str(tested), f"{tested}/") == 2
+    assert capsys.readouterr().err == (
+        f"error: {tested} and {tested}/ are the same run: name two\n"
+    )
+
+
+def test_differences_are_of_what_is_shown(first):
+    def row(one: float, two: float) -> tuple[str, ...]:
+        runs = [replace(first, rows=[{**first.rows[0], "seconds": value}]) for value in (one, two)]
+        return compare.table(*runs, first.shown, first.shown)[-1]
+
+    assert row(9.6, 4.4) == ("seconds of training", "10", "4", "-6")
+    assert row(10.4, 9.6) == ("seconds of training", "10", "10", "0")
+
+
+def test_a_part_that_one_run_has_not_is_one_row():
+    stopping = {"_target_": "a.b.EarlyStopping", "patience": 5, "monitor": "val/loss"}
+    here = {"callbacks": {"stop": stopping}, "scheduler": {}, "lr": 0.1}
+    there = {"callbacks": {"stop": None}, "scheduler": {"_target_": "a.Cosine", "t": 1}, "lr": 0.1}
+    less = {"callbacks": {}, "scheduler": {}, "lr": 0.2}
+    one, two, three = map(OmegaConf.create, (here, there, less))
+    assert compare.differences(one, two) == [
+        ("callbacks.stop", "EarlyStopping", "none"),
+        ("scheduler", "none", "Cosine"),
+    ]
+    assert ("callbacks.stop", "EarlyStopping", "none") in compare.differences(one, three)
+    other = OmegaConf.create({**here, "callbacks": {"stop": {**stopping, "patience": 6}}})
+    assert compare.differences(one, other) == [("callbacks.stop.patience", "5", "6")]
+
+
+@pytest.mark.parametrize("metric", ["loss", "acc"])
+def test_curves_hold_every_point_and_the_legend_hides_none(first, metric):
+    values = [0.1, 0.9, 0.98, 0.99, 0.992, 0.993]
+    names = ("train/loss", "val/loss", "train/acc", "val/acc")
+    rows = [{"epoch": n, **dict.fromkeys(names, value)} for n, value in enumerate(values, 1)]
+    for runs in ({"run": (rows, 6)}, {"A": (rows, 6), "B": (rows, 5)}):
+        figure = charts.curves(runs, metric)
+        figure.canvas.draw()
+        [axes] = figure.axes
+        low, high = axes.get_ylim()
+        assert low <= 0.1 and high >= 0.993
+        legend = axes.get_legend()
+        assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
+        for text in axes.texts:
+            assert not legend.get_window_extent().overlaps(text.get_window_extent())
 
 
 def test_a_run_that_failed_is_reported_on_and_told_why(first, copied, undrawn):

@@ -89,6 +89,7 @@ def open_run(name: str) -> Run:
         ConfigError: if there is none, it has no finished epoch, or holds what is none of ours.
     """
     folder = find(name)
+    _refuse(Path(name), folder)
     best = folder / "checkpoints" / "best.ckpt"
     checkpoint = Path(name) if name.endswith(".ckpt") else best
     if not (folder / ".hydra" / "config.yaml").is_file():
@@ -103,6 +104,30 @@ def open_run(name: str) -> Run:
     except (YAMLError, OmegaConfBaseException, ValueError, AssertionError, OSError) as error:
         raise ConfigError(f"{folder}: a damaged run folder: {error}") from error
     return Run(folder, checkpoint, config, result, read_checkpoint(checkpoint))
+
+
+def _refuse(path: Path, folder: Path) -> None:
+    """Say what a path is that is no run: nothing, bare weights, or a sweep.
+
+    Raises:
+        ConfigError: if it is one of these.
+    """
+    if not folder.exists():
+        raise ConfigError(f"{path}: there is no such folder")
+    if (folder / ".hydra" / "config.yaml").is_file():
+        return
+    if path.suffix in (".pth", ".pt") and path.is_file():
+        raise ConfigError(
+            f"{path}: bare weights have no run; test and predict take them with --model lenet"
+        )
+    jobs = sorted(int(job.parent.name) for job in folder.glob("*/.hydra") if _number(job.parent))
+    if jobs:
+        named = "its job is 0/" if jobs == [0] else f"its jobs are {jobs[0]}/ to {jobs[-1]}/"
+        raise ConfigError(f"{path}: a sweep; {named}; name one")
+
+
+def _number(folder: Path) -> bool:
+    return folder.name.isdecimal()
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
     axes.set_xlabel("epoch")
     axes.grid(axis="y", which="both")
     axes.spines["left"].set_visible(False)
-    axes.legend(loc="upper right" if metric == "loss" else "lower right")
+    pad = 1.8 if len(runs) == 1 else 0.3  # above the axes, and above the mark of the best epoch
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=pad, ncols=2)
     return figure
 
 
@@ -58,12 +59,8 @@ def _mark_best(axes: Axes, epoch: float, value: float, colour: str, alone: bool)
 
 
 def _scale(axes: Axes, metric: str, rows: Rows) -> None:
-    """An axis on which the late epochs can be told apart although the first one is far off."""
+    """An axis that holds every point; of the loss, the late epochs can be told apart too."""
     if metric == "acc":
-        values = sorted(row[f"{stage}/acc"] for row in rows for stage in ("train", "val"))
-        low = values[len(values) // 4] - 0.15 * (1 - values[len(values) // 4])
-        if len(rows) > 3 and values[0] < low - 0.1:  # the first epochs leave the chart below
-            axes.set_ylim(bottom=max(0.0, 1 - 3 * (1 - low)))
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     else:
         values = [row[f"{stage}/loss"] for row in rows for stage in ("train", "val")]

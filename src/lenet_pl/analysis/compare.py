@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lenet_pl.analysis import charts, page, plots
 from lenet_pl.analysis.album import describe
+from lenet_pl.analysis.differing import differences
 from lenet_pl.analysis.evaluate import (
     confusion_matrix,
     expected_calibration_error,
@@ -110,6 +110,7 @@ def write_comparison(first: Evidence, second: Evidence) -> tuple[Path, Disagreem
         "names": names,
         "folders": [run.run.folder.as_posix() for run in (first, second)],
         "meaning": a.meaning,
+        "named": bool(a.files),
         "split": a.split,
         "total": len(a.labels),
         "verdict": sentence,
@@ -135,7 +136,9 @@ def table(first: Evidence, second: Evidence, a: Shown, b: Shown) -> list[tuple[s
     rows: list[tuple[str, ...]] = []
 
     def add(name: str, values: tuple[float, float], form: str, scale: float = 1) -> None:
-        one, two = (scale * value for value in values)
+        digits = int(form.partition(".")[2][0])
+        # of the values as they are shown, so that the columns agree
+        one, two = (round(scale * value, digits) for value in values)
         unit = " %" if scale == 100 else ""
         difference = format(two - one, "+" + form)
         # what rounds to nothing has no sign
@@ -159,34 +162,6 @@ def table(first: Evidence, second: Evidence, a: Shown, b: Shown) -> list[tuple[s
     seconds = [sum(row.get("seconds", 0.0) for row in run.rows) for run in (first, second)]
     add("seconds of training", (seconds[0], seconds[1]), ",.0f")
     return rows
-
-
-def differences(first: DictConfig, second: DictConfig) -> list[tuple[str, str, str]]:
-    """The keys of two configurations that have other values, with both values."""
-    one, two = (_flat(config) for config in (first, second))
-    missing = "not there"
-    return [
-        (key, str(one.get(key, missing)), str(two.get(key, missing)))
-        for key in sorted(one.keys() | two.keys())
-        if one.get(key, missing) != two.get(key, missing)
-    ]
-
-
-def _flat(config: DictConfig) -> dict[str, Any]:
-    """Keys with dots to plain values; interpolations as written, folders left out."""
-    found: dict[str, Any] = {}
-
-    def walk(node: Any, prefix: str) -> None:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                walk(value, f"{prefix}.{key}" if prefix else str(key))
-        else:
-            found[prefix] = node
-
-    container = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(container, dict)
-    walk({k: v for k, v in container.items() if k not in ("hydra", "run_dir", "ckpt_path")}, "")
-    return found
 
 
 def most_confident(shown: Shown, chosen: Tensor) -> Tensor:

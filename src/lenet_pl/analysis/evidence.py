@@ -100,6 +100,11 @@ class Evidence:
         return str(getattr(net, "name", type(net).__name__))
 
     @property
+    def pooled(self) -> bool:
+        """Whether official training and test images were mixed before they were split."""
+        return bool((self.run.result.get("data") or {}).get("pooled"))
+
+    @property
     def overrides(self) -> list[str]:
         """The words of the run's command."""
         file = self.run.folder / ".hydra" / "overrides.yaml"
@@ -129,6 +134,8 @@ class Evidence:
             indices=self.val.indices,
             classes=self.run.classes,
             test=self.test.share if self.test else None,
+            files=self.val.files,
+            pooled=self.pooled,
         )
 
 

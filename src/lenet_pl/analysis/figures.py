@@ -111,6 +111,8 @@ class Figures:
         indices: of the validation images in the official files.
         classes: their names.
         test: how many test images, None where the run was not tested.
+        files: the file of each validation image, where it has one of its own.
+        pooled: whether the indices count training images, then test images.
     """
 
     settings: Settings
@@ -125,6 +127,8 @@ class Figures:
     indices: Tensor
     classes: Sequence[str]
     test: Share | None
+    files: Sequence[str] = ()
+    pooled: bool = False
 
     @cached_property
     def matrix(self) -> Tensor:
@@ -150,7 +154,7 @@ class Finding:
         title: the sentence.
         evidence: the figures.
         advice: what to try, and why it may help.
-        overrides: the words that do it.
+        overrides: the words that do it; none where there is nothing to run.
         resume: whether the run goes on with them, instead of a new one.
         kind: ``problem``, ``hint`` or ``good``.
         alone: whether nothing else is worth a word before this is mended.
@@ -166,6 +170,8 @@ class Finding:
 
     def command(self, settings: Settings) -> str:
         """What to paste: the run's own command, changed, or the one that goes on with it."""
+        if not self.overrides:
+            return ""
         if self.resume:
             words = [f"resume={settings.folder}", *self.overrides]
         else:

@@ -1,21 +1,24 @@
 """What the figures of a run say, and what to try next.
 
-Findings rest on training and validation images: whoever acts on them has not yet looked at
-the test set. A check that fires needs evidence beyond chance; its thresholds stand, with their
-reasons, at the top of :mod:`learning` and :mod:`mistakes`.
+What has a command rests on training and validation images: whoever acts on it has not yet
+looked at the test set. A check that fires needs evidence beyond chance; its thresholds stand,
+with their reasons, at the top of :mod:`learning`, :mod:`mistakes` and :mod:`rates`.
 """
 
-from lenet_pl.analysis import learning, mistakes
+from dataclasses import replace
+
+from lenet_pl.analysis import learning, mistakes, rates
 from lenet_pl.analysis.figures import Figures, Finding
 from lenet_pl.console import percent
 
 CHECKS = (  # what must be mended first comes first
-    learning.too_high,
-    learning.too_low,
+    rates.too_high,
+    rates.one_answer,
     learning.underfitting,
     learning.overfitting,
     mistakes.small_data,
     learning.still_improving,
+    rates.too_low,
     learning.stopped_too_early,
     mistakes.few_pairs,
     mistakes.weak_class,
@@ -27,11 +30,13 @@ CHECKS = (  # what must be mended first comes first
 
 def find(f: Figures) -> list[Finding]:
     """The findings, the most urgent first; a single good one where nothing stands out."""
-    found = []
+    found: list[Finding] = []
     for check in CHECKS:
         if finding := check(f):
             if finding.alone:
                 return [finding]
+            if finding.overrides and finding.overrides in {other.overrides for other in found}:
+                finding = replace(finding, advice="As above.", overrides=())
             found.append(finding)
     return found or [all_well(f)]
 

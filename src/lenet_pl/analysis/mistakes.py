@@ -138,16 +138,19 @@ def ambiguous(f: Figures) -> Finding | None:
     if f.val.value < GOOD or len(found) < CLAIMED:
         return None
     pairs = f.logits[found].topk(2).indices.tolist()
+    first = found[:6].tolist()
+    places = [f.files[i] for i in first] if f.files else f.indices[first].tolist()
+    where = "In all files, training then test" if f.pooled else "In the training file"
     names = [
-        f"{index} ({f.classes[a]} or {f.classes[b]})"
-        for index, (a, b) in zip(f.indices[found[:6]].tolist(), pairs, strict=False)
+        f"{place} ({f.classes[a]} or {f.classes[b]})"
+        for place, (a, b) in zip(places, pairs, strict=False)
     ]
     wrong = int((f.logits[found].argmax(1) != f.labels[found]).sum())
     return Finding(
         "Some images are claimed by two classes, and may be ambiguous or mislabelled",
         f"{len(found)} validation images have two classes above {100 * CLAIM:.0f} %, and "
-        f"{wrong} of them are among the {f.mistakes} mistakes. In the training file: "
-        f"{', '.join(names)}.",
+        f"{wrong} of them are among the {f.mistakes} mistakes. "
+        f"{'Files' if f.files else where}: {', '.join(names)}.",
         "Look at them; cross-validation lists the training labels that are in doubt.",
         ("data.suspect_folds=5",),
     )
@@ -164,9 +167,8 @@ def unlike_test(f: Figures) -> Finding | None:
         else "The test images are easier than validation told",
         f"Validation {percent(f.val.value)} of {f.val.total:,}, test {percent(f.test.value)} of "
         f"{f.test.total:,}: {abs(beyond_chance(f.val, f.test)):.1f} standard errors apart.",
-        "Another split, to see whether it is this one's luck; quote the test figure, and go on "
-        "choosing by validation.",
-        ("data.split_seed=1",),
+        "Nothing to tune here: quote the test figure, and go on choosing by validation.",
+        (),
     )
 
 

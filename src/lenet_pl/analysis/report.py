@@ -58,7 +58,7 @@ def summary(evidence: Evidence) -> dict[str, Any]:
         "checkpoint": run.checkpoint.name,
         "model": evidence.model,
         "data": evidence.data.source.name,
-        "pooled": bool((result.get("data") or {}).get("pooled")),
+        "pooled": evidence.pooled,
         "grey": shown.images.shape[1] == 1,
         "classes": run.classes,
         "shown": shown,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -71,14 +72,7 @@ def _bare(path: Path, model: str) -> PixelNet:
         raise ConfigError(f"--model {model}: {path} is a folder, and a run's knows its own network")
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file")
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        if not all(isinstance(value, Tensor) for value in state.values()):
-            raise TypeError
-    except Exception as error:
-        raise ConfigError(
-            f"{path}: not a state dict, damaged, or with code inside, which is not run"
-        ) from error
+    state = _state_dict(path)
     net = MODELS[model]()
     try:
         net.load_state_dict(state)
@@ -86,3 +80,28 @@ def _bare(path: Path, model: str) -> PixelNet:
         reason = " ".join(str(error).split()[:30])
         raise ConfigError(f"{path}: not the weights of --model {model}: {reason}") from error
     return PixelNet(net).eval()
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    """Named tensors from a file; whatever else it holds is refused by name, and not run."""
+    if not path.stat().st_size:
+        raise ConfigError(f"{path}: an empty file; save the weights again")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except UnpicklingError as error:
+        if "GLOBAL" in str(error):
+            raise ConfigError(
+                f"{path}: a pickled object with code inside, which is not run; where it was "
+                f"made, save its weights alone: torch.save(net.state_dict(), {path.name!r})"
+            ) from error
+        raise ConfigError(f"{path}: not a state dict, or damaged") from error
+    except Exception as error:
+        raise ConfigError(f"{path}: not a state dict, or damaged") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        raise ConfigError(
+            f"{path}: a checkpoint, with the weights under 'state_dict'; save these alone: "
+            f"torch.save(torch.load({path.name!r})['state_dict'], 'weights.pth')"
+        )
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ConfigError(f"{path}: not a state dict, which is tensors by name")
+    return state

@@ -7,6 +7,7 @@ from typing import Any
 from rich.text import Text
 
 from lenet_pl.console import console
+from lenet_pl.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,8 @@ def run(options: argparse.Namespace) -> None:
     from lenet_pl.run import open_run
 
     opened = [open_run(name) for name in (options.run, options.other) if name]
+    if len({found.checkpoint.resolve() for found in opened}) < len(opened):
+        raise ConfigError(f"{options.run} and {options.other} are the same run: name two")
     first = gather(opened[0])
     if len(opened) == 2:
         same = opened[0].config.data == opened[1].config.data
@@ -53,9 +56,10 @@ def _report(evidence: Any) -> tuple[dict[str, Any], list[Text]]:
         lines += [
             Text(finding.title, style="bold"),
             Text(f"  {finding.evidence}"),
-            Text(f"  {finding.advice}"),
-            Text(f"  {command}\n", style="cyan"),
+            Text(f"  {finding.advice}" + ("" if command else "\n")),
         ]
+        if command:
+            lines.append(Text(f"  {command}\n", style="cyan"))
     shown = evidence.shown
     accuracy = shown.share.value
     answer = {"path": str(path), "split": shown.split, "accuracy": accuracy, "findings": found}
