@@ -361,7 +361,7 @@ def test_fine_tuning_lets_go_at_its_epoch(composed, tmp_path):
     assert (head["lr"], body["lr"]) == (0.05, 0.025) and len(head["params"]) == 2
     with pytest.raises(ConfigError, match=r"lr_factor=0.1: ckpt_path=.* goes on with 0.5"):
         rehearse(composed(*few, f"ckpt_path={path}"))
-    with pytest.raises(ConfigError, match=r"model.freeze=None: ckpt_path=.* goes on with True"):
+    with pytest.raises(ConfigError, match=r"model.freeze=False: ckpt_path=.* goes on with True"):
         rehearse(composed(*few, f"ckpt_path={path}", "model.freeze=false", "callbacks=default"))
     # two batches of the second epoch, in which batch norms follow the data again
     assert checkpoint["state_dict"]["net.backbone.conv1.1.num_batches_tracked"] == 2
@@ -414,11 +414,19 @@ def test_a_schedule_goes_on_only_to_its_end(composed, tmp_path):
             ["trainer.max_epochs=2"],
             r"trainer.max_epochs=2: the schedule of .* is one of 8 steps, and",
         ),
-        (["callbacks=ema"], r"callbacks: ckpt_path=.* goes on without weight averaging, as it"),
+        (["callbacks=ema"], r"callbacks.average=WeightAverage: ckpt_path=.* with None"),
         (["scheduler.warmup=0.5"], r"scheduler.warmup=0.5: ckpt_path=.* goes on with 0.3"),
         (["scheduler=none"], r"scheduler=None: ckpt_path=.* goes on with one_cycle"),
         (["optimizer.lr=0.04"], r"optimizer.lr=0.04: ckpt_path=.* goes on with 0.05"),
         (["optimizer=adam", "optimizer.lr=0.05"], r"optimizer=Adam: ckpt_path=.* goes on with SGD"),
+        (["data.batch_size=32"], r"data.batch_size=32: ckpt_path=.* goes on with 64"),
+        (["seed=3"], r"seed=3: ckpt_path=.* goes on with 0"),
+        (["loss=mse"], r"loss=OneHotMSE: ckpt_path=.* goes on with CrossEntropyLoss"),
+        (["loss.label_smoothing=0.1"], r"loss.label_smoothing=0.1: ckpt_path=.* with 0.0"),
+        (["augment=affine"], r"augment.affine=Affine: ckpt_path=.* goes on with None"),
+        (["trainer.gradient_clip_val=1"], r"trainer.gradient_clip_val=1: .* goes on with None"),
+        (["trainer.accumulate_grad_batches=2"], r"accumulate_grad_batches=2: .* goes on with 1"),
+        (["trainer.precision=bf16-mixed"], r"trainer.precision=bf16-mixed: .* with 32-true"),
         (["classifier.decay_biases=false"], r"classifier.decay_biases=False: .* goes on with True"),
     ]:
         with pytest.raises(ConfigError, match=told):

@@ -78,7 +78,7 @@ ALLOWED = {
     "pixels": set(),
     "errors": set(),
     "console": set(),
-    "resume": {"errors"},
+    "resume": {"errors", "record"},
     "record": set(),
     "run": {"data.datamodule", "errors", "pixels", "resume"},
     "analysis": {

@@ -507,6 +507,9 @@ def test_a_command_is_the_run_s_own_with_the_change():
     assert command("optimizer=adam") == f"{own} data.batch_size=64 optimizer=adam"
     longer = command("trainer.max_epochs=16", resume=True)
     assert longer == "lenet-pl train resume=outputs/runs/d/t trainer.max_epochs=16"
+    job = replace(SETTINGS, job=True)
+    found = learning.still_improving(figures(rows=rows(val=(*VAL[:6], 0.05, 0.045)), settings=job))
+    assert found.command(job) == f"{own} {rest} trainer.max_epochs=16"
     spaced = replace(SETTINGS, overrides=["data.root=my data"])
     assert Finding("", "", "", ("seed=1",)).command(spaced) == (
         "lenet-pl train 'data.root=my data' seed=1"

@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import FAST
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from lenet_pl import cli
 from lenet_pl.build import rehearse
-from lenet_pl.checks import check
+from lenet_pl.checks import alone, check
 from lenet_pl.data import sources
 from lenet_pl.errors import ConfigError
 from lenet_pl.mistakes import MISTAKES
 from lenet_pl.resume import find, resume_arguments
+from lenet_pl.run import trusted
 from lenet_pl.training import train
 
 TYPED = {  # found before torch is imported, so quick enough to run for real
@@ -57,6 +60,7 @@ def test_on_the_command_line(command, tmp_path, override):
         ("model.num_classes=7", "model.num_classes=7: the data has 10 classes"),
         ("optimizer={lr: 0.1, momentum: 0, nesterov: true}", "optimizer: Nesterov momentum req"),
         ("callbacks.checkpoint.mode=up", "callbacks.checkpoint: `mode` can be min, max but got up"),
+        ("+trainer.max_steps=50", "trainer.max_steps=50: must be left out; .* trainer.max_epochs"),
         ("+model.num_clases=3", "model: .*unexpected keyword argument 'num_clases'"),
     ],
 )
@@ -192,7 +196,7 @@ def test_a_run_by_its_names(tmp_path, monkeypatch):
 def test_a_finished_run_resumes_only_to_train_longer(tmp_path):
     for name in (".hydra/overrides.yaml", ".hydra/hydra.yaml", "checkpoints/last.ckpt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("hydra: {mode: MULTIRUN}" if "hydra.yaml" in name else "[]")
+        (tmp_path / name).write_text("hydra: {mode: RUN}" if "hydra.yaml" in name else "[]")
     (tmp_path / "result.json").write_text('{"status": "finished", "epochs": 5}')
     for words in ([], ["trainer.max_epochs=5"], ["seed=3"]):
         with pytest.raises(ConfigError, match=r"is finished after 5 epochs; give a larger"):
@@ -200,6 +204,66 @@ def test_a_finished_run_resumes_only_to_train_longer(tmp_path):
     assert "trainer.max_epochs=6" in resume_arguments(
         [f"resume={tmp_path}", "trainer.max_epochs=6"]
     )
+
+
+def test_a_job_of_a_sweep_goes_on_with_its_sweep(tmp_path):
+    for name in (".hydra/overrides.yaml", ".hydra/hydra.yaml", "checkpoints/last.ckpt"):
+        (tmp_path / "3" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "3" / name).write_text("hydra:\n  mode: MULTIRUN\n")
+    with pytest.raises(ConfigError) as caught:
+        resume_arguments([f"resume={tmp_path / '3'}", "trainer.max_epochs=9"])
+    told = str(caught.value)
+    assert f"hydra.sweep.dir={tmp_path}," in told
+    assert told.endswith(f"ckpt_path={tmp_path / '3' / 'checkpoints' / 'last.ckpt'}")
+    assert "\n" not in told
+
+
+def test_a_run_folder_is_one_run_s(composed, tmp_path):
+    (tmp_path / "run").mkdir()
+    with alone(tmp_path / "run"):
+        with pytest.raises(ConfigError, match=r"hydra.run.dir=.*run: a run is going on there$"):
+            train(composed(*FAST))
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_started_run_is_not_disturbed(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    with alone(tmp_path / "run"):
+        done = command(*FAST, "hydra.run.dir=run")
+        assert done.returncode == 2 and done.stderr == (
+            "error: hydra.run.dir=run: a run is going on there\n"
+        )
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "callbacks.early_stopping=off",
+        "callbacks.early_stopping=true",
+        "callbacks.checkpoint=false",
+        "logger.tensorboard=false",
+        "+logger.csv=1",
+    ],
+)
+def test_a_part_is_whole_or_left_out(composed, override):
+    key = override.partition("=")[0].lstrip("+")
+    with pytest.raises(ConfigError, match=rf"{key}=.*: must be null, which leaves it out, or a"):
+        check(composed("data=mini", override))
+    check(composed("data=mini", f"{key}=null" if "csv" not in key else "seed=1"))
+
+
+def test_code_in_a_list_of_a_configuration_is_not_run(tmp_path):
+    for target in ("os.mkdir", "pathlib.Path.mkdir", "pathlib.Path"):
+        trap = {"_target_": target, "_args_": [str(tmp_path / "sprung")]}
+        for inside in ({"hidden": [1, trap]}, {"hidden": [[trap]]}, {"x": "${trap}"}):
+            config = OmegaConf.create(
+                {"model": {"_target_": "lenet_pl.models.mlp.MLP", **inside}, "trap": [trap]}
+            )
+            with pytest.raises(ConfigError, match=rf"model\..*_target_={target}: "):
+                instantiate(trusted(config, "model", torch.nn.Module))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lenet_pl_train_is_train_py(monkeypatch, tmp_path, capsys):

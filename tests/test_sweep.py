@@ -22,6 +22,7 @@ from lenet_pl.analysis.sweep import read_sweep
 from lenet_pl.analysis.sweep_files import as_dict, write
 from lenet_pl.analysis.sweep_report import command, markdown, outcome, short_names
 from lenet_pl.callbacks.history import History
+from lenet_pl.errors import ConfigError
 from lenet_pl.resume import resume_arguments
 from lenet_pl.sweeping import plan as planning
 from lenet_pl.sweeping.callback import Sweep
@@ -321,8 +322,8 @@ def test_a_sweep_that_was_cut_off_goes_on(sweep, tmp_path, monkeypatch, capsys):
     ]
     assert tables[0] == tables[1] and len(tables[0]) == 3
     assert all("test/acc" not in found["metrics"] for found in results(tmp_path / "cut").values())
-    again = resume_arguments(["resume=cut/1", "trainer.max_epochs=3"])
-    assert not [word for word in again if word.startswith("sweep=")]  # one run, not the sweep
+    with pytest.raises(ConfigError, match=r"resume=cut/1: a job of a sweep; .*sweep.dir=cut, or"):
+        resume_arguments(["resume=cut/1", "trainer.max_epochs=3"])
 
 
 def test_nothing_is_begun_that_cannot_end(sweep, tmp_path, capsys, monkeypatch):

@@ -198,6 +198,26 @@ def test_early_stopping_fires_in_the_epoch_it_should(composed, tmp_path):
     assert len(rows(tmp_path / "run")) == 3
 
 
+def test_a_run_that_was_stopped_early_is_over(composed, tmp_path):
+    patience = ["callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=10"]
+    words = [*PLAIN, "trainer.max_epochs=9", *patience]
+    train(composed(*words))
+    run, new = tmp_path / "run", tmp_path / "new"
+    before, table = result(run), rows(run)
+    weights = torch.load(run / "best.pth")
+    for path in (run / "result.json", run / "best.pth"):  # killed just before it was tested
+        path.unlink()
+    last = f"ckpt_path={run / 'checkpoints' / 'last.ckpt'}"
+    for folder in (new, run):
+        train(composed(*words, last, f"run_dir={folder}"))
+        found = result(folder)
+        for key in ("epochs", "stopped_early", "best_epoch", "metrics", "status"):
+            assert found[key] == before[key], key
+        assert rows(folder) == table and len(table) == 2
+        again = torch.load(folder / "best.pth")
+        assert all(torch.equal(again[name], weights[name]) for name in weights)
+
+
 def test_a_run_killed_in_mid_epoch_resumes_to_the_same_numbers(composed, command, tmp_path):
     words = [*PLAIN, "trainer.max_epochs=20", "callbacks.early_stopping=null"]
     train(composed(*words))

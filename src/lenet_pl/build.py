@@ -24,6 +24,24 @@ from lenet_pl.run import without_weights
 
 ACCELERATORS = {"cuda": CUDAAccelerator, "mps": MPSAccelerator, "tpu": XLAAccelerator}
 
+# what a run that goes on must go on with; the data, with its split, is compared by itself
+LASTING = (
+    "seed",
+    "data.batch_size",
+    "augment",
+    "model",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "classifier.decay_biases",
+    "trainer.precision",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
+    "callbacks.average",
+    "callbacks.finetune",
+)
+
 # its tips and its account of hooks are not about this run
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 # true of every run here, and no reason to worry: the data lies in memory
@@ -60,6 +78,7 @@ def build(cfg: DictConfig) -> Parts:
     data.setup("fit")
     own = cfg if cfg.ckpt_path is None else without_weights(cfg)
     classifier: Classifier = _instantiate(own, "classifier", mean=data.mean, std=data.std)
+    classifier.settings = settings(cfg)
     classifier.example_input_array = data.splits["train"].images[:1] / 255
     _check_accelerator(cfg.trainer.accelerator)
 
@@ -75,7 +94,7 @@ def build(cfg: DictConfig) -> Parts:
     )
     check_plan(trainer, classifier, data)
     if cfg.ckpt_path is not None:
-        check_checkpoint(cfg, trainer, classifier, data)
+        check_checkpoint(cfg, classifier, data)
     best = next((callback for callback in callbacks if isinstance(callback, BestAndLast)), None)
     return Parts(trainer, classifier, data, history, best)
 
@@ -104,6 +123,27 @@ def hparams(cfg: DictConfig) -> dict[str, Any]:
         str(name): value.rsplit(".", 1)[-1] if isinstance(value, str) else value
         for name, value in values.items()
     }
+
+
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """What a run must go on with, by its full key; under that of a part, the name of its class."""
+    found: dict[str, Any] = {}
+
+    def note(key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                note(f"{key}.{name}", inner)
+        elif key.endswith("._target_"):
+            found[key.removesuffix("._target_")] = value.rpartition(".")[2]
+        elif key != "model.weights" and not key.endswith("._partial_"):  # a checkpoint has weights
+            found[key] = value
+
+    for key in LASTING:
+        value = OmegaConf.select(cfg, key)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+        note(key, value)
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:

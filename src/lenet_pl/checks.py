@@ -1,9 +1,12 @@
 """What is checked before anything slow, and before a run folder is made."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -23,6 +26,7 @@ def check(cfg: DictConfig) -> None:
     for key, (meaning, holds) in RULES.items():
         if _has(cfg, key) and not holds(value := OmegaConf.select(cfg, key)):
             raise ConfigError(f"{key}={value}: must be {meaning}")
+    _check_parts(cfg)
     parts = {f"callbacks.{name}": part for name, part in (cfg.callbacks or {}).items()}
     for name, part in {**parts, "scheduler": cfg.scheduler}.items():
         monitor = part.get("monitor") if part else None
@@ -39,8 +43,24 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(f"ckpt_path={cfg.ckpt_path}: there is no such file")
 
 
+def _check_parts(cfg: DictConfig) -> None:
+    """Callbacks and loggers are whole or not at all."""
+    for group in ("callbacks", "logger"):
+        for name, part in (cfg[group] or {}).items():
+            if part is not None and not (isinstance(part, DictConfig) and "_target_" in part):
+                raise ConfigError(
+                    f"{group}.{name}={part}: must be null, which leaves it out, or a mapping with "
+                    "_target_"
+                )
+
+
 def _check_epochs(cfg: DictConfig) -> None:
     """What happens at an epoch must have one."""
+    if (steps := cfg.trainer.get("max_steps", -1)) != -1:
+        raise ConfigError(
+            f"trainer.max_steps={steps}: must be left out; a run is made of whole epochs, which "
+            "are validated, and trainer.max_epochs counts them"
+        )
     unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
     if unfreeze > cfg.trainer.max_epochs and not cfg.trainer.fast_dev_run:
         raise ConfigError(
@@ -61,6 +81,30 @@ def _has(cfg: DictConfig, key: str) -> bool:
     return isinstance(node, DictConfig) and name in node
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep the run folder to this process.
+
+    Raises:
+        ConfigError: if another one trains there.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"hydra.run.dir={folder}: a run is going on there") from None
+    except OSError as error:
+        raise ConfigError(
+            f"hydra.run.dir={folder}: cannot write there ({error.strerror})"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):  # Windows removes it once it is let go
+            (folder / ".lock").unlink(missing_ok=True)
+        lock.release()
+
+
 class Preflight(Callback):
     """A Hydra callback: a mistake ends a single run before it leaves a folder behind.
 
@@ -74,10 +118,15 @@ class Preflight(Callback):
             del cfg["hydra"]
         try:
             check(cfg)
+            from pytorch_lightning.utilities import rank_zero_only
+
             from lenet_pl.build import rehearse  # imports torch
 
             rehearse(cfg)
             _make_folder(config.hydra.run.dir, cfg.ckpt_path)
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                with alone(Path(config.hydra.run.dir)):  # before Hydra writes there
+                    pass
         except MISTAKES as error:
             give_up(str(error))
 

@@ -1,6 +1,6 @@
 """The training step."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -31,8 +31,8 @@ class Classifier(LightningModule):
     Attributes:
         frozen_lr: the learning rate of what is frozen at the start, should it be let go, as a
             factor of the optimizer's.
-        settings: of optimizer and schedule, in plain types; kept in the checkpoint, since a run
-            that goes on must go on with them.
+        settings: what a run that goes on must go on with, by key, in plain types; kept in the
+            checkpoint. ``steps`` is what a schedule that ends with the run is made for.
         outputs: the logits ``[N, classes]`` and labels ``[N]`` of each stage's last epoch.
     """
 
@@ -143,25 +143,24 @@ class Classifier(LightningModule):
         )
         for (frozen, _), group in zip(kinds, optimizer.param_groups, strict=True):
             group["lr"] *= self.frozen_lr if frozen else 1.0
-        self.settings = _settings("optimizer", type(optimizer), optimizer.defaults)
-        self.settings["classifier.decay_biases"] = self.decay_biases
-        if any(frozen for frozen, _ in kinds):
-            self.settings["model.freeze"] = True
-            self.settings["callbacks.finetune.lr_factor"] = self.frozen_lr
         return optimizer
 
     def new_schedule(self, optimizer: Optimizer, steps: int) -> dict[str, Any]:
         """What Lightning wants under ``lr_scheduler``, for a run of so many steps."""
         assert self.scheduler is not None
         schedule = self.scheduler(optimizer, steps)
-        made = getattr(self.scheduler, "func", self.scheduler)
-        self.settings |= _settings("scheduler", made, getattr(self.scheduler, "keywords", {}))
         if schedule.get("interval") == "step":
             self.settings["steps"] = steps
         return schedule
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["settings"] = self.settings
+
+    def on_train_start(self) -> None:
+        # early stopping had ended the run that goes on, which had only not been tested yet
+        for callback in self.trainer.early_stopping_callbacks:
+            if callback.wait_count >= callback.patience:
+                self.trainer.should_stop = True
 
     def on_train_epoch_end(self) -> None:
         # Lightning does this after the checkpoints are written, and a resumed run would lack it
@@ -173,7 +172,3 @@ class Classifier(LightningModule):
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if metric is None:  # else it is one of the above
             scheduler.step()
-
-
-def _settings(name: str, made: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: made.__name__} | {f"{name}.{key}": value for key, value in options.items()}

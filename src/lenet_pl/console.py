@@ -67,13 +67,16 @@ def start_summary(
     return Group(Text(title, style="bold"), "", side_by_side, "", *notes, "")
 
 
-def end_summary(result: Mapping[str, Any], folder: Path, extendable: bool = True) -> RenderableType:
+def end_summary(
+    result: Mapping[str, Any], folder: Path, extendable: bool = True, resumable: bool = True
+) -> RenderableType:
     """How a run went, and what one would run next.
 
     Args:
         result: what ``result.json`` holds.
         folder: the run folder.
         extendable: whether it could train longer, which a schedule that has ended forbids.
+        resumable: whether it can go on by itself, which a job of a sweep cannot.
     """
     metrics, rows = result["metrics"], []
     if result["status"] == "finished" and not metrics:
@@ -96,7 +99,8 @@ def end_summary(result: Mapping[str, Any], folder: Path, extendable: bool = True
     if metrics and any(folder.glob("events.*")):
         logdir = "outputs" if folder.parts[:1] == ("outputs",) else folder
         commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
-    resumable = (folder / "checkpoints" / "last.ckpt").exists() and (folder / ".hydra").exists()
+    needed = (folder / "checkpoints" / "last.ckpt", folder / ".hydra")
+    resumable = resumable and all(path.exists() for path in needed)
     if metrics and resumable and extendable and not result["stopped_early"]:
         longer = f"trainer.max_epochs={2 * result['epochs']}"
         commands.append(("train longer", f"{program} resume={shlex.quote(str(folder))} {longer}"))

@@ -5,7 +5,6 @@ import re
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import WeightAveraging
 
 from lenet_pl.callbacks.finetune import Finetune
 from lenet_pl.classifier import Classifier
@@ -40,9 +39,7 @@ def check_plan(trainer: Trainer, classifier: Classifier, data: DigitsDataModule)
         raise ConfigError(told(part, error)) from error
 
 
-def check_checkpoint(
-    cfg: DictConfig, trainer: Trainer, classifier: Classifier, data: DigitsDataModule
-) -> None:
+def check_checkpoint(cfg: DictConfig, classifier: Classifier, data: DigitsDataModule) -> None:
     """Whether a run can go on from ``ckpt_path`` as if it had never stopped.
 
     Raises:
@@ -77,10 +74,6 @@ def check_checkpoint(
             )
         if old != new:
             raise ConfigError(f"{name}={new}: ckpt_path={path} goes on with {old}")
-    averages = any(isinstance(c, WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
-    if averages != ("averaging_state" in checkpoint):
-        how = "without weight averaging" if averages else "with weight averaging (ema or swa)"
-        raise ConfigError(f"callbacks: ckpt_path={path} goes on {how}, as it began")
     if epochs > cfg.trainer.max_epochs:
         raise ConfigError(
             f"trainer.max_epochs={cfg.trainer.max_epochs}: ckpt_path={path} has {epochs} already"

@@ -21,6 +21,12 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     part.replace(path)
 
 
+def is_job(folder: Path) -> bool:
+    """Whether a run folder is that of a job of a sweep."""
+    file = folder / ".hydra" / "hydra.yaml"
+    return file.is_file() and "mode: MULTIRUN" in file.read_text(encoding="utf-8")
+
+
 def shown(folder: Path) -> Path:
     """The path as one would type it here."""
     folder = folder.absolute()

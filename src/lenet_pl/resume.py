@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from lenet_pl.errors import ConfigError
+from lenet_pl.record import is_job
 
 
 def find(name: str) -> Path:
@@ -32,7 +33,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     The run's own overrides come first, so those given now win.
 
     Raises:
-        ConfigError: if there is no run there, or none that can go on.
+        ConfigError: if there is no run there, or none that can go on by itself.
     """
     asked = [word for word in arguments if word.startswith("resume=")]
     if not asked:
@@ -42,6 +43,12 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     overrides = run / ".hydra" / "overrides.yaml"
     if not overrides.is_file():
         raise ConfigError(f"resume={run}: no run folder there (it would hold {overrides})")
+    if is_job(run):  # what it would write there is not what the sweep asks for
+        raise ConfigError(
+            f"resume={run}: a job of a sweep; go on with the same sweep command and "
+            f"hydra.sweep.dir={run.parent}, or train it longer elsewhere: its overrides and "
+            f"ckpt_path={checkpoint}"
+        )
     if not checkpoint.is_file():
         raise ConfigError(f"resume={run}: no finished epoch to go on from ({checkpoint})")
     given = [word for word in arguments if word not in asked]
@@ -55,16 +62,12 @@ def _continued(run: Path, checkpoint: Path, given: list[str]) -> list[str]:
     """The overrides that take a run up again."""
     overrides = run / ".hydra" / "overrides.yaml"
     _check_unfinished(run, given)
-    # a preset's values are among a job's overrides; the preset itself would start the sweep again
-    keys = {_key(word) for word in given} | {"ckpt_path", "sweep"}
+    keys = {_key(word) for word in given} | {"ckpt_path"}
     before = [
         word
         for word in yaml.safe_load(overrides.read_text(encoding="utf-8"))
         if _key(word) not in keys
     ]
-    sweep = yaml.safe_load((run / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
-    if sweep["hydra"]["mode"] == "MULTIRUN" and "test" not in keys:
-        before.append("test=false")  # a job of a sweep stays one
     return [
         *before,
         f"ckpt_path={_quoted(checkpoint)}",

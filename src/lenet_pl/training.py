@@ -3,6 +3,7 @@
 import logging
 import statistics
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.console import RenderableType
 from lenet_pl import record
 from lenet_pl.analysis.evaluate import wilson
 from lenet_pl.build import Parts, build
-from lenet_pl.checks import check
+from lenet_pl.checks import alone, check
 from lenet_pl.console import ConsoleHandler, end_summary, say, start_summary
 from lenet_pl.errors import ConfigError
 from lenet_pl.mistakes import MISTAKES
@@ -46,10 +47,16 @@ def train(cfg: DictConfig) -> float | None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"run_dir={folder}: cannot write there ({error.strerror})") from error
+    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    with alone(folder) if first else nullcontext():
+        return _train(cfg, folder, first)
+
+
+def _train(cfg: DictConfig, folder: Path, first: bool) -> float | None:
     result, extendable = _blank(cfg), True
     try:
         check(cfg)
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if first:
             (folder / "result.json").unlink(missing_ok=True)  # of a run that goes on here
         parts = build(cfg)
         result |= _facts(parts)
@@ -67,9 +74,9 @@ def train(cfg: DictConfig) -> float | None:
         result["error"] = "stopped before its end" if stopped else _one_line(error)
         raise
     finally:
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if first:
             record.write_result(folder, result)
-            say(end_summary(result, record.shown(folder), extendable))
+            say(end_summary(result, record.shown(folder), extendable, not _in_sweep()))
     return result["metrics"].get("val/acc")
 
 

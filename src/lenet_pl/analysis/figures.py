@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lenet_pl.analysis.evaluate import confusion_matrix
+from lenet_pl.record import is_job
 
 # of a group that is exchanged, the keys that its other options have too
 SHARED = {"data.batch_size", "data.eval_batch_size", "data.split_seed", "data.seed"}
@@ -53,6 +54,7 @@ class Settings:
         lr, batch_size, max_epochs, label_smoothing, weight_decay: as configured.
         patience: of early stopping, None where there is none.
         augment, scheduler: whether there is one.
+        job: whether it is one of a sweep, which does not go on by itself.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class Settings:
     patience: int | None
     augment: bool
     scheduler: bool
+    job: bool = False
 
 
 def read_settings(
@@ -93,6 +96,7 @@ def read_settings(
         patience=value("callbacks.early_stopping.patience", None),
         augment=bool(value("augment", {})),
         scheduler=bool(value("scheduler", {})),
+        job=is_job(folder),
     )
 
 

@@ -86,15 +86,18 @@ def still_improving(f: Figures) -> Finding | None:
         return None
     over = "epoch" if back == 1 else f"{back} epochs"
     scheduled = len({round(rate, 9) for rate in rates}) > 1  # cut to this number of epochs
+    goes_on = not scheduled and not f.settings.job
+    if scheduled:
+        advice = "Twice the epochs, with a schedule stretched to them."
+    else:
+        advice = "Go on with it, to twice the epochs." if goes_on else "Twice the epochs."
     return Finding(
         "It was still improving when it ended",
         f"Validation loss was lowest in the last epoch, {losses[-1]:.4f}, and fell by "
         f"{100 * drop:.0f} % over the last {over}.",
-        "Twice the epochs, with a schedule stretched to them."
-        if scheduled
-        else "Go on with it, to twice the epochs.",
+        advice,
         (_longer(f),),
-        resume=not scheduled,
+        resume=goes_on,
     )
 
 

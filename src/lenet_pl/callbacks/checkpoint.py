@@ -71,10 +71,11 @@ class BestAndLast(ModelCheckpoint):
             return
         if old.absolute() != new and trainer.is_global_zero:
             new.parent.mkdir(parents=True, exist_ok=True)
-            for source, target in ((old, new), (old.parents[1] / self.weights.name, self.weights)):
-                part = target.with_suffix(".part")
-                shutil.copy(source, part)
-                part.replace(target)
+            part = new.with_suffix(".part")
+            shutil.copy(old, part)
+            part.replace(new)
+        if trainer.is_global_zero:
+            _take_out(new, self.weights)
         state |= {
             "dirpath": self.dirpath,
             "best_model_path": str(new),
