@@ -30,6 +30,7 @@ TYPED = {  # found before torch is imported, so quick enough to run for real
     "modle=lenet": "modle: no such key; there is model",
     "trainer.max_epoch=3": "trainer.max_epoch: no such key; there is max_epochs",
     "model=null": "model=null: must be one of lenet, lstm, mlp, pretrained",
+    "model=[lenet,mlp]": "model: takes one option; for a sweep over several: -m model=A,B",
     "momentum=0.5": "momentum: no such key; there is optimizer.momentum",
     "x=[": "x=[: cannot be read as an override, which is key=value",
     "callbacks.checkpoint.monitor=test/acc": "callbacks.checkpoint.monitor=test/acc: only "

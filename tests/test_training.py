@@ -277,7 +277,10 @@ def test_control_c_leaves_a_run_that_can_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     done = process.wait()
     assert done.returncode == 1
-    assert result(folder)["status"] == "interrupted"
+    found = result(folder)
+    assert found["status"] == "interrupted"
+    best = rows(folder)[found["best_epoch"] - 1]
+    assert found["metrics"] == {name: best[name] for name in ("val/acc", "val/loss")}
     assert "python train.py resume=run" in done.stdout
 
 

@@ -14,6 +14,7 @@ from lenet_pl.errors import ConfigError
 from lenet_pl.mistakes import MISTAKES, give_up
 from lenet_pl.rules import RULES
 
+SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "trainer")
 MONITORED = {"val/acc": "max", "val/loss": "min"}  # and what is better
 
 
@@ -75,6 +76,22 @@ def _check_epochs(cfg: DictConfig) -> None:
         )
 
 
+def check_choices(choices: DictConfig) -> None:
+    """Hydra would join the options of ``model=[lenet,mlp]`` into one that is neither.
+
+    Args:
+        choices: the option of each group; a group of which several were chosen is not there.
+
+    Raises:
+        ConfigError: for several options of a group that is one thing.
+    """
+    for group in SINGLE:
+        if group not in choices:
+            raise ConfigError(
+                f"{group}: takes one option; for a sweep over several: -m {group}=A,B"
+            )
+
+
 def _has(cfg: DictConfig, key: str) -> bool:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
@@ -117,6 +134,7 @@ class Preflight(Callback):
             cfg.run_dir = "."  # not known yet, and nothing is written
             del cfg["hydra"]
         try:
+            check_choices(config.hydra.runtime.choices)
             check(cfg)
             from pytorch_lightning.utilities import rank_zero_only
 

@@ -95,6 +95,10 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
         result["epochs"] = len(seconds)
         result["seconds"]["fit"] = time.perf_counter() - started
         result["seconds"]["epoch_median"] = statistics.median(seconds) if seconds else None
+        if parts.best and parts.best.epoch:  # so far, should this be as far as it comes
+            result["best_epoch"] = parts.best.epoch
+            row = history.rows[parts.best.epoch - 1]
+            result["metrics"] = {name: row[name] for name in ("val/acc", "val/loss")}
     result["stopped_early"] = len(seconds) < (trainer.max_epochs or 0)
 
 
@@ -174,9 +178,7 @@ def _summary(cfg: DictConfig, parts: Parts) -> RenderableType:
         if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:
             fires = f"after {callback.patience} epochs in a row without a better one"
             if callback.patience >= trainer.max_epochs - 1:
-                fires = (
-                    f"has no time to: it waits for {callback.patience} epochs in vain"
-                )
+                fires = f"has no time to: it waits for {callback.patience} epochs in vain"
             notes.append(f"early stop  on {callback.monitor}, {fires}")
     name = getattr(classifier.net, "name", type(classifier.net).__name__)
     return start_summary(
