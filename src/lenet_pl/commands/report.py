@@ -6,11 +6,12 @@ from typing import Any
 
 from rich.text import Text
 
+from lenet_pl.commands import add_run
 from lenet_pl.console import console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder, a checkpoint in it, or latest")
+    add_run(parser)
     parser.add_argument("other", metavar="RUN2", nargs="?", help="a second run, to compare")
     parser.add_argument("--json", action="store_true", help="path and findings for a program")
 
