@@ -387,7 +387,7 @@ def test_pictures_are_prepared_as_the_run_s_own(run, tmp_path):
     """The same by ``test --data FOLDER`` and ``predict``; where told, predict is told."""
     file = tmp_path / "mine" / "7" / "0.png"
     file.parent.mkdir(parents=True)
-    image = Image.fromarray(255 - Mini().load().test.images[0, 0].numpy()).resize((60, 90))
+    image = Image.fromarray(Mini().load().test.images[0, 0].numpy()).resize((60, 90))
     image.save(file)
     folder = "lenet_pl.data.folder.Folder"
     for target, options, invert, centre in [

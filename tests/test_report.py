@@ -171,9 +171,9 @@ def test_names_of_classes_are_escaped(first, copied, undrawn):
 def test_a_run_that_was_not_tested_is_not_tested_by_its_report(untested, monkeypatch, undrawn):
     seen = []
 
-    def watch(network, images, size):
+    def watch(run, network, images):
         seen.append(images)
-        return predict(network, images, size)
+        return predict(run, network, images)
 
     predict = evidence.predict
     monkeypatch.setattr(evidence, "predict", watch)

@@ -18,7 +18,7 @@ from lenet_pl.run import Run
 
 # by the names of conf/data
 SOURCES = {"mini": Mini, "mnist": MNIST, "fashion_mnist": FashionMNIST, "kmnist": KMNIST}
-DIGITS = {"MNIST", "Mini"}  # classes of sources of the very same digits
+OF_MNIST = {"MNIST", "Mini"}  # classes of sources of the very same digits
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def other(data: str, split: str, subject: Subject, root: str) -> Images:
 def _same(source: Source, name: str) -> bool:
     """Whether a run's source, by the name of its class, has images of this one."""
     mine = type(source).__name__
-    return mine == name or {mine, name} <= DIGITS
+    return mine == name or {mine, name} <= OF_MNIST
 
 
 def _trained_on(run: Run, split: str) -> tuple[str, ...]:

@@ -40,12 +40,10 @@ def run(options: argparse.Namespace) -> int | None:
         print(json.dumps(answer, indent=2))
         return None
     same = "all" if done.agree == done.images else f"{done.agree:,} of {done.images:,}"
+    count = f"{done.images:,} {MEANING[done.split]} images"
     for name, value in (
         ("written", f"{done.file}  {done.size / 1024:,.0f} KiB"),
-        (
-            "checked with",
-            f"{done.checked_with}, against PyTorch, on {done.images:,} {MEANING[done.split]} images",
-        ),
+        ("checked with", f"{done.checked_with}, against PyTorch, on {count}"),
         ("probabilities", f"differ by {done.difference:.1e} at most"),
         ("classes", f"the same for {same}"),
         ("accuracy", f"{percent(done.accuracy)} of these images"),
