@@ -1,7 +1,6 @@
 """Whatever is chosen goes together."""
 
 import random
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -41,13 +40,6 @@ def test_a_batch_of_a_random_combination(composed, tmp_path, words):
     check(cfg)
     train(cfg)
     assert result(tmp_path / "run")["status"] == "finished"
-
-
-@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda p: p.stem)
-def test_an_experiment_has_its_command_on_top(path: Path):
-    package, command = path.read_text().splitlines()[:2]
-    assert package == "# @package _global_"
-    assert command.startswith(f"# python train.py experiment={path.stem}")
 
 
 def test_callbacks_add_up(composed):

@@ -14,6 +14,10 @@ from PIL import Image
 from test_model import TutorialLeNet
 
 from lenet_pl.analysis import evaluate, robust
+from lenet_pl.analysis.images import other
+from lenet_pl.analysis.predict import predict
+from lenet_pl.analysis.subject import open_subject
+from lenet_pl.data.picture import prepare
 from lenet_pl.data.sources import Mini
 from lenet_pl.data.split import stratified
 
@@ -336,3 +340,76 @@ def test_mixed_precision_is_kept(composed, lenet_pl, tmp_path):
     (tmp_path / "run" / ".hydra").mkdir()
     OmegaConf.save(cfg, tmp_path / "run" / ".hydra" / "config.yaml")
     assert json.loads(lenet_pl("test", "run", "--json")[1])["reported"]["same"]
+
+
+def configured(run: Path, to: Path, **changes: object) -> Path:
+    """A copy of a run that says it was trained on other data."""
+    copy = Path(shutil.copytree(run, to))
+    cfg = OmegaConf.load(copy / ".hydra" / "config.yaml")
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value)
+    OmegaConf.save(cfg, copy / ".hydra" / "config.yaml")
+    return copy
+
+
+SOURCES = {"mnist": "sources.MNIST", "mini": "sources.Mini", "kmnist": "mnist_like.KMNIST"}
+
+
+@pytest.mark.parametrize(
+    ("own", "pooled", "split", "told"),
+    [
+        ("mini", [7, 2, 1], "test", "the run pooled training and test images"),
+        ("mnist", [7, 2, 1], "test", "the run pooled training and test images"),
+        ("mnist", None, "train", "these are training images of the run's own data set"),
+        ("mini", None, "train", "these are training images of the run's own data set"),
+        ("mnist", None, "test", None),
+        ("mini", None, "test", None),
+        ("kmnist", [7, 2, 1], "test", None),
+    ],
+)
+def test_images_that_were_trained_on_are_told(run, tmp_path, own, pooled, split, told):
+    source = f"lenet_pl.data.{SOURCES[own]}"
+    copy = configured(run, tmp_path / "copy", data__source___target_=source, data__split=pooled)
+    notes = other("mini", split, open_subject(str(copy)), "nowhere").notes
+    assert len(notes) == (told is not None)
+    assert all(note.startswith(told) and "was trained on" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("place", "pooled", "told"),
+    [("train", None, True), ("test", None, False), ("test", [7, 2, 1], True), ("", None, True)],
+)
+def test_a_run_s_own_folder_is_told_too(run, pictures, tmp_path, place, pooled, told):
+    mine = pictures if not place else pictures.rename(tmp_path / place)
+    (next(mine.rglob("cut.png"))).unlink()
+    root = pictures if not place else tmp_path
+    changes = {"data__source": {"_target_": "lenet_pl.data.folder.Folder"}}
+    copy = configured(run, tmp_path / "copy", **changes, data__root=str(root), data__split=pooled)
+    notes = other(str(mine), "test", open_subject(str(copy)), "nowhere").notes
+    assert bool(notes) == told
+
+
+def test_pictures_are_prepared_as_the_run_s_own(run, tmp_path):
+    """The same by ``test --data FOLDER`` and ``predict``; where told, predict is told."""
+    file = tmp_path / "mine" / "7" / "0.png"
+    file.parent.mkdir(parents=True)
+    image = Image.fromarray(Mini().load().test.images[0, 0].numpy()).resize((60, 90))
+    image.save(file)
+    folder = "lenet_pl.data.folder.Folder"
+    for target, options, invert, centre in [
+        ("lenet_pl.data.sources.Mini", {}, "auto", "auto"),
+        ("lenet_pl.data.mnist_like.FashionMNIST", {}, "auto", False),
+        (folder, {"invert": False, "centre": "auto"}, False, "auto"),
+        (folder, {"invert": True, "centre": False}, True, False),
+    ]:
+        copy = configured(run, tmp_path / "copy", data__source={"_target_": target, **options})
+        subject = open_subject(str(copy))
+        assert subject.preparation == (invert, centre)
+        expected = prepare(image, invert=invert, centre=centre)
+        assert torch.equal(
+            other(str(file.parents[1]), "", subject, "").labelled.images[0], expected
+        )
+        assert torch.equal(predict(subject, [str(file)])[0][0].image, expected)
+        told = predict(subject, [str(file)], False)[0][0].image
+        assert torch.equal(told, prepare(image, invert=False, centre=centre))
+        shutil.rmtree(copy)

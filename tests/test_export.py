@@ -91,7 +91,7 @@ def test_a_torch_program_needs_nothing_of_this_project(run, lenet_pl, probabilit
     file = tmp_path / "deep" / "mine.pt2"
     status, out, err = lenet_pl("--format", "torch", "--output", str(file))
     assert status == 0, err
-    assert "the same for all" in out
+    assert "the same for all" in out and "on 1,000 test images" in out
     assert file.stat().st_size < 500_000  # the weights, and not the test images
     np.save(tmp_path / "images.npy", TEST.images[:9].numpy())
     script = (
@@ -133,6 +133,23 @@ def test_a_wrong_export_is_refused_and_not_kept(lenet_pl, monkeypatch, tmp_path)
     assert err.startswith("error: a.html: a probability differs by ")
     assert len(err.splitlines()) == 1
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_run_that_was_not_tested_is_checked_on_validation_images(lenet_pl, run, tmp_path):
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    result = json.loads((copy / "result.json").read_text())
+    result["metrics"] = {k: v for k, v in result["metrics"].items() if not k.startswith("test/")}
+    (copy / "result.json").write_text(json.dumps(result))
+    opened = open_run(str(copy))
+    opened.state["DigitsDataModule"]["digest"] = "another"
+    done = exporting.export(opened, "torch", tmp_path / "a.pt2")
+    assert (done.split, done.accuracy) == ("val", result["metrics"]["val/acc"])
+    assert len(done.notes) == 1 and "the data has changed since" in done.notes[0]
+    extra = {"metadata.json": ""}
+    torch.export.load(tmp_path / "a.pt2", extra_files=extra)
+    facts = json.loads(extra["metadata.json"])
+    assert (facts["split"], facts["accuracy"]) == ("validation", done.accuracy)
+    assert facts["notes"] == [*done.notes] and facts["model"] == "LeNet"
 
 
 def test_the_extra_that_is_missing_is_named(lenet_pl, monkeypatch, run):

@@ -352,3 +352,12 @@ def test_on_the_command_line(command, pictures, tmp_path):
         "on); a class needs 2 at least\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
+
+
+def test_links_to_nothing_and_in_circles(pictures):
+    (pictures / "cat" / "gone.png").symlink_to(pictures / "nowhere.png")
+    (pictures / "cat" / "again").symlink_to(pictures / "cat", target_is_directory=True)
+    (pictures / "eel" / "._0.png").write_bytes(b"left by a system")
+    official = Folder(str(pictures)).load()
+    assert len(official.train) == 36
+    assert official.broken == {"cat/gone.png": "No such file or directory"}

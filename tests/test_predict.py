@@ -287,6 +287,31 @@ def test_one_bad_picture_does_not_stop_the_others(lenet_pl, run, tmp_path):
     assert [list(answer)[1] for answer in answers] == ["prediction"] + ["error"] * len(told)
 
 
+@pytest.mark.parametrize("error", [TypeError("not\n a tag"), KeyError("tag"), RecursionError()])
+def test_whatever_a_decoder_raises_is_a_damaged_picture(monkeypatch, error):
+    def fail(self):
+        raise error
+
+    whole = open_picture(png())
+    with monkeypatch.context() as patch:
+        patch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+        with pytest.raises(DataError, match=r"^a.png: a damaged picture: \S.*$"):
+            open_picture(png(), "a.png")
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    with pytest.raises(DataError, match=r"^pixels that cannot be read \(L: .*$"):
+        prepare(whole.copy())
+
+
+def test_a_folder_is_searched_as_one_to_train_on(lenet_pl, run, tmp_path):
+    for place in ("mine/inner", "mine/__MACOSX", "mine/.cache"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "a.png").write_bytes(png())
+    (tmp_path / "mine" / "._a.png").write_bytes(b"left by a system")
+    status, said, errors = lenet_pl("predict", run, "mine", "--json")
+    assert (status, errors) == (0, "")
+    assert [answer["picture"] for answer in json.loads(said)] == ["mine/inner/a.png"]
+
+
 def test_no_run(lenet_pl, tmp_path):
     (tmp_path / "good.png").write_bytes(png())
     status, said, errors = lenet_pl("predict", "nowhere", "good.png")

@@ -171,12 +171,12 @@ def test_names_of_classes_are_escaped(first, copied, undrawn):
 def test_a_run_that_was_not_tested_is_not_tested_by_its_report(untested, monkeypatch, undrawn):
     seen = []
 
-    def watch(network, images, size):
+    def watch(run, network, images):
         seen.append(images)
-        return predict(network, images, size)
+        return predict(run, network, images)
 
-    predict = evidence.predict_logits
-    monkeypatch.setattr(evidence, "predict_logits", watch)
+    predict = evidence.predict
+    monkeypatch.setattr(evidence, "predict", watch)
     found = gather(open_run(str(untested)))
     test = found.data.splits["test"].images
     assert len(seen) == 2 and not any(torch.equal(images, test) for images in seen)
@@ -426,3 +426,11 @@ def test_pictures_in_colour_can_be_looked_into(first):
     shown = replace(shown, files=[f"{n}.png" for n in range(1000)])
     described = album.describe(shown, "0123456789", wrong)
     assert [picture["place"] for picture in described] == [f"{n}.png" for n in wrong.tolist()]
+
+
+def test_a_run_in_half_precision_is_shown_as_it_was_tested(tmp_path):
+    words = ["trainer.precision=bf16-mixed", "trainer.max_epochs=1", "logger=none"]
+    run = open_run(str(make_run(tmp_path / "run", *words, "data.fraction=0.1")))
+    shown, metrics = gather(run).val, run.result["metrics"]
+    assert run.loss()(shown.logits, shown.labels).item() == metrics["val/loss"]
+    assert shown.share.value == metrics["val/acc"]

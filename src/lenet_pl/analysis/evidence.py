@@ -10,8 +10,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from lenet_pl.analysis.evaluate import predict_logits
 from lenet_pl.analysis.figures import Figures, Share, read_settings
+from lenet_pl.analysis.subject import model_name
+from lenet_pl.analysis.testing import predict
 from lenet_pl.errors import ConfigError
 from lenet_pl.pixels import PixelNet
 from lenet_pl.run import Run
@@ -95,9 +96,8 @@ class Evidence:
 
     @property
     def model(self) -> str:
-        """The network's name: its own, or that of its class."""
-        net = self.network.net
-        return str(getattr(net, "name", type(net).__name__))
+        """The network's name."""
+        return model_name(self.network)
 
     @property
     def pooled(self) -> bool:
@@ -151,7 +151,7 @@ def gather(run: Run, data: "DigitsDataModule | None" = None) -> Evidence:
         DataError: if the data cannot be had.
     """
     rows = read_rows(run)
-    network = run.network()
+    scored = run.network()  # goes to the device and precision of testing; what is shown does not
     data = data or run.data()
     before, now = run.state["DigitsDataModule"], data.state_dict()
     for key in ("digest", "split_digest"):
@@ -162,23 +162,21 @@ def gather(run: Run, data: "DigitsDataModule | None" = None) -> Evidence:
             )
     epoch = run.state["epoch"] + 1
     tested = "test/acc" in run.result.get("metrics", {}) and run.result["best_epoch"] == epoch
-    # the batches of training, so that the figures are those of training to the last digit
-    size = run.config.data.eval_batch_size
     train = data.splits["train"]
     sample = torch.linspace(0, len(train) - 1, min(len(train), len(data.splits["val"]))).long()
-    guesses = predict_logits(network, train.images[sample], size).argmax(1)
+    guesses = predict(run, scored, train.images[sample]).argmax(1)
 
     files = data.names
 
     def show(split: str) -> Shown:
         images, labels = data.splits[split].images, data.splits[split].labels
-        logits = predict_logits(network, images, size)
+        logits = predict(run, scored, images)
         return Shown(split, images, labels, data.indices[split], files.get(split, ()), logits)
 
     return Evidence(
         run=run,
         data=data,
-        network=network,
+        network=run.network(),
         rows=rows,
         epoch=epoch,
         val=show("val"),

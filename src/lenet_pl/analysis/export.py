@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lenet_pl.analysis import export_html, export_torch
+from lenet_pl.analysis.evidence import MEANING
+from lenet_pl.analysis.images import Images, own
+from lenet_pl.analysis.subject import model_name
 from lenet_pl.errors import ConfigError
 from lenet_pl.run import Run
 
@@ -33,10 +36,12 @@ class Export:
         format: ``onnx``, ``torch`` or ``html``.
         size: its bytes.
         checked_with: the program that ran it for the check.
-        images: how many test images both sides saw.
+        split: whose images both sides saw: ``test`` where the run was tested, else ``val``.
+        images: how many these are.
         difference: the largest difference in a probability, of all images and classes.
         agree: for how many images both sides choose the same class.
         accuracy: the network's share of right answers on these images.
+        notes: what one has to know to read the figures.
     """
 
     file: Path
@@ -47,6 +52,8 @@ class Export:
     difference: float
     agree: int
     accuracy: float
+    split: str
+    notes: tuple[str, ...]
 
 
 class Probabilities(nn.Module):
@@ -67,7 +74,8 @@ class Probabilities(nn.Module):
 def export(run: Run, format: str, output: Path | None = None) -> Export:
     """Write a run's network to a file that needs nothing of this project.
 
-    The file gets its name only after it was run on all of the run's test images.
+    The file gets its name only after it was run on all of the run's test images; of
+    a run that was never tested, such as a job of a sweep, on its validation images.
 
     Args:
         run: whose network is meant.
@@ -88,18 +96,21 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
         raise ConfigError(f"--output {file}: torch loads programs from names that end in .pt2")
     if format == "onnx":
         _need("onnx", "onnxscript", "onnxruntime")
-    test = run.data().splits["test"]
-    network = Probabilities(run.network()).eval()
-    expected = by_batches(network, test.images)
-    accuracy = (expected.argmax(1) == test.labels).double().mean().item()
-    facts = describe(run, test.images, accuracy)
+    split = "test" if "test/acc" in run.result.get("metrics", {}) else "val"
+    seen = own(run, split)
+    images, labels = seen.labelled.images, seen.labelled.labels
+    pixels = run.network()
+    network = Probabilities(pixels).eval()
+    expected = by_batches(network, images)
+    accuracy = (expected.argmax(1) == labels).double().mean().item()
+    facts = describe(run, model_name(pixels), seen, accuracy)
     anchor = next(folder for folder in file.absolute().parents if folder.is_dir())
     try:
         with tempfile.TemporaryDirectory(dir=anchor, prefix=".export-") as folder:
             part = Path(folder) / FILES[format]
-            write(network, test.images, test.labels, facts, part)
+            write(network, images, labels, facts, part)
             program, exported = load(part)
-            found = by_batches(exported, test.images)
+            found = by_batches(exported, images)
             difference = (found - expected).abs().max().item()
             if not difference <= TOLERANCE:  # nor where it is not a number
                 raise Refused(
@@ -114,7 +125,9 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
         raise ConfigError(f"{file}: cannot be written ({error.strerror or error})") from error
     agree = int((found.argmax(1) == expected.argmax(1)).sum())
     size = file.stat().st_size
-    return Export(file, format, size, program, len(found), difference, agree, accuracy)
+    return Export(
+        file, format, size, program, len(found), difference, agree, accuracy, split, seen.notes
+    )
 
 
 def by_batches(network: Callable[[Tensor], Tensor], images: Tensor, size: int = 500) -> Tensor:
@@ -123,15 +136,16 @@ def by_batches(network: Callable[[Tensor], Tensor], images: Tensor, size: int = 
         return torch.cat([network(batch) for batch in (images[:1], *images[1:].split(size))])
 
 
-def describe(run: Run, images: Tensor, accuracy: float) -> dict[str, Any]:
+def describe(run: Run, model: str, seen: Images, accuracy: float) -> dict[str, Any]:
     """What a file says about itself, in plain types.
 
     Args:
         run: where the network comes from.
-        images: the test images, ``[N, C, H, W]``.
+        model: the name of its network.
+        seen: the images it was checked on.
         accuracy: the share of them that the network has right.
     """
-    shape = ", ".join(str(side) for side in images.shape[1:])
+    shape = ", ".join(str(side) for side in seen.labelled.images.shape[1:])
     return {
         "classes": list(run.classes),
         "input": f"images: uint8 [batch, {shape}], plain pixels from 0 to 255, light on dark",
@@ -139,9 +153,11 @@ def describe(run: Run, images: Tensor, accuracy: float) -> dict[str, Any]:
         "mean": float(run.state["state_dict"]["mean"]),
         "std": float(run.state["state_dict"]["std"]),
         "accuracy": accuracy,
-        "test_images": len(images),
-        "model": str(run.config.model._target_).rpartition(".")[2],
-        "data": str(run.config.data.source._target_).rpartition(".")[2],
+        "split": MEANING[seen.split],
+        "images": len(seen.labelled),
+        "notes": list(seen.notes),
+        "model": model,
+        "data": seen.data,
         "run": "/".join(run.folder.absolute().parts[-2:]),
         "epoch": int(run.state["epoch"]) + 1,
         "versions": {name: version(name) for name in ("lenet-pl", "torch")},

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lenet_pl.analysis.evaluate import expected_calibration_error, per_class, wilson
-from lenet_pl.analysis.figures import Figures, Finding, Share, Z, beyond_chance
+from lenet_pl.analysis.figures import Figures, Finding, Z, beyond_chance
 from lenet_pl.analysis.learning import overfitting
 from lenet_pl.console import percent
 
@@ -199,8 +199,3 @@ def _more_variety(f: Figures) -> tuple[str, str]:
         return "Turned, shifted and sheared copies of what it confuses.", "augment=affine"
     longer = f"trainer.max_epochs={2 * len(f.rows)}"
     return "More epochs, in each of which augmentation shows other images.", longer
-
-
-def share_right(logits: Tensor, labels: Tensor) -> Share:
-    """How many predictions are right."""
-    return Share(int((logits.argmax(1) == labels).sum()), len(labels))

@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lenet_pl.analysis.evaluate import predict_logits
 from lenet_pl.analysis.subject import Subject
 from lenet_pl.data.errors import DataError
-from lenet_pl.data.ink import Invert
-from lenet_pl.data.picture import SUFFIXES, open_picture, prepare
+from lenet_pl.data.ink import Auto
+from lenet_pl.data.picture import SUFFIXES, open_picture, pictures_in, prepare
 from lenet_pl.errors import ConfigError
 
-FULL = {"fashion_mnist", "kmnist"}  # data sets whose makers did not centre what is in a picture
 ZOOM, COLUMNS, CAPTION = 5, 8, 34  # of what the network saw; pixels a pixel, and below a picture
 
 
@@ -38,26 +36,26 @@ class Seen:
 
 
 def predict(
-    subject: Subject, names: Sequence[str], invert: Invert
+    subject: Subject, names: Sequence[str], invert: Auto | None = None
 ) -> tuple[list[Seen], dict[str, str]]:
     """Look at pictures, all in one batch.
 
     Args:
         subject: the network.
         names: files, folders, glob patterns, and ``-`` for standard input.
-        invert: as for :func:`~lenet_pl.data.picture.prepare`.
+        invert: as for :func:`~lenet_pl.data.picture.prepare`; None is as the run has it.
 
     Returns:
         What could be read, and the reason of each that could not.
     """
     read: list[tuple[str, Tensor]] = []
     failed: dict[str, str] = {}
-    centre = _centre(subject)
+    own, centre = subject.preparation
+    invert = own if invert is None else invert
     for name, source in _sources(names, failed):
         try:
-            image = open_picture(source, name)
-            centred = image.size != (28, 28) if centre == "auto" else bool(centre)
-            read.append((name, prepare(image, invert=invert, centre=centred)))
+            image = prepare(open_picture(source, name), invert=invert, centre=centre)
+            read.append((name, image))
         except DataError as error:
             failed[name] = str(error).removeprefix(f"{name}: ")
     if not read:
@@ -88,22 +86,13 @@ def _paths(name: str) -> tuple[list[Path], str]:
     """The pictures that an argument means, or why there are none."""
     path = Path(name)
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        found = sorted(pictures_in(path))
         return found, f"a folder without a picture ({' '.join(sorted(SUFFIXES))})"
     if path.exists():
         return [path], ""
     matches = sorted(Path(p) for p in glob.glob(name, recursive=True))  # noqa: PTH207, may be absolute
     reason = "matches no file" if glob.has_magic(name) else "there is no such file"
     return [path for path in matches if path.is_file()], reason
-
-
-def _centre(subject: Subject) -> bool | str:
-    """Whether pictures are cut out and centred: as those were that the network has seen."""
-    if subject.run is None:
-        return True
-    source = OmegaConf.select(subject.run.config, "data.source.centre")
-    data = subject.run.result.get("data") or {}
-    return data.get("name") not in FULL if source is None else source
 
 
 def write_grid(subject: Subject, seen: Sequence[Seen]) -> Path:

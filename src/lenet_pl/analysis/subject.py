@@ -7,6 +7,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
+from lenet_pl.data.ink import Auto
 from lenet_pl.errors import ConfigError
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.pixels import PixelNet
@@ -14,6 +15,7 @@ from lenet_pl.run import Run, open_run
 
 MODELS: dict[str, type[nn.Module]] = {"lenet": LeNet}  # what bare weights may be of
 DIGITS = tuple("0123456789")
+FULL = {"FashionMNIST", "KMNIST"}  # whose makers did not centre what is in a picture
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,23 @@ class Subject:
     folder: Path
     prefix: str
     run: Run | None
+
+    @property
+    def preparation(self) -> tuple[Auto, Auto]:
+        """``invert`` and ``centre`` of pictures: as those were made that the network has seen."""
+        source = self.run.config.data.source if self.run else {}
+        centre: Auto = source_name(self.run) not in FULL and "auto" if self.run else "auto"
+        return source.get("invert", "auto"), source.get("centre", centre)
+
+
+def source_name(run: Run) -> str:
+    """The class that a run's images come from, by its name."""
+    return str(run.config.data.source._target_).rpartition(".")[2]
+
+
+def model_name(network: PixelNet) -> str:
+    """A network's name: its own, or that of its class."""
+    return str(getattr(network.net, "name", type(network.net).__name__))
 
 
 def open_subject(name: str, model: str | None = None) -> Subject:

@@ -49,10 +49,8 @@ class Tested:
 
 def score(subject: Subject, images: Tensor, labels: Tensor) -> Tested:
     """Predict, in the batches, on the device and in the precision of the run's own testing."""
-    batch_size, device, precision = _as_trained(subject.run)
-    network = subject.network.to(device)
-    with _computing(network, device, precision):
-        logits = evaluate.predict_logits(network, images, batch_size).float()
+    device = _as_trained(subject.run)[1]
+    logits = predict(subject.run, subject.network, images)
     loss = subject.run.loss() if subject.run else nn.CrossEntropyLoss()
     correct = int((logits.argmax(1) == labels).sum())
     matrix = evaluate.confusion_matrix(logits, labels)
@@ -67,6 +65,17 @@ def score(subject: Subject, images: Tensor, labels: Tensor) -> Tested:
         matrix,
         evaluate.per_class(matrix),
     )
+
+
+def predict(run: Run | None, network: nn.Module, images: Tensor) -> Tensor:
+    """Logits, float32 ``[N, classes]``, in the batches, device and precision of a run's testing.
+
+    The network goes to that device, and to that precision where it is ``true`` and not mixed.
+    """
+    batch_size, device, precision = _as_trained(run)
+    network = network.to(device)
+    with _computing(network, device, precision):
+        return evaluate.predict_logits(network, images, batch_size).float()
 
 
 def _as_trained(run: Run | None) -> tuple[int, torch.device, str]:

@@ -6,9 +6,11 @@ import json
 import sys
 from pathlib import Path
 
+from lenet_pl.commands import add_run
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder, a checkpoint in it, or latest")
+    add_run(parser)
     parser.add_argument(
         "--format",
         required=True,
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int | None:
+    from lenet_pl.analysis.evidence import MEANING
     from lenet_pl.analysis.export import Refused, export  # imports torch: --help need not wait
     from lenet_pl.console import console, percent
     from lenet_pl.run import open_run
@@ -37,12 +40,14 @@ def run(options: argparse.Namespace) -> int | None:
         print(json.dumps(answer, indent=2))
         return None
     same = "all" if done.agree == done.images else f"{done.agree:,} of {done.images:,}"
+    count = f"{done.images:,} {MEANING[done.split]} images"
     for name, value in (
         ("written", f"{done.file}  {done.size / 1024:,.0f} KiB"),
-        ("checked with", f"{done.checked_with}, against PyTorch, on {done.images:,} test images"),
+        ("checked with", f"{done.checked_with}, against PyTorch, on {count}"),
         ("probabilities", f"differ by {done.difference:.1e} at most"),
         ("classes", f"the same for {same}"),
         ("accuracy", f"{percent(done.accuracy)} of these images"),
+        *(("note", note) for note in done.notes),
     ):
         console.print(f"{name:<15} {value}", soft_wrap=True, markup=False)
     return None

@@ -5,16 +5,16 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from lenet_pl.commands.test import add_run
+from lenet_pl.commands import add_run
 
 if TYPE_CHECKING:
-    from lenet_pl.data.ink import Invert
+    from lenet_pl.data.ink import Auto
 
-INVERT: "dict[str, Invert]" = {"auto": "auto", "yes": True, "no": False}
+INVERT: "dict[str, Auto]" = {"auto": "auto", "yes": True, "no": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run(parser)
+    add_run(parser, bare=True)
     parser.add_argument(
         "images",
         metavar="IMAGE",
@@ -25,8 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--invert",
         choices=tuple(INVERT),
-        default="auto",
-        help="whether the ink is darker than the paper (default: auto)",
+        help="whether the ink is darker than the paper (default: as the run has it, or auto)",
     )
     parser.add_argument(
         "--show", action="store_true", help="write what the network saw to seen.png beside it"
@@ -40,7 +39,7 @@ def run(options: argparse.Namespace) -> int | None:
     from lenet_pl.analysis.subject import open_subject
 
     subject = open_subject(options.run, options.model)
-    seen, failed = predict(subject, options.images, INVERT[options.invert])
+    seen, failed = predict(subject, options.images, INVERT.get(options.invert))
     shares = {picture.name: picture.probabilities.tolist() for picture in seen}
     for name, reason in failed.items():
         print("error:", *f"{name}: {reason}".split(), file=sys.stderr)

@@ -6,12 +6,13 @@ from typing import Any
 
 from rich.text import Text
 
+from lenet_pl.commands import add_run
 from lenet_pl.console import console
 from lenet_pl.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run folder, a checkpoint in it, or latest")
+    add_run(parser)
     parser.add_argument("other", metavar="RUN2", nargs="?", help="a second run, to compare")
     parser.add_argument("--json", action="store_true", help="path and findings for a program")
 

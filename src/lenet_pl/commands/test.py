@@ -4,9 +4,11 @@ import argparse
 import json
 from typing import Any
 
+from lenet_pl.commands import add_run
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run(parser)
+    add_run(parser, bare=True)
     parser.add_argument(
         "--split", choices=("test", "val", "train"), default="test", help="default: test"
     )
@@ -24,20 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the answer for a program to read")
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """RUN, and what it takes to make sense of weights from elsewhere."""
-    parser.add_argument(
-        "run",
-        metavar="RUN",
-        help="a run folder, a checkpoint in it, latest, or a file of bare weights",
-    )
-    parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        help="lenet: the network of bare weights; they have seen pixels in [0, 1]",
-    )
-
-
 def run(options: argparse.Namespace) -> int | None:
     from lenet_pl.analysis.images import other, own  # these import torch: --help need not wait
     from lenet_pl.analysis.subject import open_subject
@@ -47,7 +35,7 @@ def run(options: argparse.Namespace) -> int | None:
     if subject.run and not options.data:
         images = own(subject.run, options.split)
     else:
-        images = other(options.data or "mnist", options.split, subject.classes, options.root)
+        images = other(options.data or "mnist", options.split, subject, options.root)
     labels = images.labelled.labels
     tested = score(subject, images.labelled.images, labels)
     path = write_predictions(subject, images, tested)

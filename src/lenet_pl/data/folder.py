@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lenet_pl.data.errors import DataError
+from lenet_pl.data.ink import Auto
 from lenet_pl.data.picture import SIDE
 from lenet_pl.data.pictures import read
 from lenet_pl.data.sources import Labelled, Official
@@ -32,12 +32,12 @@ class Folder:
     def __init__(
         self,
         root: str | None,
-        invert: Literal["auto"] | bool = "auto",
-        centre: Literal["auto"] | bool = "auto",
+        invert: Auto = "auto",
+        centre: Auto = "auto",
     ) -> None:
         self.given = root
-        self.invert: Literal["auto"] | bool = invert
-        self.centre: Literal["auto"] | bool = centre
+        self.invert: Auto = invert
+        self.centre: Auto = centre
 
     def prepare(self) -> str:
         if self.given is None:

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-Invert = bool | Literal["auto"]
+Auto = bool | Literal["auto"]  # yes, no, or what each picture itself tells
 
 COARSE = 64  # pixels a side, in which the background is measured
 FAINT = 12.0  # grey levels, of 255, that ink must differ from its background
@@ -16,14 +16,14 @@ FAINT = 12.0  # grey levels, of 255, that ink must differ from its background
 THIN, USUAL = 1.56, 2.2
 
 
-def stands_out(grey: Tensor, invert: Invert) -> tuple[Tensor, bool]:
+def stands_out(grey: Tensor, invert: Auto) -> tuple[Tensor, bool]:
     """How far each pixel stands out from its background, and whether the ink is the darker."""
     above = grey - _surface(_background(grey, invert), *grey.shape)
     dark = bool((above.round() ** 3).sum() < 0) if invert == "auto" else invert
     return -above if dark else above, dark
 
 
-def _background(grey: Tensor, invert: Invert) -> Tensor:
+def _background(grey: Tensor, invert: Auto) -> Tensor:
     """The factors of a surface through what is no ink: paper in uneven light.
 
     It begins with the border, where a digit seldom is, and takes in all that lies close.

@@ -5,7 +5,9 @@
 "The MNIST database of handwritten digits".
 """
 
+import os
 import warnings
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lenet_pl.data.errors import DataError
-from lenet_pl.data.ink import Invert, cut_out, resize, stands_out, thicken
+from lenet_pl.data.ink import Auto, cut_out, resize, stands_out, thicken
 
 SIDE, BOX = 28, 20
 FINE = 4  # strokes are measured and thickened at this many times the final size
@@ -33,8 +35,24 @@ SUFFIXES = {
     ".webp",
     ".pgm",
     ".ppm",
-    ".avif",
 }
+
+
+def pictures_in(folder: Path) -> Iterator[Path]:
+    """What is named as a picture, in folders within too, less what systems and archivers leave.
+
+    Links to folders are followed, and each folder is entered once: links may go round in circles.
+    """
+    entered = set()
+    for place, inner, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in entered:
+            inner.clear()
+            continue
+        entered.add(real)
+        inner[:] = [name for name in inner if not name.startswith((".", "__"))]
+        for name in files:
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                yield Path(place, name)
 
 
 def open_picture(source: str | Path | bytes, name: str = "") -> Image.Image:
@@ -68,13 +86,17 @@ def open_picture(source: str | Path | bytes, name: str = "") -> Image.Image:
         told = "an empty file" if empty else f"no picture of a known kind ({', '.join(FORMATS)})"
         raise DataError(f"{name}: {told}") from error
     except OSError as error:
-        raise DataError(f"{name}: {error.strerror or f'a damaged picture: {error}'}") from error
-    except (ValueError, SyntaxError, EOFError, MemoryError, OverflowError) as error:
-        raise DataError(f"{name}: a damaged picture: {error}") from error
+        raise DataError(
+            f"{name}: {error.strerror or f'a damaged picture: {_line(error)}'}"
+        ) from error
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        raise DataError(f"{name}: a damaged picture: {_line(error)}") from error
     return image
 
 
-def prepare(image: Image.Image, *, invert: Invert = "auto", centre: bool = True) -> Tensor:
+def prepare(image: Image.Image, *, invert: Auto = "auto", centre: Auto = True) -> Tensor:
     """A picture of one digit as MNIST's makers would have it: bright ink on black.
 
     Args:
@@ -82,7 +104,8 @@ def prepare(image: Image.Image, *, invert: Invert = "auto", centre: bool = True)
         invert: True where the ink is darker than its background, False where it is brighter,
             ``"auto"`` to find out.
         centre: whether to find the digit, cut it out, fit it into a box of 20 × 20 and put its
-            centre of mass in the middle; else the whole picture is resized.
+            centre of mass in the middle; else the whole picture is resized. ``"auto"`` leaves
+            pictures of 28 × 28 as they are.
 
     Returns:
         uint8 ``[1, 28, 28]``.
@@ -91,6 +114,15 @@ def prepare(image: Image.Image, *, invert: Invert = "auto", centre: bool = True)
         DataError: if there is nothing but background, or pixels that cannot be read; it does not
             name the picture, which has no name here.
     """
+    try:
+        return _prepared(image, invert, image.size != (SIDE, SIDE) if centre == "auto" else centre)
+    except DataError:
+        raise
+    except Exception as error:  # some pixels are decoded only now
+        raise DataError(f"pixels that cannot be read ({image.mode}: {_line(error)})") from error
+
+
+def _prepared(image: Image.Image, invert: Auto, centre: bool) -> Tensor:
     grey = _grey(image, invert)
     ink, dark = stands_out(grey, invert)
     if not centre:
@@ -106,19 +138,16 @@ def prepare(image: Image.Image, *, invert: Invert = "auto", centre: bool = True)
     return _bytes(_placed(digit * (255 / digit.max())))
 
 
-def _grey(image: Image.Image, invert: Invert) -> Tensor:
+def _grey(image: Image.Image, invert: Auto) -> Tensor:
     """Float ``[H, W]`` from 0 to 255, upright, opaque, no side above LARGEST."""
-    try:
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        if image.mode == "F" or image.mode.startswith("I"):
-            image = Image.fromarray(_levels(image))
-        elif image.has_transparency_data:
-            image = _opaque(image.convert("RGBA"), invert)
-        else:
-            image = image.convert("L")
-    except (ValueError, OSError, SyntaxError, TypeError) as error:
-        raise DataError(f"pixels that cannot be read ({image.mode}: {error})") from error
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = Image.fromarray(_levels(image))
+    elif image.has_transparency_data:
+        image = _opaque(image.convert("RGBA"), invert)
+    else:
+        image = image.convert("L")
     image = image.reduce(-(-max(image.size) // LARGEST))
     return torch.from_numpy(np.array(image, dtype=np.float32))
 
@@ -137,7 +166,7 @@ def _levels(image: Image.Image) -> np.ndarray:
     return (values * (255 / top)).clip(0, 255).astype(np.float32)
 
 
-def _opaque(image: Image.Image, invert: Invert) -> Image.Image:
+def _opaque(image: Image.Image, invert: Auto) -> Image.Image:
     """On white, or on black where that is what the ink stands out from."""
     grey, alpha = image.convert("L"), image.getchannel("A")
     if invert == "auto":
@@ -160,6 +189,10 @@ def _placed(ink: Tensor) -> Tensor:
     top, left = corner
     whole[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
     return whole
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _bytes(image: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from lenet_pl.data.picture import SIDE, SUFFIXES, open_picture, prepare
+from lenet_pl.data.errors import DataError
+from lenet_pl.data.ink import Auto
+from lenet_pl.data.picture import SIDE, open_picture, pictures_in, prepare
 from lenet_pl.data.sources import Labelled
 
 
@@ -45,8 +47,8 @@ def read(
     root: Path,
     folders: Mapping[str, Path],
     classes: Sequence[str],
-    invert: Literal["auto"] | bool = "auto",
-    centre: Literal["auto"] | bool = "auto",
+    invert: Auto = "auto",
+    centre: Auto = "auto",
 ) -> Pictures:
     """Read all pictures in the folders of some classes, and in folders within these.
 
@@ -69,28 +71,27 @@ def _find(folders: Mapping[str, Path], classes: Sequence[str]) -> tuple[Picture,
     """All pictures, by file name and then class: an exported data set keeps its order."""
     found = []
     for name, folder in folders.items():
-        for place, inner, files in os.walk(folder, followlinks=True):
-            inner[:] = [folder for folder in inner if not folder.startswith((".", "__"))]
-            for file in files:
-                if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."):
-                    stat = (path := Path(place, file)).stat()
-                    found.append(Picture(path, classes.index(name), stat.st_size, stat.st_mtime_ns))
+        for path in pictures_in(folder):
+            try:
+                stat = path.stat()
+                size, modified = stat.st_size, stat.st_mtime_ns
+            except OSError:  # a link to nothing, which opening it will say
+                size = modified = -1
+            found.append(Picture(path, classes.index(name), size, modified))
     return tuple(sorted(found, key=lambda picture: (picture.path.name, picture.path.as_posix())))
 
 
 @lru_cache(maxsize=6)  # the three splits of two folders: a sweep reads the pictures once
 def _decode(
-    pictures: tuple[Picture, ...], invert: Literal["auto"] | bool, centre: Literal["auto"] | bool
+    pictures: tuple[Picture, ...], invert: Auto, centre: Auto
 ) -> tuple[Tensor, dict[int, str]]:
     """The pictures ``uint8 [N, 1, 28, 28]`` that can be read; places and reasons of the others."""
 
     def decode(picture: Picture) -> Tensor | str:
         try:
-            image = open_picture(picture.path)
-            as_is = centre == "auto" and image.size == (SIDE, SIDE)
-            return prepare(image, invert=invert, centre=bool(centre) and not as_is)
-        except Exception as error:  # decoders raise whatever a damaged file leads them to
-            return " ".join(str(error).removeprefix(f"{picture.path}: ").split())
+            return prepare(open_picture(picture.path), invert=invert, centre=centre)
+        except DataError as error:
+            return str(error).removeprefix(f"{picture.path}: ")
 
     Image.init()  # not by the first of several threads
     console = Console(stderr=True)
