@@ -1,6 +1,7 @@
 """Sweeps: the table from made-up job folders, and small sweeps for real, in this process."""
 
 import csv
+import io
 import json
 import logging
 import statistics
@@ -16,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from tensorboard import program
 
-from lenet_pl import cli, training
+from lenet_pl import cli, record, training
 from lenet_pl.analysis import sweep_plots
 from lenet_pl.analysis.sweep import read_sweep
 from lenet_pl.analysis.sweep_files import as_dict, write
@@ -156,8 +157,8 @@ def test_the_form_of_the_picture_follows_what_varied(tmp_path, monkeypatch):
         monkeypatch.setattr(sweep_plots, name, lambda *args, name=name: Form(name))
 
     class Form(str):
-        def savefig(self, path: Path) -> None:
-            path.write_text(self)
+        def savefig(self, file: io.BytesIO, format: str) -> None:
+            file.write(self.encode())
 
     def form(**values: str) -> str:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
@@ -212,6 +213,26 @@ def test_the_command(grid, monkeypatch, capsys):
     assert ended.value.code == 1  # a job failed
     assert json.loads(capsys.readouterr().out)["winner"]["jobs"] == ["10"]
     assert (grid / "sweep.png").is_file()
+
+
+def test_two_at_once_write_the_same_file(tmp_path, monkeypatch):
+    path, parts = tmp_path / "sweep.csv", []
+    write_bytes = Path.write_bytes
+
+    def slow(part: Path, raw: bytes) -> int:
+        parts.append(part.name)
+        if len(parts) == 1:
+            record.write(path, b"second")  # begins and ends while the first still writes
+        return write_bytes(part, raw)
+
+    monkeypatch.setattr(Path, "write_bytes", slow)
+    record.write(path, b"first")
+    assert path.read_bytes() == b"first" and len(set(parts)) == 2
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.setattr(Path, "write_bytes", lambda part, raw: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        record.write(path, b"broken")
+    assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]
 
 
 def test_names_and_times():

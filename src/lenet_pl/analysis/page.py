@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
+from lenet_pl import record
 from lenet_pl.analysis.plots import DPI, FINE
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
@@ -53,13 +54,11 @@ def write(folder: Path, page: str, pictures: dict[str, bytes]) -> Path:
         ConfigError: if the folder cannot be written to.
     """
     path = folder / "index.html"
-    part = folder / "index.html.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, png in pictures.items():
-            (folder / f"{name}.png").write_bytes(png)
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
+            record.write(folder / f"{name}.png", png)
+        record.write(path, page.encode())
     except OSError as error:
         raise ConfigError(f"{folder}: cannot write there ({error.strerror})") from error
     return path
