@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import shlex
 import statistics
 import sys
 import urllib.request
@@ -15,6 +16,7 @@ import yaml
 from conftest import FAST, ROOT
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
+from omegaconf import OmegaConf
 from tensorboard import program
 
 from lenet_pl import cli, record, training
@@ -23,9 +25,11 @@ from lenet_pl.analysis.sweep import read_sweep
 from lenet_pl.analysis.sweep_files import as_dict, write
 from lenet_pl.analysis.sweep_report import command, markdown, outcome, short_names
 from lenet_pl.callbacks.history import History
+from lenet_pl.errors import ConfigError
 from lenet_pl.resume import resume_arguments
 from lenet_pl.sweeping import plan as planning
 from lenet_pl.sweeping.callback import Sweep
+from lenet_pl.sweeping.match import check_jobs, read_overrides
 from lenet_pl.sweeping.presets import PRESETS, prefer_own_presets
 from lenet_pl.sweeping.progress import duration
 
@@ -213,6 +217,32 @@ def test_the_command(grid, monkeypatch, capsys):
     assert ended.value.code == 1  # a job failed
     assert json.loads(capsys.readouterr().out)["winner"]["jobs"] == ["10"]
     assert (grid / "sweep.png").is_file()
+
+
+def test_a_job_that_was_resumed_by_hand(grid):
+    """What resuming it has added is no parameter, and the sweep is still the same one."""
+    words = ["data=mini", "optimizer.lr=0.1", "data.batch_size=64", "~callbacks.early_stopping"]
+    by_hand = ["test=false", "ckpt_path='2/checkpoints/last.ckpt'"]
+    result = json.loads((grid / "10" / "result.json").read_text())
+    result["overrides"] = [*words, "+model.name=a", *by_hand]
+    (grid / "10" / "result.json").write_text(json.dumps(result))
+    sweep = read_sweep(grid)
+    assert not {"test", "ckpt_path", "resume"} & {*sweep.varied, *sweep.jobs[0].overrides}
+    assert command(sweep) == f"python train.py {shlex.join(words)} +model.name=a"
+
+    job = grid / "0" / ".hydra"
+    before = read_overrides(grid / "0")
+    job.joinpath("overrides.yaml").write_text(yaml.safe_dump([*before, *by_hand]))
+    assert read_overrides(grid / "0") == before
+    cfg = OmegaConf.create({"hydra": {"sweep": {"dir": "s"}}})
+    same, other = (
+        OmegaConf.create({"ckpt_path": None, "test": True, "seed": seed}) for seed in (0, 1)
+    )
+    old = job.joinpath("config.yaml")
+    old.write_text("ckpt_path: x\ntest: false\nseed: 0\n")
+    check_jobs(cfg, grid, {"0": before}, {"0": same})
+    with pytest.raises(ConfigError, match="in its job 0 seed was 0, now 1"):
+        check_jobs(cfg, grid, {"0": before}, {"0": other})
 
 
 def test_two_at_once_write_the_same_file(tmp_path, monkeypatch):

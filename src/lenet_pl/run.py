@@ -141,7 +141,11 @@ def trusted(config: DictConfig, key: str, kind: type) -> DictConfig:
     node = config.get(key)
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise ConfigError(f"{key}: the run's configuration does not say how to build it")
-    for path, target in _targets(node, key):
+    try:
+        plain = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: a damaged configuration: {error}") from error
+    for path, target in _targets(plain, key):
         try:
             found = get_class(target)
         except (HydraException, ImportError, ValueError, TypeError) as error:
@@ -152,9 +156,11 @@ def trusted(config: DictConfig, key: str, kind: type) -> DictConfig:
     return node
 
 
-def _targets(node: DictConfig, path: str) -> Iterator[tuple[str, str]]:
-    if "_target_" in node:
-        yield path, f"{node._target_}"
-    for key, value in node.items():
-        if isinstance(value, DictConfig):
-            yield from _targets(value, f"{path}.{key!s}")
+def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """What would be called, in lists too, and where it stands."""
+    if isinstance(node, dict) and "_target_" in node:
+        yield path, str(node["_target_"])
+    parts = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in parts:
+        if isinstance(value, dict | list):
+            yield from _targets(value, f"{path}.{key}")

@@ -75,16 +75,17 @@ def add_to_dashboard(run: Path, pictures: dict[str, bytes], epoch: int) -> None:
         pictures: PNG files by name.
         epoch: the step they belong to.
     """
-    records = list(run.glob("events.out.tfevents.*"))
-    if not records:
+    records = list(run.rglob("events.out.tfevents.*"))  # a job's are in a folder of their own
+    training = [record for record in records if not record.name.endswith(SUFFIX)]
+    if not training:
         return
+    place = max(training, key=lambda record: record.stat().st_mtime).parent
     import numpy as np
     from torch.utils.tensorboard import SummaryWriter
 
-    for record in records:
-        if record.name.endswith(SUFFIX):
-            record.unlink()
-    with SummaryWriter(str(run), filename_suffix=SUFFIX) as writer:
+    for old in set(records) - set(training):
+        old.unlink()
+    with SummaryWriter(str(place), filename_suffix=SUFFIX) as writer:
         for name, png in pictures.items():
             picture = Image.open(BytesIO(png)).convert("RGBA")
             paper = Image.new("RGBA", picture.size, "white")

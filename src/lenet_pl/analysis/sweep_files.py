@@ -2,8 +2,6 @@
 
 import csv
 import io
-import json
-from pathlib import Path
 from typing import Any
 
 from lenet_pl import record

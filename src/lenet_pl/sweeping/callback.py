@@ -82,8 +82,8 @@ class Sweep(Callback):
         if plan.threads:
             lines.append(f"threads     {plan.threads} for each job")
         lines.append(f"if stopped  the same command and hydra.sweep.dir={shown(plan.folder)}")
-        console.print(title, style="bold", soft_wrap=True)
-        console.print(*lines, "", sep="\n", soft_wrap=True)
+        console.print(title, style="bold", markup=False, soft_wrap=True)
+        console.print(*lines, "", sep="\n", markup=False, soft_wrap=True)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not hasattr(self, "plan"):  # a single run
@@ -98,14 +98,16 @@ class Sweep(Callback):
             _share_machine(self.plan, config.hydra.job.num)
         else:
             name = Path(config.hydra.runtime.output_dir).name
-            console.print(begun(self.plan, name, config.hydra.overrides.task), soft_wrap=True)
+            said = begun(self.plan, name, config.hydra.overrides.task)
+            console.print(said, markup=False, soft_wrap=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if not hasattr(self, "plan") or self.plan.parallel:
             return
         folder = Path(config.hydra.runtime.output_dir)
         if result := read_result(folder):
-            console.print(ended(self.plan, folder.name, result), soft_wrap=True)
+            said = ended(self.plan, folder.name, result)
+            console.print(said, markup=False, soft_wrap=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         with _told(status=1):
