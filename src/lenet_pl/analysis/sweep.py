@@ -82,12 +82,14 @@ class Sweep:
         jobs: finished ones by validation score, then the unfinished, then the failed.
         varied: the keys whose values differ among them, as they were typed.
         settings: the finished jobs, grouped by everything but the seed, best mean first.
+        untested: why the winner could not be tested, if it was to be.
     """
 
     folder: Path
     jobs: tuple[Job, ...]
     varied: tuple[str, ...]
     settings: tuple[Setting, ...] = field(default=())
+    untested: str | None = None
 
     @property
     def seeds(self) -> bool:

@@ -51,8 +51,9 @@ def outcome(sweep: Sweep) -> list[tuple[str, str]]:
         name = "best so far" if running else "winner"
         lines.append((name, f"{which}  {varied}".rstrip()))
         lines.append(("validation", _figure(winner, "val")))
+        missing = f"none: {sweep.untested}" if sweep.untested else "not yet"
         tested = all("test/acc" in job.metrics for job in winner.jobs)
-        lines.append(("test", _figure(winner, "test") if tested else "not yet"))
+        lines.append(("test", _figure(winner, "test") if tested else missing))
     else:
         lines.append(("winner", "none: no job has finished"))
     for job in sweep.jobs:

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -116,7 +117,7 @@ class Sweep(Callback):
             raise SystemExit(1)
 
     def sum_up(self, test: bool) -> bool:
-        """Test the winner, write the summary, show it; returns whether all jobs are finished.
+        """Test the winner, write the summary, show it; returns whether all is well.
 
         As long as jobs are missing there is no winner to test; those that failed have had their
         chance.
@@ -130,14 +131,17 @@ class Sweep(Callback):
         if test and over and sweep.winner:
             from lenet_pl.analysis.final_test import examine  # imports torch
 
-            if examine(sweep.winner):
+            try:
+                examine(sweep.winner)
                 sweep = read_sweep(sweep.folder)
+            except MISTAKES as error:  # the table is due all the same
+                sweep = replace(sweep, untested=str(error))
         write(sweep)
         from lenet_pl.analysis.sweep_plots import save_picture  # matplotlib takes a second
 
         save_picture(sweep)
         console.print("", table(sweep, _program()), sep="\n", soft_wrap=True)
-        return over and not sweep.counts["failed"]
+        return over and not sweep.counts["failed"] and not sweep.untested
 
     def broken(self, error: Exception) -> str:
         """Sum up what there is after the launcher itself has failed; returns the reason."""

@@ -1,4 +1,4 @@
-"""Whether a folder may take a sweep: it is new, or holds the same sweep already."""
+"""Whether jobs can be run, and a folder take them: it is new, or holds the same sweep."""
 
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,30 @@ def check_folder(config: DictConfig, folder: Path) -> None:
             f"hydra.sweep.dir={config.hydra.sweep.dir}: is no sweep's folder; "
             "choose another, or a new one"
         )
+
+
+def check_devices(config: DictConfig) -> None:
+    """One to a job: Lightning starts more processes by repeating the command, which is the sweep's.
+
+    Raises:
+        ConfigError: if a job asks for more.
+    """
+    trainer = config.trainer
+    cpu = trainer.accelerator == "cpu"  # of which there is one
+    devices = trainer.devices
+    one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
+    allowed = {
+        "devices": one or (cpu and devices == "auto"),
+        "strategy": trainer.strategy in ("auto", "single_device"),
+        "num_nodes": trainer.get("num_nodes", 1) == 1,
+    }
+    for key, good in allowed.items():
+        if not good:
+            raise ConfigError(
+                f"trainer.{key}={trainer[key]}: a job of a sweep has one device; give "
+                f"trainer.{key}={'auto' if key == 'strategy' else 1}; several jobs run side by "
+                "side with hydra/launcher=joblib"
+            )
 
 
 def check_jobs(

@@ -17,7 +17,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from lenet_pl.analysis.sweep import job_folders
 from lenet_pl.checks import check
 from lenet_pl.errors import ConfigError
-from lenet_pl.sweeping.match import check_folder, check_jobs, check_search, read_overrides
+from lenet_pl.sweeping.match import (
+    check_devices,
+    check_folder,
+    check_jobs,
+    check_search,
+    read_overrides,
+)
 
 # plugin and the extra that brings it
 EXTRAS = {
@@ -81,9 +87,11 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         composed = _compose(config, loader, jobs)
         for cfg in composed.values():
             check(cfg)
+            check_devices(cfg)
         check_jobs(config, folder, before, composed)
         total, configs = len(jobs), list(composed.values())
     else:  # its jobs are not known beforehand
+        check_devices(config)
         check_search(config, folder)
         total, configs = config.hydra.sweeper.get("n_trials"), [config]
     parallel = not config.hydra.launcher._target_.endswith(".BasicLauncher")
