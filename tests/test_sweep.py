@@ -1,10 +1,13 @@
 """Sweeps: the table from made-up job folders, and small sweeps for real, in this process."""
 
 import csv
+import io
 import json
 import logging
+import shlex
 import statistics
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,18 +17,26 @@ import yaml
 from conftest import FAST, ROOT
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
+from omegaconf import OmegaConf
+from rich.console import Console
 from tensorboard import program
 
-from lenet_pl import cli, training
-from lenet_pl.analysis import sweep_plots
+from lenet_pl import cli, record, training
+from lenet_pl.analysis import final_test, sweep_plots
+from lenet_pl.analysis.images import own
+from lenet_pl.analysis.page import SUFFIX, add_to_dashboard
+from lenet_pl.analysis.subject import Subject, open_subject
 from lenet_pl.analysis.sweep import read_sweep
 from lenet_pl.analysis.sweep_files import as_dict, write
 from lenet_pl.analysis.sweep_report import command, markdown, outcome, short_names
+from lenet_pl.analysis.testing import as_reported, score
 from lenet_pl.callbacks.history import History
+from lenet_pl.console import end_summary
 from lenet_pl.errors import ConfigError
 from lenet_pl.resume import resume_arguments
 from lenet_pl.sweeping import plan as planning
 from lenet_pl.sweeping.callback import Sweep
+from lenet_pl.sweeping.match import check_jobs, read_overrides
 from lenet_pl.sweeping.presets import PRESETS, prefer_own_presets
 from lenet_pl.sweeping.progress import duration
 
@@ -157,8 +168,8 @@ def test_the_form_of_the_picture_follows_what_varied(tmp_path, monkeypatch):
         monkeypatch.setattr(sweep_plots, name, lambda *args, name=name: Form(name))
 
     class Form(str):
-        def savefig(self, path: Path) -> None:
-            path.write_text(self)
+        def savefig(self, file: io.BytesIO, format: str) -> None:
+            file.write(self.encode())
 
     def form(**values: str) -> str:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
@@ -213,6 +224,52 @@ def test_the_command(grid, monkeypatch, capsys):
     assert ended.value.code == 1  # a job failed
     assert json.loads(capsys.readouterr().out)["winner"]["jobs"] == ["10"]
     assert (grid / "sweep.png").is_file()
+
+
+def test_a_job_that_was_resumed_by_hand(grid):
+    """What resuming it has added is no parameter, and the sweep is still the same one."""
+    words = ["data=mini", "optimizer.lr=0.1", "data.batch_size=64", "~callbacks.early_stopping"]
+    by_hand = ["test=false", "ckpt_path='2/checkpoints/last.ckpt'"]
+    result = json.loads((grid / "10" / "result.json").read_text())
+    result["overrides"] = [*words, "+model.name=a", *by_hand]
+    (grid / "10" / "result.json").write_text(json.dumps(result))
+    sweep = read_sweep(grid)
+    assert not {"test", "ckpt_path", "resume"} & {*sweep.varied, *sweep.jobs[0].overrides}
+    assert command(sweep) == f"python train.py {shlex.join(words)} +model.name=a"
+
+    job = grid / "0" / ".hydra"
+    before = read_overrides(grid / "0")
+    job.joinpath("overrides.yaml").write_text(yaml.safe_dump([*before, *by_hand]))
+    assert read_overrides(grid / "0") == before
+    cfg = OmegaConf.create({"hydra": {"sweep": {"dir": "s"}}})
+    same, other = (
+        OmegaConf.create({"ckpt_path": None, "test": True, "seed": seed}) for seed in (0, 1)
+    )
+    old = job.joinpath("config.yaml")
+    old.write_text("ckpt_path: x\ntest: false\nseed: 0\n")
+    check_jobs(cfg, grid, {"0": before}, {"0": same})
+    with pytest.raises(ConfigError, match="in its job 0 seed was 0, now 1"):
+        check_jobs(cfg, grid, {"0": before}, {"0": other})
+
+
+def test_two_at_once_write_the_same_file(tmp_path, monkeypatch):
+    path, parts = tmp_path / "sweep.csv", []
+    write_bytes = Path.write_bytes
+
+    def slow(part: Path, raw: bytes) -> int:
+        parts.append(part.name)
+        if len(parts) == 1:
+            record.write(path, b"second")  # begins and ends while the first still writes
+        return write_bytes(part, raw)
+
+    monkeypatch.setattr(Path, "write_bytes", slow)
+    record.write(path, b"first")
+    assert path.read_bytes() == b"first" and len(set(parts)) == 2
+    assert list(tmp_path.iterdir()) == [path]
+    monkeypatch.setattr(Path, "write_bytes", lambda part, raw: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        record.write(path, b"broken")
+    assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]
 
 
 def test_names_and_times():
@@ -326,6 +383,52 @@ def test_a_sweep_that_was_cut_off_goes_on(sweep, tmp_path, monkeypatch, capsys):
         resume_arguments(["resume=cut/1", "trainer.max_epochs=3"])
 
 
+def test_the_winner_is_tested_as_every_run_is(sweep, tmp_path, monkeypatch, capsys):
+    words = [*SHORT, "trainer.accelerator=cpu", "trainer.precision=bf16-mixed"]
+    words += ["seed=0,1", "hydra.sweep.dir='scan[x]1'"]
+    folder = tmp_path / "scan[x]1"
+    with monkeypatch.context() as patch:
+        patch.setattr(final_test, "open_subject", lambda name: spoilt(open_subject(name)))
+        assert sweep("-m", *words) == 1
+    said = capsys.readouterr().out
+    assert "test         none: mini has changed since" in said and "winner " in said
+    assert all("test/acc" not in found["metrics"] for found in results(folder).values())
+    assert said.count("scan[x]1") >= 3  # brackets are no markup
+
+    assert sweep("-m", *words) == 0
+    for job, found in results(folder).items():  # a setting of two seeds
+        subject = open_subject(str(folder / job))
+        images = own(subject.run, "test")
+        tested = score(subject, images.labelled.images, images.labelled.labels)
+        assert as_reported(subject, images, tested)["same"]
+        assert found["metrics"]["test/acc_low"] == tested.low
+
+
+def spoilt(subject: Subject) -> Subject:
+    """As if it had been trained on other images."""
+    subject.run.state["DigitsDataModule"]["digest"] = "other"
+    return subject
+
+
+def test_side_by_side_as_one_after_the_other(sweep, tmp_path, capsys):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["-m", "data=mini", "data.fraction=0.2", "trainer.max_epochs=1", "logger=none"]
+    words += ["trainer.accelerator=cpu", "optimizer.lr=0.02,0.05"]
+    many = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=many"]
+    for more in (many, ["hydra.sweep.dir=single"]):
+        assert sweep(*words, *more) == 0
+        assert "winner       job " in capsys.readouterr().out
+    tables = []
+    for name in ("many", "single"):
+        found = results(tmp_path / name)
+        assert [found[job]["status"] for job in "01"] == ["finished", "finished"]
+        tables.append({job: found[job]["metrics"] for job in "01"})
+        assert (tmp_path / name / "sweep.csv").read_text().count("finished") == 2
+    assert tables[0].keys() == tables[1].keys()
+    for job in "01":
+        assert tables[0][job] == pytest.approx(tables[1][job], rel=1e-4)
+
+
 def test_nothing_is_begun_that_cannot_end(sweep, tmp_path, capsys, monkeypatch):
     for name in "01":  # a sweep that is there
         made(tmp_path / "other", name, [f"seed={name}"])
@@ -344,6 +447,9 @@ def test_nothing_is_begun_that_cannot_end(sweep, tmp_path, capsys, monkeypatch):
         (["seed=0,1", "hydra.sweep.dir=papers/letter.txt"], "letter.txt: cannot write there"),
         (["seed=0,1", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: two jobs would share it"),
         (["seed=0,1", "data.root=papers/letter.txt"], "data.root=papers/letter.txt"),
+        (["seed=0,1", "trainer=ddp"], "trainer.devices=auto: a job of a sweep has one device"),
+        (["seed=0,1", "trainer=ddp", "trainer.devices=1"], "trainer.strategy=ddp: a job of a"),
+        (["trainer.accelerator=cpu", "trainer.devices=1,2"], "trainer.devices=2: a job of a"),
         (["seed=0,1", "hydra/launcher=submitit_slurm"], "no Slurm here"),
     ]:
         assert sweep("-m", "data=mini", *words) == 2, words
@@ -370,25 +476,33 @@ def test_tensorboard_shows_what_varied(sweep, tmp_path):
         request = urllib.request.Request(f"{url}data/{path}", data, headers)
         return json.loads(urllib.request.urlopen(request).read())
 
-    for _ in range(100):
-        names = ask("runs")
-        if len(names) == 2:
+    query = {
+        "startIndex": 0,
+        "sliceSize": 10,
+        "allowedStatuses": [f"STATUS_{x}" for x in ("UNKNOWN", "SUCCESS", "RUNNING")],
+        "colParams": [],
+    }
+    wanted = {"best/val/acc", "best/val/loss"}
+    groups: list[dict] = []
+    for _ in range(300):  # it reads the files in a thread of its own
+        groups = ask("plugin/hparams/session_groups", query)["sessionGroups"]
+        tags = [{v["name"]["tag"] for v in group["metricValues"]} for group in groups]
+        if len(groups) == 2 and all(found >= wanted for found in tags):
             break
-    assert sorted(names) == ["0/momentum 0", "1/momentum 0.9"]
-    groups = ask(
-        "plugin/hparams/session_groups",
-        {
-            "startIndex": 0,
-            "sliceSize": 10,
-            "allowedStatuses": [f"STATUS_{x}" for x in ("UNKNOWN", "SUCCESS", "RUNNING")],
-            "colParams": [],
-        },
-    )["sessionGroups"]
+        time.sleep(0.1)
+    assert sorted(ask("runs")) == ["0/momentum 0", "1/momentum 0.9"]
     shown = {}
     for group in groups:
         values = {v["name"]["tag"]: v["value"] for v in group["metricValues"]}
         shown[group["hparams"]["optimizer_momentum"]] = values
         assert group["hparams"]["lr"] == 0.05 and group["hparams"]["batch_size"] == 64
+    pictures = tmp_path / "s" / "0"
+    add_to_dashboard(pictures, {"dot": (ROOT / "docs" / "run.png").read_bytes()}, 1)
+    [record] = pictures.rglob(f"*{SUFFIX}")
+    assert record.parent == pictures / "momentum 0"  # where the job's curves are
+    said = io.StringIO()
+    Console(file=said).print(end_summary(results(tmp_path / "s")["0"], pictures))
+    assert "see the curves" in said.getvalue()
     for job, momentum in (("0", 0.0), ("1", 0.9)):
         metrics = results(tmp_path / "s")[job]["metrics"]
         for name in ("val/acc", "val/loss"):

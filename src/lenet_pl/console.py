@@ -56,7 +56,7 @@ def start_summary(
     """
     data = table("class", *counts, left=1)
     for name, *numbers in zip(classes, *counts.values(), strict=True):
-        data.add_row(name, *(f"{number:,}" for number in numbers))
+        data.add_row(Text(name), *(f"{number:,}" for number in numbers))
     data.add_row("total", *(f"{sum(numbers):,}" for numbers in counts.values()))
     model = table("layer", "type", "output", "parameters", left=2)
     for name, kind, size, parameters in layers:
@@ -64,7 +64,7 @@ def start_summary(
     model.add_row("total", "", "", f"{sum(layer[3] for layer in layers):,}")
     side_by_side = Table.grid(padding=(0, 4))
     side_by_side.add_row(data, model)
-    return Group(Text(title, style="bold"), "", side_by_side, "", *notes, "")
+    return Group(Text(title, style="bold"), "", side_by_side, "", *map(Text, notes), "")
 
 
 def end_summary(
@@ -96,7 +96,7 @@ def end_summary(
 
     program = "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
     commands = []
-    if metrics and any(folder.glob("events.*")):
+    if metrics and any(folder.rglob("events.*")):
         logdir = "outputs" if folder.parts[:1] == ("outputs",) else folder
         commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
     needed = (folder / "checkpoints" / "last.ckpt", folder / ".hydra")

@@ -5,6 +5,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 PACKAGES = ("lenet-pl", "torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf")
 
@@ -16,9 +17,17 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(values, indent=2) + "\n")
-    part.replace(path)
+    write(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def write(path: Path, raw: bytes) -> None:
+    """Write a file, whole or not at all, whoever else writes it at the same time."""
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        part.write_bytes(raw)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def is_job(folder: Path) -> bool:

@@ -110,7 +110,7 @@ class Evidence:
         file = self.run.folder / ".hydra" / "overrides.yaml"
         words = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else []
         mine = [str(word) for word in words] if isinstance(words, list) else []
-        return [word for word in mine if not word.startswith(("ckpt_path=", "hydra."))]
+        return [word for word in mine if not word.startswith(("ckpt_path=", "hydra.", "sweep="))]
 
     def figures(self) -> Figures:
         """What findings rest on."""

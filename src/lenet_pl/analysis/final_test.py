@@ -3,18 +3,17 @@
 import json
 from pathlib import Path
 
-import torch
-
-from lenet_pl.analysis.evaluate import wilson
+from lenet_pl.analysis.subject import open_subject
 from lenet_pl.analysis.sweep import Setting
+from lenet_pl.analysis.testing import score
+from lenet_pl.data.errors import DataError
 from lenet_pl.record import write_result
-from lenet_pl.run import open_run
 
 
 def examine(setting: Setting) -> bool:
     """Test the best weights of a setting's jobs; the figures go into their ``result.json``.
 
-    What has been tested already is not tested again.
+    What has been tested already is not tested again. All of them are tested, or none.
 
     Returns:
         Whether there was something to test.
@@ -23,9 +22,10 @@ def examine(setting: Setting) -> bool:
         ConfigError, DataError: as :func:`final_test` does.
     """
     untested = [job for job in setting.jobs if "test/acc" not in job.metrics]
-    for job in untested:
+    figures = [final_test(job.folder) for job in untested]
+    for job, metrics in zip(untested, figures, strict=True):
         result = json.loads((job.folder / "result.json").read_text(encoding="utf-8"))
-        result["metrics"] |= final_test(job.folder)
+        result["metrics"] |= metrics
         write_result(job.folder, result)
     return bool(untested)
 
@@ -35,21 +35,21 @@ def final_test(folder: Path) -> dict[str, float]:
 
     Raises:
         ConfigError: if the run folder does not hold them.
-        DataError: if the data cannot be had.
+        DataError: if the data cannot be had, or are not those of the run.
     """
-    run = open_run(str(folder))
-    data = run.data()
+    subject = open_subject(str(folder))
+    assert subject.run is not None
+    data = subject.run.data()
+    before, now = subject.run.state["DigitsDataModule"], data.state_dict()
+    if any(before[key] != now[key] for key in ("digest", "split_digest")):
+        raise DataError(f"{data.source.name} has changed since {folder} was trained on it")
     test = data.splits["test"]
-    net = run.network()
-    with torch.no_grad():
-        batches = test.images.split(data.eval_batch_size)
-        logits = torch.cat([net(images) for images in batches])
-        loss = run.loss()(logits, test.labels).item()
-    correct = int((logits.argmax(1) == test.labels).sum())
-    low, high = wilson(correct, len(test))
+    if not len(test):
+        raise DataError(f"{data.source.name} has no test images")
+    tested = score(subject, test.images, test.labels)
     return {
-        "test/loss": loss,
-        "test/acc": correct / len(test),
-        "test/acc_low": low,
-        "test/acc_high": high,
+        "test/loss": tested.loss,
+        "test/acc": tested.accuracy,
+        "test/acc_low": tested.low,
+        "test/acc_high": tested.high,
     }

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
 
+from lenet_pl import record
 from lenet_pl.analysis.plots import DPI, FINE
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
@@ -53,13 +54,11 @@ def write(folder: Path, page: str, pictures: dict[str, bytes]) -> Path:
         ConfigError: if the folder cannot be written to.
     """
     path = folder / "index.html"
-    part = folder / "index.html.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, png in pictures.items():
-            (folder / f"{name}.png").write_bytes(png)
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
+            record.write(folder / f"{name}.png", png)
+        record.write(path, page.encode())
     except OSError as error:
         raise ConfigError(f"{folder}: cannot write there ({error.strerror})") from error
     return path
@@ -76,16 +75,17 @@ def add_to_dashboard(run: Path, pictures: dict[str, bytes], epoch: int) -> None:
         pictures: PNG files by name.
         epoch: the step they belong to.
     """
-    records = list(run.glob("events.out.tfevents.*"))
-    if not records:
+    records = list(run.rglob("events.out.tfevents.*"))  # a job's are in a folder of their own
+    training = [record for record in records if not record.name.endswith(SUFFIX)]
+    if not training:
         return
+    place = max(training, key=lambda record: record.stat().st_mtime).parent
     import numpy as np
     from torch.utils.tensorboard import SummaryWriter
 
-    for record in records:
-        if record.name.endswith(SUFFIX):
-            record.unlink()
-    with SummaryWriter(str(run), filename_suffix=SUFFIX) as writer:
+    for old in set(records) - set(training):
+        old.unlink()
+    with SummaryWriter(str(place), filename_suffix=SUFFIX) as writer:
         for name, png in pictures.items():
             picture = Image.open(BytesIO(png)).convert("RGBA")
             paper = Image.new("RGBA", picture.size, "white")

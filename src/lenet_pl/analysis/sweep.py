@@ -5,7 +5,7 @@ import json
 import statistics
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from lenet_pl.errors import ConfigError
 # the C parser where libyaml is there: ten times as fast, which shows with hundreds of jobs
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 UNFINISHED = "unfinished"  # still running, or cut off
+# no parameters: the preset, whose values are among the overrides, and what resuming one job adds
+BESIDE = {"sweep", "resume", "ckpt_path", "test"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Job:
 
     Attributes:
         name: of its folder, which is its number.
-        overrides: key and value, as they were typed.
+        overrides: key and value of its parameters, as they were typed.
+        words: all its overrides, as they were typed.
         status: ``finished``, ``failed``, ``interrupted``, or ``unfinished`` where there is no
             ``result.json`` yet.
         error: the one-line reason of a job that failed.
@@ -38,6 +41,7 @@ class Job:
 
     name: str
     overrides: dict[str, str]
+    words: tuple[str, ...]
     status: str
     error: str | None
     epochs: int
@@ -78,12 +82,14 @@ class Sweep:
         jobs: finished ones by validation score, then the unfinished, then the failed.
         varied: the keys whose values differ among them, as they were typed.
         settings: the finished jobs, grouped by everything but the seed, best mean first.
+        untested: why the winner could not be tested, if it was to be.
     """
 
     folder: Path
     jobs: tuple[Job, ...]
     varied: tuple[str, ...]
     settings: tuple[Setting, ...] = field(default=())
+    untested: str | None = None
 
     @property
     def seeds(self) -> bool:
@@ -145,7 +151,8 @@ def _read_job(folder: Path) -> Job:
             result = {"status": UNFINISHED, "epochs": len(rows), **_best(rows)}
         return Job(
             name=folder.name,
-            overrides=dict(_parts(words)),
+            overrides=dict(_parts(parameters(words))),
+            words=tuple(words),
             status=result["status"],
             error=result.get("error"),
             epochs=result["epochs"],
@@ -158,11 +165,15 @@ def _read_job(folder: Path) -> Job:
         raise ConfigError(f"{folder}: a damaged run folder: {error}") from error
 
 
+def parameters(words: Iterable[str]) -> list[str]:
+    """Of a job's overrides those that say what is trained."""
+    return [word for word in words if word.partition("=")[0].lstrip("+~") not in BESIDE]
+
+
 def _parts(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     for word in words:
         key, _, value = word.partition("=")
-        if key != "sweep":  # names the preset, whose values are among the overrides
-            yield key.lstrip("+"), value.strip("'\"")
+        yield key.lstrip("+"), value.strip("'\"")
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

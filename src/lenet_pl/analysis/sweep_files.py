@@ -2,10 +2,9 @@
 
 import csv
 import io
-import json
-from pathlib import Path
 from typing import Any
 
+from lenet_pl import record
 from lenet_pl.analysis.sweep import Job, Setting, Sweep
 from lenet_pl.analysis.sweep_report import command, markdown
 
@@ -17,9 +16,9 @@ def write(sweep: Sweep) -> None:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    _replace(sweep.folder / "sweep.csv", text.getvalue())
-    _replace(sweep.folder / "sweep.md", markdown(sweep))
-    _replace(sweep.folder / "sweep.json", json.dumps(as_dict(sweep), indent=2) + "\n")
+    record.write(sweep.folder / "sweep.csv", text.getvalue().encode())
+    record.write(sweep.folder / "sweep.md", markdown(sweep).encode())
+    record.write_json(sweep.folder / "sweep.json", as_dict(sweep))
 
 
 def as_dict(sweep: Sweep) -> dict[str, Any]:
@@ -103,9 +102,3 @@ def _csv_row(sweep: Sweep, job: Job) -> dict[str, Any]:
             "n": mine and mine.n,
         }
     return row
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -1,5 +1,7 @@
 """A sweep in one picture, whose form follows from how many parameters varied."""
 
+from io import BytesIO
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
+from lenet_pl import record
 from lenet_pl.analysis.scales import logarithmic, numeric, places_of, sort_key
 from lenet_pl.analysis.sweep import Sweep
 from lenet_pl.analysis.sweep_report import short_names
@@ -37,9 +40,9 @@ def save_picture(sweep: Sweep) -> bool:
         figure = _heat_map(sweep, *keys)
     else:
         figure = _parallel(sweep)
-    part = sweep.folder / "sweep.part.png"
-    figure.savefig(part)
-    part.replace(sweep.folder / "sweep.png")
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    record.write(sweep.folder / "sweep.png", png.getvalue())
     return True
 
 

@@ -8,7 +8,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from lenet_pl.analysis.sweep import Setting, Sweep
+from lenet_pl.analysis.sweep import Setting, Sweep, parameters
 from lenet_pl.console import percent
 
 NUMBERS = {"epoch", "val/acc", "val/loss", "seconds", "n", "mean", "sd"}
@@ -51,8 +51,9 @@ def outcome(sweep: Sweep) -> list[tuple[str, str]]:
         name = "best so far" if running else "winner"
         lines.append((name, f"{which}  {varied}".rstrip()))
         lines.append(("validation", _figure(winner, "val")))
+        missing = f"none: {sweep.untested}" if sweep.untested else "not yet"
         tested = all("test/acc" in job.metrics for job in winner.jobs)
-        lines.append(("test", _figure(winner, "test") if tested else "not yet"))
+        lines.append(("test", _figure(winner, "test") if tested else missing))
     else:
         lines.append(("winner", "none: no job has finished"))
     for job in sweep.jobs:
@@ -65,8 +66,9 @@ def outcome(sweep: Sweep) -> list[tuple[str, str]]:
 def command(sweep: Sweep, program: str = "python train.py") -> str:
     """What trains the winner again, ready to paste; of several seeds, the best one."""
     assert sweep.winner is not None
-    job = sweep.winner.jobs[0]
-    words = (f"{key}={value}" for key, value in job.overrides.items())
+    words = parameters(sweep.winner.jobs[0].words)
+    everywhere = set.intersection(*(set(job.words) for job in sweep.jobs))
+    words += sorted(word for word in everywhere if word.startswith("test="))  # as was asked for
     return f"{program} {shlex.join(words)}".strip()
 
 

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -82,8 +83,8 @@ class Sweep(Callback):
         if plan.threads:
             lines.append(f"threads     {plan.threads} for each job")
         lines.append(f"if stopped  the same command and hydra.sweep.dir={shown(plan.folder)}")
-        console.print(title, style="bold", soft_wrap=True)
-        console.print(*lines, "", sep="\n", soft_wrap=True)
+        console.print(title, style="bold", markup=False, soft_wrap=True)
+        console.print(*lines, "", sep="\n", markup=False, soft_wrap=True)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not hasattr(self, "plan"):  # a single run
@@ -98,14 +99,16 @@ class Sweep(Callback):
             _share_machine(self.plan, config.hydra.job.num)
         else:
             name = Path(config.hydra.runtime.output_dir).name
-            console.print(begun(self.plan, name, config.hydra.overrides.task), soft_wrap=True)
+            said = begun(self.plan, name, config.hydra.overrides.task)
+            console.print(said, markup=False, soft_wrap=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if not hasattr(self, "plan") or self.plan.parallel:
             return
         folder = Path(config.hydra.runtime.output_dir)
         if result := read_result(folder):
-            console.print(ended(self.plan, folder.name, result), soft_wrap=True)
+            said = ended(self.plan, folder.name, result)
+            console.print(said, markup=False, soft_wrap=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         with _told(status=1):
@@ -114,7 +117,7 @@ class Sweep(Callback):
             raise SystemExit(1)
 
     def sum_up(self, test: bool) -> bool:
-        """Test the winner, write the summary, show it; returns whether all jobs are finished.
+        """Test the winner, write the summary, show it; returns whether all is well.
 
         As long as jobs are missing there is no winner to test; those that failed have had their
         chance.
@@ -128,14 +131,17 @@ class Sweep(Callback):
         if test and over and sweep.winner:
             from lenet_pl.analysis.final_test import examine  # imports torch
 
-            if examine(sweep.winner):
+            try:
+                examine(sweep.winner)
                 sweep = read_sweep(sweep.folder)
+            except MISTAKES as error:  # the table is due all the same
+                sweep = replace(sweep, untested=str(error))
         write(sweep)
         from lenet_pl.analysis.sweep_plots import save_picture  # matplotlib takes a second
 
         save_picture(sweep)
         console.print("", table(sweep, _program()), sep="\n", soft_wrap=True)
-        return over and not sweep.counts["failed"]
+        return over and not sweep.counts["failed"] and not sweep.untested
 
     def broken(self, error: Exception) -> str:
         """Sum up what there is after the launcher itself has failed; returns the reason."""

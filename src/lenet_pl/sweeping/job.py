@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lenet_pl.analysis.sweep import parameters
 from lenet_pl.console import console
 from lenet_pl.mistakes import give_up
 from lenet_pl.record import shown
@@ -29,7 +30,8 @@ def run_job(cfg: DictConfig, train: Callable[[DictConfig], float | None]) -> flo
         return train(cfg)
     plan, folder = Sweep.current.plan, Path(cfg.run_dir)
     overrides = list(HydraConfig.get().overrides.task)
-    if plan.before.get(folder.name, overrides) != overrides:
+    asked = parameters(overrides)
+    if plan.before.get(folder.name, asked) != asked:
         give_up(f"{shown(folder)}: holds a job of another sweep; choose another hydra.sweep.dir")
     result = read_result(folder)
     if result and result["status"] == "finished":
@@ -51,7 +53,8 @@ def run_job(cfg: DictConfig, train: Callable[[DictConfig], float | None]) -> flo
     except SystemExit:  # Lightning's answer to Ctrl-C and other signals
         if not plan.parallel:
             console.print("\nstopped; the same command goes on, with", end=" ")
-            console.print(f"hydra.sweep.dir={shown(plan.folder)}", soft_wrap=True)
+            again = f"hydra.sweep.dir={shown(plan.folder)}"
+            console.print(again, markup=False, soft_wrap=True)
         raise
 
 

@@ -1,4 +1,4 @@
-"""Whether a folder may take a sweep: it is new, or holds the same sweep already."""
+"""Whether jobs can be run, and a folder take them: it is new, or holds the same sweep."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from lenet_pl.analysis.sweep import LOADER
+from lenet_pl.analysis.sweep import BESIDE, LOADER, parameters
 from lenet_pl.errors import ConfigError
 
 
@@ -22,6 +22,30 @@ def check_folder(config: DictConfig, folder: Path) -> None:
         )
 
 
+def check_devices(config: DictConfig) -> None:
+    """One to a job: Lightning starts more processes by repeating the command, which is the sweep's.
+
+    Raises:
+        ConfigError: if a job asks for more.
+    """
+    trainer = config.trainer
+    cpu = trainer.accelerator == "cpu"  # of which there is one
+    devices = trainer.devices
+    one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
+    allowed = {
+        "devices": one or (cpu and devices == "auto"),
+        "strategy": trainer.strategy in ("auto", "single_device"),
+        "num_nodes": trainer.get("num_nodes", 1) == 1,
+    }
+    for key, good in allowed.items():
+        if not good:
+            raise ConfigError(
+                f"trainer.{key}={trainer[key]}: a job of a sweep has one device; give "
+                f"trainer.{key}={'auto' if key == 'strategy' else 1}; several jobs run side by "
+                "side with hydra/launcher=joblib"
+            )
+
+
 def check_jobs(
     config: DictConfig, folder: Path, before: dict[str, Any], composed: dict[str, DictConfig]
 ) -> None:
@@ -29,9 +53,10 @@ def check_jobs(
     for name in before:
         if name not in composed:
             raise ConfigError(f"{other}, with a job {name}; choose another folder")
-        old, new = folder / name / ".hydra" / "config.yaml", OmegaConf.to_yaml(composed[name])
-        if (text := old.read_text(encoding="utf-8")) != new:
-            raise ConfigError(f"{other}: in its job {name} {_difference(text, new)}")
+        path, new = folder / name / ".hydra" / "config.yaml", OmegaConf.to_yaml(composed[name])
+        old = path.read_text(encoding="utf-8")
+        if old != new and _values(old) != _values(new):
+            raise ConfigError(f"{other}: in its job {name} {_difference(old, new)}")
 
 
 def check_search(config: DictConfig, folder: Path) -> None:
@@ -58,9 +83,14 @@ def _searched(config: Any) -> str:
 
 def _difference(old: str, new: str) -> str:
     """``optimizer.lr was 0.1, now 0.2``: the first that differs of two configurations."""
-    before, now = (dict(_flat(yaml.load(text, LOADER))) for text in (old, new))
+    before, now = (dict(_values(text)) for text in (old, new))
     key = next((key for key in {**now, **before} if before.get(key) != now.get(key)), "the order")
     return f"{key} was {before.get(key)}, now {now.get(key)}; choose another folder"
+
+
+def _values(text: str) -> list[tuple[str, Any]]:
+    """In their order; without those that resuming the job by hand has set."""
+    return [(key, value) for key, value in _flat(yaml.load(text, LOADER)) if key not in BESIDE]
 
 
 def _flat(node: Any, path: str = "") -> list[tuple[str, Any]]:
@@ -74,5 +104,6 @@ def _flat(node: Any, path: str = "") -> list[tuple[str, Any]]:
 
 
 def read_overrides(folder: Path) -> list[str]:
+    """What a job was asked to train."""
     text = (folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")
-    return yaml.load(text, LOADER) or []
+    return parameters(yaml.load(text, LOADER) or [])

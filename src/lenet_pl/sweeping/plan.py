@@ -15,9 +15,15 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lenet_pl.analysis.sweep import job_folders
-from lenet_pl.checks import check
+from lenet_pl.checks import check, check_choices
 from lenet_pl.errors import ConfigError
-from lenet_pl.sweeping.match import check_folder, check_jobs, check_search, read_overrides
+from lenet_pl.sweeping.match import (
+    check_devices,
+    check_folder,
+    check_jobs,
+    check_search,
+    read_overrides,
+)
 
 # plugin and the extra that brings it
 EXTRAS = {
@@ -70,6 +76,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         HydraException: for an override that cannot be composed.
     """
     folder = Path(config.hydra.sweep.dir).absolute()
+    check_choices(config.hydra.runtime.choices)
     check_folder(config, folder)
     _check_plugins(config)
     before = {path.name: read_overrides(path) for path in job_folders(folder)}
@@ -81,9 +88,11 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         composed = _compose(config, loader, jobs)
         for cfg in composed.values():
             check(cfg)
+            check_devices(cfg)
         check_jobs(config, folder, before, composed)
         total, configs = len(jobs), list(composed.values())
     else:  # its jobs are not known beforehand
+        check_devices(config)
         check_search(config, folder)
         total, configs = config.hydra.sweeper.get("n_trials"), [config]
     parallel = not config.hydra.launcher._target_.endswith(".BasicLauncher")

@@ -116,4 +116,4 @@ class Watch(threading.Thread):
             if (result := read_result(path.parent)) is None:
                 continue
             self.told.add(name)
-            console.print(ended(self.plan, name, result), soft_wrap=True)
+            console.print(ended(self.plan, name, result), markup=False, soft_wrap=True)
