@@ -3,6 +3,10 @@
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
+# Hydra copies its store, schemas of all plugins included, whenever it looks at a group: a second of
+# --help. There is one store to a process, and what is loaded from it is a copy anyway.
+ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+
 PRESETS = {
     "launcher": ("joblib", "ray", "submitit_local", "submitit_slurm"),
     "sweeper": ("optuna",),
