@@ -27,11 +27,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs the network: pytest --download"))
 
 
+# of a test: it runs with either classifier
+either = pytest.mark.parametrize("composed", ["plain", "fast"], indirect=True)
+
+
 @pytest.fixture
-def composed(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
+def composed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., DictConfig]]:
     """Compose a configuration whose run folder is ``tmp_path / "run"``."""
+    first = [f"run_dir={tmp_path / 'run'}", f"classifier={getattr(request, 'param', 'plain')}"]
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-        yield lambda *overrides: compose("config", [f"run_dir={tmp_path / 'run'}", *overrides])
+        yield lambda *overrides: compose("config", [*first, *overrides])
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from conftest import FAST
+from conftest import FAST, either
 from omegaconf import OmegaConf
 from test_training import result, rows
 from torch import nn
@@ -246,6 +246,7 @@ def test_a_schedule_is_made_for_the_steps_there_are(composed, tmp_path, words):
     assert min(lrs[:-1]) > 0.01 and lrs[-1] == pytest.approx(0.05 / 25 / 10_000)
 
 
+@either
 def test_a_plateau_lowers_the_learning_rate_after_the_epoch(composed, tmp_path):
     # nothing gets better at this rate
     words = ["scheduler=plateau", "scheduler.patience=0", "scheduler.factor=0.5"]
@@ -254,6 +255,7 @@ def test_a_plateau_lowers_the_learning_rate_after_the_epoch(composed, tmp_path):
     assert [row["lr"] for row in rows(tmp_path / "run")] == [1e-6, 1e-6, 5e-7]
 
 
+@either
 def test_gradients_are_clipped(composed):
     few = ["trainer.limit_train_batches=5", "trainer.max_epochs=1", "callbacks=none"]
     cfg = composed(*FEW[:-1], *few, "trainer.gradient_clip_val=0.001", "optimizer.momentum=0")
@@ -266,6 +268,7 @@ def test_gradients_are_clipped(composed):
     assert 0 < way <= 5 * 0.05 * 0.001 * 1.001
 
 
+@either
 def test_mixed_precision_multiplies_in_16_bits_and_counts_in_64(composed, tmp_path):
     few = ["trainer.limit_train_batches=5", "trainer.max_epochs=1", "callbacks=none"]
     cfg = composed(*FEW[:-1], *few, "trainer.precision=bf16-mixed")
@@ -293,6 +296,7 @@ def test_an_average_by_hand():
     assert averaged([0.1307] * 500, 0.9) == torch.tensor(0.1307).item()
 
 
+@either
 @pytest.mark.parametrize("kind", ["ema", "swa"])
 def test_the_average_is_what_is_kept(composed, tmp_path, kind):
     words = [word for word in FEW if word != "test=false"]

@@ -75,6 +75,7 @@ ALLOWED = {
     "models": {"models"},
     "data": {"data"},
     "classifier": {"pixels"},
+    "fast": {"classifier"},
     "pixels": set(),
     "errors": set(),
     "console": set(),
@@ -98,7 +99,7 @@ ALLOWED = {
     "checks": {"errors", "mistakes", "rules", "build"},
     "losses": set(),
     "schedules": set(),
-    "plan": {"callbacks", "classifier", "data", "errors", "schedules"},
+    "plan": {"callbacks", "classifier", "data", "errors", "fast", "schedules"},
     "build": {"callbacks", "classifier", "data", "errors", "plan", "run"},
     "training": {
         "build",

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lenet_pl.models.describe import layers
-from lenet_pl.models.lenet import LeNet
+from lenet_pl.models.lenet import FullConv2d, LeNet
 
 
 class TutorialLeNet(nn.Module):
@@ -73,3 +73,20 @@ def test_a_file_saved_by_the_tutorial_loads_strictly(tmp_path):
     ours.load_state_dict(torch.load(tmp_path / "lenet_mnist_best.pth"), strict=True)
     images = torch.rand(16, 1, 28, 28)
     assert torch.equal(ours(images), theirs(images))
+
+
+def test_a_convolution_that_covers_its_map_is_the_matrix_product():
+    torch.manual_seed(0)
+    ours, theirs = FullConv2d(3, 7, (4, 5)), nn.Conv2d(3, 7, (4, 5))
+    theirs.load_state_dict(ours.state_dict())
+    for format in (torch.contiguous_format, torch.channels_last):
+        ours.to(memory_format=format), theirs.to(memory_format=format)
+        for height, width in ((4, 5), (6, 5), (9, 11)):
+            images = torch.rand(2, 3, height, width).to(memory_format=format)
+            here, there = ours(images), theirs(images)
+            torch.testing.assert_close(here, there)
+            for net, maps in ((ours, here), (theirs, there)):
+                net.zero_grad()
+                maps.square().sum().backward()
+            torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+            torch.testing.assert_close(ours.bias.grad, theirs.bias.grad)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FAST
+from conftest import FAST, either
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_model import TutorialLeNet
 from warm import ROOT, Running
@@ -142,7 +142,7 @@ def test_checkpoints_hold_plain_types_only(finished, name):
 def test_what_a_person_reads(finished):
     said = (finished.parent / "stdout").read_text()
     assert "LeNet on mini" in said and "shipped with lenet-pl" in said
-    assert "conv3   Conv2d     120 × 1 × 1     48,120" in said
+    assert "conv3   FullConv2d 120 × 1 × 1     48,120" in said
     assert "total 5,000 1,000 1,000" in said
     assert "epoch 1/8  train " in said and "  best" in said
     low = 100 * result(finished)["metrics"]["test/acc_low"]
@@ -189,6 +189,7 @@ def test_the_same_seed_gives_the_same_numbers(composed, tmp_path):
     assert len(set(split)) == 1  # the split has a seed of its own
 
 
+@either
 def test_early_stopping_fires_in_the_epoch_it_should(composed, tmp_path):
     # nothing is 10 better than the first epoch: two more, and it stops
     patience = ["callbacks.early_stopping.patience=2", "+callbacks.early_stopping.min_delta=10"]
@@ -198,6 +199,7 @@ def test_early_stopping_fires_in_the_epoch_it_should(composed, tmp_path):
     assert len(rows(tmp_path / "run")) == 3
 
 
+@either
 def test_a_run_that_was_stopped_early_is_over(composed, tmp_path):
     patience = ["callbacks.early_stopping.patience=1", "+callbacks.early_stopping.min_delta=10"]
     words = [*PLAIN, "trainer.max_epochs=9", *patience]
@@ -284,6 +286,7 @@ def test_control_c_leaves_a_run_that_can_go_on(tmp_path):
     assert "python train.py resume=run" in done.stdout
 
 
+@either
 def test_without_checkpoints_and_loggers_the_last_weights_count(composed, tmp_path):
     train(composed(*PLAIN, "trainer.max_epochs=2", "callbacks=none", "logger=none"))
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"metrics.csv", "result.json"}
@@ -292,6 +295,7 @@ def test_without_checkpoints_and_loggers_the_last_weights_count(composed, tmp_pa
     assert found["metrics"]["val/acc"] == rows(tmp_path / "run")[-1]["val/acc"]
 
 
+@either
 def test_a_loss_that_is_no_number_ends_the_run(composed, tmp_path):
     with pytest.raises(FloatingPointError, match=r"nan in epoch 1; try a smaller optimizer.lr"):
         train(composed(*PLAIN, "optimizer.lr=1e6"))
@@ -299,12 +303,14 @@ def test_a_loss_that_is_no_number_ends_the_run(composed, tmp_path):
     assert found["status"] == "failed" and found["error"].startswith("train/loss is nan")
 
 
+@either
 def test_debugging_leaves_no_figures(composed, tmp_path):
     assert train(composed("data=mini", "trainer=debug")) is None
     found = result(tmp_path / "run")
     assert found["status"] == "finished" and found["metrics"] == {}
 
 
+@either
 def test_overfitting_sees_the_same_batches_in_every_epoch(composed, tmp_path):
     few = ["trainer.overfit_batches=2", "trainer.max_epochs=60", "callbacks.early_stopping=null"]
     train(composed(*PLAIN, *few))

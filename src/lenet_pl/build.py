@@ -44,6 +44,8 @@ LASTING = (
 
 # its tips and its account of hooks are not about this run
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+# the fast classifier takes the data's iterator, which Lightning calls experimental
+warnings.filterwarnings("ignore", ".*`dataloader_iter`.*")
 # true of every run here, and no reason to worry: the data lies in memory
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")

@@ -14,7 +14,7 @@ from lenet_pl.errors import ConfigError
 from lenet_pl.mistakes import MISTAKES, give_up
 from lenet_pl.rules import RULES
 
-SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "trainer")
+SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trainer")
 MONITORED = {"val/acc": "max", "val/loss": "min"}  # and what is better
 
 

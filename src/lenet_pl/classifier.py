@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 from lenet_pl.pixels import standardise
 
+Batch = tuple[Tensor, Tensor]  # images [N, C, H, W], labels [N]
+
 DEBUGGED = 1000  # steps a schedule is made for where a batch is all that there will be
 
 
@@ -67,17 +69,17 @@ class Classifier(LightningModule):
         """Logits of images ``[N, C, H, W]``, either uint8 or float in [0, 1]."""
         return self.net(standardise(images, self.mean, self.std))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
         self.batches["train"].append((logits.detach(), labels))
         return self.loss(logits, labels)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
         self.batches["val"].append((self(images), labels))
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
         self.batches["test"].append((self(images), labels))
 

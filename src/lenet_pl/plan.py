@@ -10,6 +10,7 @@ from lenet_pl.callbacks.finetune import Finetune
 from lenet_pl.classifier import Classifier
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import ConfigError
+from lenet_pl.fast import FastClassifier
 from lenet_pl.schedules import planned_steps
 
 
@@ -17,8 +18,11 @@ def check_plan(trainer: Trainer, classifier: Classifier, data: DigitsDataModule)
     """Make the optimizer and the schedule once, which may refuse their arguments.
 
     Raises:
-        ConfigError: if they do, or if fine-tuning finds nothing to let go.
+        ConfigError: if they do, if fine-tuning finds nothing to let go, or if the fast
+            classifier is to do what only Lightning does.
     """
+    if isinstance(classifier, FastClassifier):
+        _check_fast(trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if not isinstance(callback, Finetune):
             continue
@@ -37,6 +41,19 @@ def check_plan(trainer: Trainer, classifier: Classifier, data: DigitsDataModule)
             classifier.new_schedule(optimizer, steps)
     except (TypeError, ValueError) as error:
         raise ConfigError(told(part, error)) from error
+
+
+def _check_fast(trainer: Trainer) -> None:
+    for key, value, wanted in (
+        ("devices", trainer.num_devices * trainer.num_nodes, [1]),
+        ("accumulate_grad_batches", trainer.accumulate_grad_batches, [1]),
+        ("precision", trainer.precision, ["32-true", "bf16-mixed"]),
+    ):
+        if value not in wanted:
+            choices = " or ".join(map(str, wanted))
+            raise ConfigError(
+                f"trainer.{key}={value}: with classifier=fast {choices}; classifier=plain takes it"
+            )
 
 
 def check_checkpoint(cfg: DictConfig, classifier: Classifier, data: DigitsDataModule) -> None:

@@ -27,16 +27,22 @@ class WeightAverage(WeightAveraging):
         super().__init__(multi_avg_fn=partial(update, decay=decay))
         self.start = start
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert self._average_model is not None and trainer.max_epochs is not None
-        if trainer.current_epoch < self.start * trainer.max_epochs:
-            self._average_model.n_averaged.zero_()  # the first to be averaged is copied
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        def take(*_: Any) -> None:
+            assert self._average_model is not None and trainer.max_epochs is not None
+            if trainer.current_epoch < self.start * trainer.max_epochs:
+                self._average_model.n_averaged.zero_()  # the first to be averaged is copied
+            self._average_model.update_parameters(pl_module)
+
+        # a step may be one of several that Lightning takes for a single batch
+        self._hook = trainer.optimizers[0].register_step_post_hook(take)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Lightning would take the weights in here."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
+        self._hook.remove()
         # Lightning would go on to swap the last average in, whatever weights are validated now
         self._average_model = None
 
