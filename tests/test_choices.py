@@ -25,6 +25,7 @@ from lenet_pl.models.lenet import LeNet
 from lenet_pl.models.lstm import LSTM
 from lenet_pl.models.mlp import MLP
 from lenet_pl.models.pretrained import Pretrained
+from lenet_pl.optimizers import Muon
 from lenet_pl.run import open_run
 from lenet_pl.schedules import Cosine
 from lenet_pl.training import train
@@ -41,6 +42,7 @@ LEARNT = {
     "loss=mse optimizer.lr=0.2 optimizer.nesterov=true": 0.92,  # 0.944 to 0.954
     "loss.label_smoothing=0.1 scheduler=cosine optimizer=adamw optimizer.lr=0.003 "
     "classifier.decay_biases=false": 0.93,  # 0.950 to 0.957
+    "optimizer=muon optimizer.lr=0.02 scheduler=cosine classifier=fast": 0.95,  # 0.970 to 0.978
     "scheduler=onecycle callbacks=ema": 0.84,  # 0.894 to 0.944
     "scheduler=plateau callbacks=swa callbacks.average.start=0.5": 0.93,  # 0.956 to 0.967
     "trainer.precision=bf16-mixed trainer.accumulate_grad_batches=2 "
@@ -435,3 +437,36 @@ def test_a_schedule_goes_on_only_to_its_end(composed, tmp_path):
     ]:
         with pytest.raises(ConfigError, match=told):
             rehearse(composed(*words, "trainer.max_epochs=1", *changed, last))
+
+
+def test_muon_by_the_singular_value_decomposition():
+    torch.manual_seed(0)
+    kernel, bias = torch.randn(8, 3, 5, 5), torch.randn(8)
+    weights = [nn.Parameter(kernel.clone()), nn.Parameter(bias.clone())]
+    # so many iterations that what is left is the polynomial's own play about 1
+    optimizer = Muon(weights, lr=0.5, momentum=0.9, weight_decay=0.1, iterations=5)
+    sums = [torch.zeros_like(weight) for weight in weights]
+    for _ in range(3):
+        for weight, total in zip(weights, sums, strict=True):
+            weight.grad = torch.randn_like(weight)
+            total.mul_(0.9).add_(weight.grad)
+        before = [weight.detach().clone() for weight in weights]
+        optimizer.step()
+    steps = [
+        (old * (1 - 0.5 * 0.1) - new.detach()) / 0.5
+        for old, new in zip(before, weights, strict=True)
+    ]
+    wanted = [w.grad + 0.9 * total for w, total in zip(weights, sums, strict=True)]
+    torch.testing.assert_close(steps[1], wanted[1])
+    left, _, right = torch.linalg.svd(wanted[0].flatten(1), full_matrices=False)
+    turned = left.T @ steps[0].flatten(1) @ right.T  # diagonal, if the singular vectors are kept
+    assert turned.diag().min() > 0.68 and turned.diag().max() < 1.21
+    assert (turned - turned.diag().diag()).abs().max() < 1e-4
+
+
+def test_muon_steps_of_a_tall_matrix_are_longer():
+    weight = nn.Parameter(torch.zeros(16, 4))
+    weight.grad = torch.randn(16, 4)
+    Muon([weight], lr=1.0, momentum=0.0, weight_decay=0.0, iterations=5).step()
+    values = torch.linalg.svdvals(weight.detach())
+    assert values.min() > 0.68 * 2 and values.max() < 1.21 * 2

@@ -98,6 +98,7 @@ ALLOWED = {
     "mistakes": {"errors", "data.errors"},
     "checks": {"errors", "mistakes", "rules", "build"},
     "losses": set(),
+    "optimizers": set(),
     "schedules": set(),
     "plan": {"callbacks", "classifier", "data", "errors", "fast", "schedules"},
     "build": {"callbacks", "classifier", "data", "errors", "plan", "run"},

@@ -59,8 +59,9 @@ class FastClassifier(Classifier):
         """Steps to take besides the first, none beyond where Lightning validates."""
         trainer = self.trainer
         before = trainer.fit_loop.epoch_loop.batch_idx
-        assert trainer.val_check_batch is not None  # it is, where validation goes by the clock
-        every, end = int(trainer.val_check_batch), int(trainer.num_training_batches)
+
+        end = int(trainer.num_training_batches)
+        every = int(trainer.val_check_batch or end)  # none, where validation goes by the clock
         return min(self.steps_per_execution, every - before % every, end - before) - 1
 
     @property

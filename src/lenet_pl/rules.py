@@ -94,6 +94,7 @@ RULES: dict[str, Rule] = {
     "optimizer.lr": positive(),
     "optimizer.momentum": share(),
     "optimizer.betas": each(share()),
+    "optimizer.iterations": whole(1),
     "optimizer.weight_decay": not_negative(),
     "scheduler.warmup": share(),
     "scheduler.div_factor": at_least_1(),
