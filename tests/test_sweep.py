@@ -38,7 +38,7 @@ from lenet_pl.sweeping import plan as planning
 from lenet_pl.sweeping.callback import Sweep
 from lenet_pl.sweeping.match import check_jobs, read_overrides
 from lenet_pl.sweeping.presets import PRESETS, prefer_own_presets
-from lenet_pl.sweeping.progress import duration
+from lenet_pl.sweeping.progress import duration, pace
 
 SHORT = [*FAST, "data.val_size=100", "trainer.limit_train_batches=8", "trainer.max_epochs=2"]
 SHORT.append("logger=none")
@@ -215,6 +215,20 @@ def test_a_folder_that_is_no_sweep(tmp_path, monkeypatch, capsys):
         told = capsys.readouterr().err
         assert told.startswith("error: ") and told.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_single_runs_are_no_sweep(grid, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lenet-pl", "sweep", str(grid)])
+    (grid / "2" / ".hydra" / "hydra.yaml").write_text("hydra:\n  mode: RUN\n")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "holds single runs, not the jobs of a sweep" in capsys.readouterr().err
+
+
+def test_the_pace_leaves_out_what_comes_before_the_first_job():
+    assert pace([110.0], started=100.0) == 10
+    assert pace([112.0, 110.0, 113.0], started=100.0) == 1.5
 
 
 def test_the_command(grid, monkeypatch, capsys):

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from lenet_pl.analysis.sweep import read_sweep
+from lenet_pl.analysis.sweep import job_folders, read_sweep
 from lenet_pl.analysis.sweep_files import as_dict, write
 from lenet_pl.analysis.sweep_report import table
 from lenet_pl.console import console
@@ -23,7 +23,10 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         1 if a job failed, 0 otherwise.
     """
-    sweep = read_sweep(shown(_find(options.folder)))
+    folder = _find(options.folder)
+    if any(_alone(job) for job in job_folders(folder)):
+        raise ConfigError(f"{folder}: holds single runs, not the jobs of a sweep")
+    sweep = read_sweep(shown(folder))
     try:
         write(sweep)
         from lenet_pl.analysis.sweep_plots import save_picture  # matplotlib takes a second
@@ -36,6 +39,12 @@ def run(options: argparse.Namespace) -> int:
     else:
         console.print(table(sweep), soft_wrap=True)
     return int(sweep.counts["failed"] > 0)
+
+
+def _alone(job: Path) -> bool:
+    """Whether Hydra ran it by itself."""
+    record = job / ".hydra" / "hydra.yaml"
+    return record.is_file() and "\n  mode: RUN\n" in record.read_text(encoding="utf-8")
 
 
 def _find(name: str) -> Path:

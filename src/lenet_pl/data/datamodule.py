@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from lenet_pl.data.batches import Batches
 from lenet_pl.data.loader import AugmentedLoader
-from lenet_pl.data.prepared import Options, Prepared
+from lenet_pl.data.prepared import Options, prepare
 from lenet_pl.data.sources import Labelled, Source
 
 
@@ -85,8 +85,10 @@ class DigitsDataModule(LightningDataModule):
         """Read and split, once; raises DataError for what does not add up."""
         if self.splits:  # Lightning calls this for fit, validate and test
             return
-        self.prepared = prepared = Prepared(self.source.load(), self.options)
-        self.splits, self.indices, self.names = prepared.splits, prepared.indices, prepared.names
+        self.prepared = prepared = prepare(self.source.load(), self.options)
+        # copies: another data module may have the same
+        self.splits, self.indices = dict(prepared.splits), dict(prepared.indices)
+        self.names = dict(prepared.names)
         self.classes, self.origin = prepared.classes, prepared.origin
         self.digest, self.split_digest = prepared.digest, prepared.split_digest
         self.mean, self.std = prepared.mean, prepared.std

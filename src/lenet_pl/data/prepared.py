@@ -50,7 +50,7 @@ class Prepared:
     """
 
     def __init__(self, official: Official, options: Options) -> None:
-        self.options = options
+        self.official, self.options = official, options
         self.classes, self.origin = official.classes, official.origin
         self.broken = dict(official.broken)
         if self.broken and options.on_error == "stop":
@@ -159,6 +159,29 @@ class Prepared:
             "clean": {"removed": found["removed"], **found["counts"]} if found else None,
             "broken": list(self.broken),
         }
+
+
+_last: list[Prepared] = []  # one at most
+
+
+def prepare(official: Official, options: Options) -> Prepared:
+    """As :class:`Prepared`; jobs of a sweep that share a process share the same images."""
+    if not (_last and _last[0].options == options and same(_last[0].official, official)):
+        _last[:] = [Prepared(official, options)]
+    return _last[0]
+
+
+def same(one: Official, other: Official) -> bool:
+    """Whether these are the very same tensors, named alike."""
+    ours, theirs = one.lots(), other.lots()
+    return (
+        (one.classes, one.origin, one.names, one.broken)
+        == (other.classes, other.origin, other.names, other.broken)
+        and ours.keys() == theirs.keys()
+        and all(
+            vars(ours[n])[part] is tensor for n in ours for part, tensor in vars(theirs[n]).items()
+        )
+    )
 
 
 def moments(images: Tensor) -> tuple[float, float]:

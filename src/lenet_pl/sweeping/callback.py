@@ -79,7 +79,10 @@ class Sweep(Callback):
         title += f" over {', '.join(plan.varied)}" if plan.varied else ""
         lines = [f"folder      {shown(plan.folder)}"]
         if plan.before:
-            lines.append(f"taken up    {len(plan.before)} jobs are there already")
+            results = [read_result(plan.folder / name) for name in plan.before]
+            whole = sum(found is not None and found["status"] == "finished" for found in results)
+            rest = len(results) - whole
+            lines.append(f"taken up    {whole} jobs are finished, {rest} are to be done again")
         if plan.threads:
             lines.append(f"threads     {plan.threads} for each job")
         lines.append(f"if stopped  the same command and hydra.sweep.dir={shown(plan.folder)}")

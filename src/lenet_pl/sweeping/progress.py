@@ -3,7 +3,6 @@
 import json
 import re
 import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -46,13 +45,13 @@ def ended(plan: Plan, name: str, result: dict[str, Any]) -> str:
 
 def standing(plan: Plan) -> str:
     """``4 of 9 done, best so far 98.30 % (job 1), about 40 s left``"""
-    new = done = 0
+    done, ends = 0, []
     best: tuple[float, str] | None = None
     for path in plan.folder.glob("*/result.json"):
         if (result := read_result(path.parent)) is None:
             continue
-        fresh = _fresh(plan, path.parent)
-        new += fresh
+        if fresh := _fresh(plan, path.parent):
+            ends.append(path.stat().st_mtime)
         done += fresh or result["status"] == "finished"
         score = result["metrics"].get("val/acc")
         if result["status"] == "finished" and score and (best is None or score > best[0]):
@@ -60,9 +59,16 @@ def standing(plan: Plan) -> str:
     words = [f"{done} of {plan.total} done" if plan.total else f"{done} done"]
     if best:
         words.append(f"best so far {percent(best[0])} (job {best[1]})")
-    if new and plan.total and (left := plan.total - done):
-        words.append(f"about {duration((time.time() - plan.started) / new * left)} left")
+    if ends and plan.total and (left := plan.total - done):
+        words.append(f"about {duration(pace(ends, plan.started) * left)} left")
     return ", ".join(words)
+
+
+def pace(ends: list[float], started: float) -> float:
+    """Seconds to a job; from the second on without what came before the first, such as imports."""
+    if len(ends) == 1:
+        return ends[0] - started
+    return (max(ends) - min(ends)) / (len(ends) - 1)
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
