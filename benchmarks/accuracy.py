@@ -30,10 +30,11 @@ def run(folder: Path, seed: int, words: list[str], threads: int) -> dict:
     limits = {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=os.environ | limits, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(done.stdout + done.stderr)
+        raise RuntimeError(done.stdout + done.stderr)
     found = json.loads((folder / "result.json").read_text())
     metrics = found["metrics"]
-    print(f"seed {seed}: test {metrics['test/acc']:.2%}, validation {metrics['val/acc']:.2%}")
+    told = f"test {metrics['test/acc']:.2%}, validation {metrics['val/acc']:.2%}"
+    print(f"seed {seed}: {told}", flush=True)
     return found
 
 
@@ -41,7 +42,11 @@ def runs(words: list[str], seeds: range, jobs: int) -> list[dict]:
     threads = max(1, (os.cpu_count() or 1) // jobs)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
         calls = [pool.submit(run, Path(folder) / str(s), s, words, threads) for s in seeds]
-        return [call.result() for call in calls]
+        try:
+            return [call.result() for call in calls]
+        except RuntimeError as error:
+            pool.shutdown(cancel_futures=True)
+            sys.exit(str(error))
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
@@ -60,6 +65,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error("--seeds: from 2 on, there is no deviation of one")
+    if "test=false" in options.overrides:
+        parser.error("test=false: the test accuracy is what is measured")
     seeds = range(options.first, options.first + options.seeds)
     found = runs(options.overrides, seeds, options.jobs)
     rows = []
@@ -77,7 +84,7 @@ def main() -> None:
         f"{epochs:g} epochs, {seconds:.0f} s a run (median) on {device}, {options.jobs} at once\n"
     )
     name = "_".join(["accuracy", *options.overrides]).replace("=", "-").replace("/", "-")
-    keep(name, f"{markdown(head, rows)}\n{note}")
+    keep(name, f"{markdown(head, rows)}\n{note}", max(1, (os.cpu_count() or 1) // options.jobs))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One training epoch: this project, plain and fast, against two loops written by hand.
 
-    python benchmarks/epoch.py [--rounds 5] [--batch-sizes 32 128 512] [--data mnist|mini]
+    python benchmarks/epoch.py [--rounds 5] [--batch-sizes 32,128,512] [--data mnist|mini]
     python benchmarks/epoch.py --growth [--rounds 3]
 
 All in one process and in turn, round by round; a ratio is that of one round's times, and what is
@@ -167,7 +167,7 @@ def epochs(options: argparse.Namespace) -> None:
     before = peak()
     rows = []
     loops = [*OURS, "in memory", *(["DataLoader"] if options.data == "mnist" else [])]
-    for size in options.batch_sizes:
+    for size in map(int, options.batch_sizes.split(",")):
         words = [f"data={options.data}", f"data.batch_size={size}", *options.overrides]
         times, images = measure(words, options.rounds, loops)
         for name, seconds in times.items():
@@ -235,7 +235,7 @@ def growth(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[32, 128, 512])
+    parser.add_argument("--batch-sizes", default="32,128,512")
     parser.add_argument("--data", default="mnist", choices=["mnist", "mini"])
     parser.add_argument("--growth", action="store_true", help="with batch and data, as a plot")
     parser.add_argument("overrides", nargs="*", help="of the configuration measured")

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from lenet_pl.data import idx
 from lenet_pl.data.batches import Batches
@@ -144,3 +145,14 @@ def test_digest_knows_order_and_place():
     a, b = torch.tensor([1, 2]), torch.tensor([3])
     assert digest(a, b) != digest(b, a)
     assert digest(a) == hashlib.sha256(a.numpy().tobytes()).hexdigest()
+
+
+def test_jobs_in_one_process_share_what_was_prepared(composed):
+    def read(*words):
+        data = instantiate(composed("data=mini", *words).data, _convert_="all")
+        data.setup("fit")
+        return data
+
+    first = read("data.batch_size=32")
+    assert read("data.batch_size=64").prepared is first.prepared
+    assert read("data.split_seed=1").prepared is not first.prepared

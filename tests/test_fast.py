@@ -32,7 +32,7 @@ DIFFERENT = [
     "trainer.limit_train_batches=0.5 trainer.gradient_clip_val=0.1 "
     "trainer.gradient_clip_algorithm=value",
     "trainer.overfit_batches=2",
-    "+trainer.val_check_interval=5 trainer.detect_anomaly=true",
+    "trainer.detect_anomaly=true",
     "model=pretrained model.name=shufflenet_v2_x0_5 model.freeze=true trainer.max_epochs=2 "
     "trainer.limit_train_batches=3 trainer.limit_val_batches=1 data.eval_batch_size=64 "
     "callbacks=[finetune,ema]",
@@ -127,11 +127,45 @@ def _cut_before_the_second(self, trainer, pl_module):
         ("trainer.accumulate_grad_batches=2", r"=2: with classifier=fast 1; classifier=plain"),
         ("trainer.devices=2", r"trainer.devices=2: with classifier=fast 1; classifier=plain takes"),
         ("trainer.precision=64-true", r"=64-true: with classifier=fast 32-true or bf16-mixed; "),
+        ("+trainer.val_check_interval=4", r"trainer.val_check_interval=4: with classifier=fast 1"),
+        ("trainer.strategy=ddp", r"trainer.strategy=DDPStrategy: with classifier=fast auto; "),
+        ("optimizer=lbfgs", r"optimizer: LBFGS evaluates the loss itself; add classifier=plain"),
     ],
 )
 def test_what_only_lightning_does(composed, word, told):
+    words = [word]
+    if word == "optimizer=lbfgs":
+        words = ["optimizer._target_=torch.optim.LBFGS", "~optimizer.momentum"]
+        words += ["~optimizer.nesterov", "~optimizer.weight_decay"]
     with pytest.raises(ConfigError, match=told):
-        rehearse(composed(*FEW, "classifier=fast", word))
+        rehearse(composed(*FEW, "classifier=fast", *words))
+
+
+def test_a_graph_is_captured_of_fresh_nodes(composed, monkeypatch):
+    # what a step before has tied the parameters to is bound to that step's stream
+    cfg = composed(*FEW[:-1], "classifier=fast", "callbacks=none", "classifier.cuda_graph=true")
+    Path(cfg.run_dir).mkdir()
+    parts, seen = build(cfg), []
+    weight = parts.classifier.net.fc1.weight
+
+    def node():
+        return weight.view_as(weight).grad_fn.next_functions[0][0]
+
+    step = Classifier.training_step
+
+    def tag(self, batch, batch_idx):
+        node_of_this_step = node()
+        seen.append("old" in node_of_this_step.metadata)
+        node_of_this_step.metadata["old"] = True
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Classifier, "training_step", tag)
+    monkeypatch.setattr(FastClassifier, "captures", property(lambda self: True))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
+    monkeypatch.setattr(Graph, "replay", lambda self: None)
+    parts.trainer.fit(parts.classifier, parts.data)
+    assert len(seen) > 1 and not any(seen)
 
 
 class Graph:

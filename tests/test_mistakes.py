@@ -245,6 +245,7 @@ def test_a_started_run_is_not_disturbed(command, tmp_path):
         "callbacks.early_stopping=true",
         "callbacks.checkpoint=false",
         "logger.tensorboard=false",
+        "+augment.affine={degrees: 5}",
         "+logger.csv=1",
     ],
 )
@@ -252,7 +253,7 @@ def test_a_part_is_whole_or_left_out(composed, override):
     key = override.partition("=")[0].lstrip("+")
     with pytest.raises(ConfigError, match=rf"{key}=.*: must be null, which leaves it out, or a"):
         check(composed("data=mini", override))
-    check(composed("data=mini", f"{key}=null" if "csv" not in key else "seed=1"))
+    check(composed("data=mini", "seed=1" if override.startswith("+") else f"{key}=null"))
 
 
 def test_code_in_a_list_of_a_configuration_is_not_run(tmp_path):
@@ -277,3 +278,12 @@ def test_lenet_pl_train_is_train_py(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == (
         "error: data.batch_size=0: must be a whole number from 1 on\n"
     )
+
+
+def test_what_is_left_of_another_choice(composed):
+    with pytest.raises(ConfigError, match=r"scheduler: .*scheduler.warmup is set; add ~scheduler"):
+        check(composed("experiment=fast", "scheduler=none"))
+    with pytest.raises(ConfigError, match=r"augment.affine=.*: must be null, which leaves it out"):
+        check(composed("experiment=fast", "augment=none"))
+    check(composed("experiment=fast", "scheduler=none", "~scheduler.warmup"))
+    check(composed("experiment=fast", "augment=none", "augment.affine=null"))

@@ -227,8 +227,9 @@ def test_single_runs_are_no_sweep(grid, monkeypatch, capsys):
 
 
 def test_the_pace_leaves_out_what_comes_before_the_first_job():
-    assert pace([110.0], started=100.0) == 10
-    assert pace([112.0, 110.0, 113.0], started=100.0) == 1.5
+    assert pace([110.0], 100.0, parallel=False) == 10
+    assert pace([112.0, 110.0, 113.0], 100.0, parallel=False) == 1.5
+    assert pace([110.0, 110.2, 109.8], 101.2, parallel=True) == pytest.approx(3)
 
 
 def test_the_command(grid, monkeypatch, capsys):

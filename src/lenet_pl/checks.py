@@ -45,8 +45,12 @@ def check(cfg: DictConfig) -> None:
 
 
 def _check_parts(cfg: DictConfig) -> None:
-    """Callbacks and loggers are whole or not at all."""
-    for group in ("callbacks", "logger"):
+    """What an experiment sets of a choice that was then overridden is not the rest of one."""
+    for group in SINGLE:
+        if cfg[group] and "_target_" not in cfg[group]:
+            left = ", ".join(f"~{group}.{key}" for key in cfg[group])
+            raise ConfigError(f"{group}: was chosen anew, but {left[1:]} is set; add {left}")
+    for group in ("augment", "callbacks", "logger"):
         for name, part in (cfg[group] or {}).items():
             if part is not None and not (isinstance(part, DictConfig) and "_target_" in part):
                 raise ConfigError(

@@ -22,7 +22,8 @@ class FastClassifier(Classifier):
         args, kwargs: as :class:`Classifier` takes them.
         steps_per_execution: optimizer steps to one of Lightning's; Keras has the name.
         cuda_graph: whether, on a CUDA GPU, forward and backward pass of a whole batch are
-            captured once and replayed, rather than launched kernel by kernel.
+            captured once and replayed, rather than launched kernel by kernel; of no effect
+            elsewhere, on the first of some steps, and on a batch that is not whole.
     """
 
     def __init__(self, *args: Any, steps_per_execution: int, cuda_graph: bool, **kwargs: Any):
@@ -40,6 +41,9 @@ class FastClassifier(Classifier):
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.captures:
+            # its graph would tie the parameters to the stream that this step was taken on
+            optimizer_closure._result.closure_loss = None
         loop = self.trainer.fit_loop.epoch_loop
         progress = loop.automatic_optimization.optim_progress.optimizer
         for _ in range(self._more()):
@@ -56,13 +60,11 @@ class FastClassifier(Classifier):
         return images.to(self.device), labels.to(self.device)
 
     def _more(self) -> int:
-        """Steps to take besides the first, none beyond where Lightning validates."""
-        trainer = self.trainer
-        before = trainer.fit_loop.epoch_loop.batch_idx
+        """Steps to take besides the first, none beyond the epoch."""
+        before = self.trainer.fit_loop.epoch_loop.batch_idx
 
-        end = int(trainer.num_training_batches)
-        every = int(trainer.val_check_batch or end)  # none, where validation goes by the clock
-        return min(self.steps_per_execution, every - before % every, end - before) - 1
+        left = int(self.trainer.num_training_batches) - before
+        return min(self.steps_per_execution, left) - 1
 
     @property
     def captures(self) -> bool:

@@ -12,17 +12,19 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(Optimizer):
-    """Momentum whose steps turn every direction of a matrix alike; vectors step as in SGD.
+    """Momentum whose steps go as far in every direction of a matrix; vectors step as in SGD.
 
     A kernel ``[out, in, k, k]`` is taken as the matrix ``[out, in · k · k]`` that it is where
-    images are unfolded; ``torch.optim.Muon`` takes matrices only. Source: K. Jordan et al.,
+    images are unfolded; ``torch.optim.Muon`` takes matrices only. What has but one row or column
+    is a vector. Source: K. Jordan et al.,
     "Muon: an optimizer for hidden layers in neural networks" (2024),
     https://kellerjordan.github.io/posts/muon, with Nesterov's momentum and the decoupled decay of
     J. Liu et al., "Muon is scalable for LLM training", arXiv:2502.16982, equation 3.
 
     Args:
         params: of the network, or groups of them.
-        lr: of matrices, the root mean square over the directions of a step; of vectors, as usual.
+        lr: of a matrix, how far a step goes in each direction, for a tall one times the square
+            root of rows over columns; of a vector, as usual.
         momentum: the share of the running sum of gradients that is kept in a step.
         weight_decay: times lr, the share of all weights that is taken off in a step.
         iterations: of Newton and Schulz; each brings the singular values of a step nearer to 1.
@@ -58,7 +60,7 @@ class Muon(Optimizer):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
         step = gradient.add(momentum, alpha=group["momentum"])
-        if parameter.ndim > 1:
+        if parameter.ndim > 1 and min(step.flatten(1).shape) > 1:
             matrix = orthogonalised(step.flatten(1), group["iterations"])
             rows, columns = matrix.shape
             step = matrix.mul_(max(1.0, rows / columns) ** 0.5).view(parameter.shape)

@@ -1,10 +1,14 @@
 """Whether optimizer, schedule and checkpoint can do what is asked of them."""
 
 import re
+from inspect import Parameter, signature
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning import Trainer
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch.optim import Optimizer
 
 from lenet_pl.callbacks.finetune import Finetune
 from lenet_pl.classifier import Classifier
@@ -21,8 +25,6 @@ def check_plan(trainer: Trainer, classifier: Classifier, data: DigitsDataModule)
         ConfigError: if they do, if fine-tuning finds nothing to let go, or if the fast
             classifier is to do what only Lightning does.
     """
-    if isinstance(classifier, FastClassifier):
-        _check_fast(trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if not isinstance(callback, Finetune):
             continue
@@ -41,19 +43,30 @@ def check_plan(trainer: Trainer, classifier: Classifier, data: DigitsDataModule)
             classifier.new_schedule(optimizer, steps)
     except (TypeError, ValueError) as error:
         raise ConfigError(told(part, error)) from error
+    if isinstance(classifier, FastClassifier):
+        _check_fast(trainer, classifier, optimizer)
 
 
-def _check_fast(trainer: Trainer) -> None:
-    for key, value, wanted in (
-        ("devices", trainer.num_devices * trainer.num_nodes, [1]),
-        ("accumulate_grad_batches", trainer.accumulate_grad_batches, [1]),
-        ("precision", trainer.precision, ["32-true", "bf16-mixed"]),
+def _check_fast(trainer: Any, classifier: FastClassifier, optimizer: Optimizer) -> None:
+    """It takes most steps itself, without what Lightning can do besides."""
+    single = isinstance(trainer.strategy, SingleDeviceStrategy)
+    for key, value, good, wanted in (
+        ("devices", trainer.num_devices * trainer.num_nodes, (1,), "1"),
+        ("strategy", type(trainer.strategy).__name__, () if not single else None, "auto"),
+        ("accumulate_grad_batches", trainer.accumulate_grad_batches, (1,), "1"),
+        ("precision", trainer.precision, ("32-true", "bf16-mixed"), "32-true or bf16-mixed"),
+        ("val_check_interval", trainer.val_check_interval, (1.0,), "1.0"),
     ):
-        if value not in wanted:
-            choices = " or ".join(map(str, wanted))
+        if good is not None and value not in good:
             raise ConfigError(
-                f"trainer.{key}={value}: with classifier=fast {choices}; classifier=plain takes it"
+                f"trainer.{key}={value}: with classifier=fast {wanted}; classifier=plain takes it"
             )
+    if classifier.cuda_graph and trainer._detect_anomaly:
+        raise ConfigError("trainer.detect_anomaly=True: add classifier.cuda_graph=false")
+    if signature(optimizer.step).parameters["closure"].default is Parameter.empty:
+        raise ConfigError(
+            f"optimizer: {type(optimizer).__name__} evaluates the loss itself; add classifier=plain"
+        )
 
 
 def check_checkpoint(cfg: DictConfig, classifier: Classifier, data: DigitsDataModule) -> None:

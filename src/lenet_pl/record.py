@@ -32,8 +32,18 @@ def write(path: Path, raw: bytes) -> None:
 
 def is_job(folder: Path) -> bool:
     """Whether a run folder is that of a job of a sweep."""
+    return "mode: MULTIRUN\n" in _mode(folder)
+
+
+def _mode(folder: Path) -> str:
+    """What Hydra has written of how a run was started; nothing where it has not."""
     file = folder / ".hydra" / "hydra.yaml"
-    return file.is_file() and "mode: MULTIRUN" in file.read_text(encoding="utf-8")
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def is_single(folder: Path) -> bool:
+    """Whether it is that of a run which Hydra started by itself."""
+    return "mode: RUN\n" in _mode(folder)
 
 
 def shown(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from lenet_pl.analysis.sweep_files import as_dict, write
 from lenet_pl.analysis.sweep_report import table
 from lenet_pl.console import console
 from lenet_pl.errors import ConfigError
-from lenet_pl.record import shown
+from lenet_pl.record import is_single, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
         1 if a job failed, 0 otherwise.
     """
     folder = _find(options.folder)
-    if any(_alone(job) for job in job_folders(folder)):
+    if any(is_single(job) for job in job_folders(folder)):
         raise ConfigError(f"{folder}: holds single runs, not the jobs of a sweep")
     sweep = read_sweep(shown(folder))
     try:
@@ -39,12 +39,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         console.print(table(sweep), soft_wrap=True)
     return int(sweep.counts["failed"] > 0)
-
-
-def _alone(job: Path) -> bool:
-    """Whether Hydra ran it by itself."""
-    record = job / ".hydra" / "hydra.yaml"
-    return record.is_file() and "\n  mode: RUN\n" in record.read_text(encoding="utf-8")
 
 
 def _find(name: str) -> Path:

@@ -172,15 +172,14 @@ def prepare(official: Official, options: Options) -> Prepared:
 
 
 def same(one: Official, other: Official) -> bool:
-    """Whether these are the very same tensors, named alike."""
+    """Whether these are the same images and labels, named alike."""
     ours, theirs = one.lots(), other.lots()
     return (
         (one.classes, one.origin, one.names, one.broken)
         == (other.classes, other.origin, other.names, other.broken)
         and ours.keys() == theirs.keys()
-        and all(
-            vars(ours[n])[part] is tensor for n in ours for part, tensor in vars(theirs[n]).items()
-        )
+        and all(torch.equal(ours[n].images, theirs[n].images) for n in ours)
+        and all(torch.equal(ours[n].labels, theirs[n].labels) for n in ours)
     )
 
 

@@ -19,7 +19,8 @@ class FullConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps ``[N, out_channels, H, W]`` of maps ``[N, in_channels, H, W]``."""
-        if not self.training or input.shape[-2:] != self.kernel_size:
+        covers = input.shape[-2:] == self.kernel_size and self.padding == (0, 0)
+        if not (self.training and covers and self.groups == 1):
             return super().forward(input)
         # with the channels last, as they lie in memory, neither is copied
         maps, kernels = (x.permute(0, 2, 3, 1).flatten(1) for x in (input, self.weight))

@@ -82,7 +82,7 @@ class Sweep(Callback):
             results = [read_result(plan.folder / name) for name in plan.before]
             whole = sum(found is not None and found["status"] == "finished" for found in results)
             rest = len(results) - whole
-            lines.append(f"taken up    {whole} jobs are finished, {rest} are to be done again")
+            lines.append(f"taken up    {whole} jobs are finished, {rest} go on or begin anew")
         if plan.threads:
             lines.append(f"threads     {plan.threads} for each job")
         lines.append(f"if stopped  the same command and hydra.sweep.dir={shown(plan.folder)}")

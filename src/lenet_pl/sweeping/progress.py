@@ -60,14 +60,14 @@ def standing(plan: Plan) -> str:
     if best:
         words.append(f"best so far {percent(best[0])} (job {best[1]})")
     if ends and plan.total and (left := plan.total - done):
-        words.append(f"about {duration(pace(ends, plan.started) * left)} left")
+        words.append(f"about {duration(pace(ends, plan.started, plan.parallel) * left)} left")
     return ", ".join(words)
 
 
-def pace(ends: list[float], started: float) -> float:
-    """Seconds to a job; from the second on without what came before the first, such as imports."""
-    if len(ends) == 1:
-        return ends[0] - started
+def pace(ends: list[float], started: float, parallel: bool) -> float:
+    """Seconds to a job; one after another without what came before the first, such as imports."""
+    if len(ends) == 1 or parallel:  # those that begin together end together
+        return (max(ends) - started) / len(ends)
     return (max(ends) - min(ends)) / (len(ends) - 1)
 
 
