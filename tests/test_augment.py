@@ -243,7 +243,7 @@ def loader(
     batches = Batches(1000, 30, seed, rank, world)
     batches.set_epoch(epoch)
     split = Labelled(images, torch.arange(1000))
-    return AugmentedLoader(split, batches, [Noise(0.001)], torch.device("cpu"))
+    return AugmentedLoader(split, batches, [Noise(0.001)], torch.device("cpu"), until=9)
 
 
 def test_batches_are_those_without_augmentation():
@@ -303,6 +303,19 @@ def test_only_training_images_are_augmented(composed):
     changed = [image.numpy().tobytes() for image in shown]
     assert originals.isdisjoint(changed)
     assert len(set(changed)) == 10_000  # another draw in the second epoch
+
+
+def test_the_last_epochs_come_as_they_are(composed):
+    words = ["data=mini", "data.batch_size=250", BOTH, "logger=none", "trainer.max_epochs=8"]
+    trainer, _, data, _, _ = build(composed(*words, "data.augment_until=0.75"))
+    data.trainer = trainer
+    found = data.train_dataloader()
+    for epoch in range(8):
+        found.batch_sampler.set_epoch(epoch)
+        images, _ = next(iter(found))
+        index = next(iter(found.batch_sampler))
+        same = torch.equal(images, data.splits["train"].images[index] / 255)
+        assert same == (epoch >= 6) and images.dtype == torch.float32
 
 
 def test_no_augmentation_no_work(composed):

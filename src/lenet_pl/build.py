@@ -29,6 +29,7 @@ LASTING = (
     "seed",
     "data.batch_size",
     "augment",
+    "data.augment_until",
     "model",
     "loss",
     "optimizer",

@@ -75,6 +75,10 @@ RULES: dict[str, Rule] = {
         "a number above 0, up to 1",
         lambda x: type(x) in (int, float) and 0 < x <= 1,
     ),
+    "data.augment_until": (
+        "a number from 0 to 1",
+        lambda x: type(x) in (int, float) and 0 <= x <= 1,
+    ),
     "data.normalise": one_of("standardise", "scale", "none"),
     "data.clean": one_of(True, False),
     "data.suspect_folds": (

@@ -30,6 +30,8 @@ class DigitsDataModule(LightningDataModule):
         seed: with the epoch's number, orders the training images.
         augment: change the training images, by name, one after the other; they then come as
             float in [0, 1].
+        augment_until: the share of the epochs after which they come as they are: what is learnt
+            last is learnt from images like those that are judged.
         split: ratios of train, validation and test, to which all images are split anew.
         fraction: of the training images, what is trained on.
         normalise: ``standardise`` by the training split's mean and standard deviation, ``scale``
@@ -56,6 +58,7 @@ class DigitsDataModule(LightningDataModule):
         split_seed: int,
         seed: int,
         augment: Mapping[str, Callable[..., Tensor]] | None = None,
+        augment_until: float = 1.0,
         split: Sequence[float] | None = None,
         fraction: float = 1.0,
         normalise: str = "standardise",
@@ -70,6 +73,7 @@ class DigitsDataModule(LightningDataModule):
         self.seed = seed
         self.augment = {name: part for name, part in (augment or {}).items() if part is not None}
         ratios = None if split is None else list(split)  # a list of omegaconf's goes no further
+        self.augment_until = augment_until
         self.options = Options(
             val_size, split_seed, ratios, fraction, normalise, clean, suspect_folds, on_error
         )
@@ -136,7 +140,8 @@ class DigitsDataModule(LightningDataModule):
         batches = Batches(len(split), batch_size, seed, *shares, device=split.images.device)
         # what is to be overfitted stays as it is
         if name == "train" and self.augment and seed is not None:
-            return AugmentedLoader(split, batches, list(self.augment.values()), device)
+            until = round(self.augment_until * (self.trainer.max_epochs or 1))
+            return AugmentedLoader(split, batches, list(self.augment.values()), device, until)
         # __getitems__ returns a batch already; the stubs know batches as lists only
         return DataLoader(
             split,

@@ -26,6 +26,7 @@ class AugmentedLoader(DataLoader):
         batches: which of them make a batch; knows seed, epoch and process.
         augment: take images and a generator on their device, and return changed ones; in order.
         device: where the batches are wanted.
+        until: the number of epochs after which the images come as they are, in the same form.
     """
 
     def __init__(
@@ -34,21 +35,23 @@ class AugmentedLoader(DataLoader):
         batches: Batches,
         augment: Sequence[Callable[[Tensor, Generator], Tensor]],
         device: torch.device,
+        until: int,
     ) -> None:
         super().__init__(split, batch_sampler=batches)  # type: ignore[arg-type]
         self.split, self.batches = split, batches
-        self.augment, self.device = augment, device
+        self.augment, self.device, self.until = augment, device, until
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         batches, size = self.batches, self.batches.batch_size
         assert batches.seed is not None
         draws = seeded(self.device, batches.seed, batches.epoch, batches.rank)
         order = torch.cat(list(batches))
+        changes = self.augment if batches.epoch < self.until else ()
         for index in order.split(max(1, TOGETHER // size) * size):
             images, labels = self.split.__getitems__(index)
             images, labels = images.to(self.device), labels.to(self.device)
             images = images.float().div_(255)
-            for change in self.augment:
+            for change in changes:
                 images = change(images, draws)
             yield from zip(images.split(size), labels.split(size), strict=True)
 
