@@ -67,3 +67,8 @@ def test_the_optimizer_is_the_configured_one(composed):
     classifier = instantiate(cfg.classifier, mean=0.0, std=1.0)
     [group] = classifier.configure_optimizers().param_groups
     assert (group["lr"], group["momentum"], len(group["params"])) == (0.3, 0.5, 10)
+
+
+def test_numbers_too_small_to_matter_are_zero(composed):
+    build(composed("data=mini", "logger=none", "callbacks=none"))
+    assert torch.tensor(1e-38) / 100 == 0  # 1.2e-38 is the smallest that is not subnormal
