@@ -17,10 +17,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize
+from matplotlib import pyplot
 from omegaconf import DictConfig
 from pytorch_lightning import Callback
 from table import OUT, keep, markdown
@@ -36,6 +38,7 @@ from lenet_pl.models.lenet import LeNet
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 OURS = ("plain", "fast")
+DRAWN = (*OURS, "in memory")
 
 
 class Stopwatch(Callback):
@@ -166,7 +169,7 @@ def ratio(times: dict[str, list[float]], ours: str, theirs: str) -> str:
 def epochs(options: argparse.Namespace) -> None:
     before = peak()
     rows = []
-    loops = [*OURS, "in memory", *(["DataLoader"] if options.data == "mnist" else [])]
+    loops = [*DRAWN, *(["DataLoader"] if options.data == "mnist" else [])]
     for size in map(int, options.batch_sizes.split(",")):
         words = [f"data={options.data}", f"data.batch_size={size}", *options.overrides]
         times, images = measure(words, options.rounds, loops)
@@ -192,44 +195,36 @@ def peak() -> float:
 
 def growth(options: argparse.Namespace) -> None:
     """Microseconds per image against the batch, seconds of an epoch against the data."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    loops = [*OURS, "in memory"]
     sizes, fractions = [8, 16, 32, 64, 128, 256, 512, 1024], [0.05, 0.1, 0.2, 0.4, 0.7, 1.0]
-    per_image: dict[str, list[float]] = {name: [] for name in loops}
-    per_epoch: dict[str, list[float]] = {name: [] for name in loops}
-    rows, counts = [], []
-    data = f"data={options.data}"
-    for size in sizes:
-        words = [data, f"data.batch_size={size}", "data.fraction=0.2", *options.overrides]
-        times, images = measure(words, options.rounds, loops)
-        for name in loops:
-            per_image[name].append(1e6 * statistics.median(times[name]) / images)
-        rows.append([size, images, *(f"{per_image[name][-1]:.0f}" for name in loops)])
-    for fraction in fractions:
-        words = [data, "data.batch_size=128", f"data.fraction={fraction}", *options.overrides]
-        times, images = measure(words, options.rounds, loops)
-        counts.append(images)
-        for name in loops:
-            per_epoch[name].append(statistics.median(times[name]))
-        costs = (f"{1e6 * per_epoch[name][-1] / images:.0f}" for name in loops)
-        rows.append([128, images, *costs])
+    grid = [(size, 0.2) for size in sizes] + [(128, fraction) for fraction in fractions]
+    rows = []
+    for size, fraction in grid:
+        words = [f"data={options.data}", f"data.batch_size={size}", f"data.fraction={fraction}"]
+        times, images = measure([*words, *options.overrides], options.rounds, list(DRAWN))
+        costs = [1e6 * statistics.median(times[name]) / images for name in DRAWN]
+        rows.append([size, images, *(round(cost) for cost in costs)])
+    keep("growth", markdown(["batch", "images", *(f"{n}, µs per image" for n in DRAWN)], rows))
+    draw(rows[: len(sizes)], rows[len(sizes) :], OUT / "growth.png")
+
+
+def draw(by_size: list[list], by_images: list[list], path: Path) -> None:
+    """Rows of batch size, images, and microseconds per image of each loop."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for name in loops:
-        left.plot(sizes, per_image[name], "o-", label=name)
-        right.plot(counts, per_epoch[name], "o-", label=name)
+    sizes, ticks = [row[0] for row in by_size], [25, 50, 100, 200, 400]
+    for column, name in enumerate(DRAWN, start=2):
+        left.plot(sizes, [row[column] for row in by_size], "o-", label=name)
+        seconds = [row[1] * row[column] / 1e6 for row in by_images]
+        right.plot([row[1] for row in by_images], seconds, "o-")
     left.set(xscale="log", yscale="log", xlabel="batch size", ylabel="µs per image")
     left.set_xticks(sizes, [str(size) for size in sizes])
+    left.set_yticks(ticks, [str(tick) for tick in ticks])
     left.minorticks_off()
-    right.set(xlabel="training images", ylabel="seconds per epoch, batches of 128", ylim=(0, None))
+    right.set(xlabel="training images", ylabel="seconds per epoch, batches of 128")
+    right.set_ylim(bottom=0)
     left.legend()
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    keep("growth", markdown(["batch", "images", *(f"{n}, µs per image" for n in loops)], rows))
-    figure.savefig(OUT / "growth.png", dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:

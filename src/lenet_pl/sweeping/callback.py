@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +29,9 @@ from lenet_pl.mistakes import MISTAKES, explain, give_up
 from lenet_pl.record import shown
 from lenet_pl.sweeping.plan import Plan, make_plan
 from lenet_pl.sweeping.progress import Watch, begun, ended, read_result
+
+# a worker of a parallel launcher meets the plugin's schema beside our preset again, for every job
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
 
 
 class Sweep(Callback):
