@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from scipy.stats import t
-from table import keep, markdown
+from table import count, keep, markdown
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 
@@ -60,11 +60,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="seed")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--jobs", type=count, default=1, help="runs side by side")
     parser.add_argument("overrides", nargs="*", help="of the configuration measured")
     options = parser.parse_args()
     if options.seeds < 2:
-        parser.error("--seeds: from 2 on, there is no deviation of one")
+        parser.error(f"--seeds={options.seeds}: must be 2 or more, to tell how they differ")
     if "test=false" in options.overrides:
         parser.error("test=false: the test accuracy is what is measured")
     seeds = range(options.first, options.first + options.seeds)

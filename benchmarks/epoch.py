@@ -25,7 +25,7 @@ from hydra import compose, initialize
 from matplotlib import pyplot
 from omegaconf import DictConfig
 from pytorch_lightning import Callback
-from table import OUT, keep, markdown
+from table import OUT, count, keep, markdown
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import MNIST
@@ -170,7 +170,7 @@ def epochs(options: argparse.Namespace) -> None:
     before = peak()
     rows = []
     loops = [*DRAWN, *(["DataLoader"] if options.data == "mnist" else [])]
-    for size in map(int, options.batch_sizes.split(",")):
+    for size in options.batch_sizes:
         words = [f"data={options.data}", f"data.batch_size={size}", *options.overrides]
         times, images = measure(words, options.rounds, loops)
         for name, seconds in times.items():
@@ -227,10 +227,15 @@ def draw(by_size: list[list], by_images: list[list], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+def sizes(text: str) -> list[int]:
+    """``32,128``, for argparse."""
+    return [count(word) for word in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch-sizes", default="32,128,512")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--batch-sizes", default=[32, 128, 512], type=sizes)
     parser.add_argument("--data", default="mnist", choices=["mnist", "mini"])
     parser.add_argument("--growth", action="store_true", help="with batch and data, as a plot")
     parser.add_argument("overrides", nargs="*", help="of the configuration measured")

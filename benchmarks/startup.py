@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from table import keep, markdown
+from table import count, keep, markdown
 
 ROOT = Path(__file__).parents[1]
 IMPORTS = "import torch, pytorch_lightning"
@@ -45,7 +45,7 @@ def seconds(*command: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=count, default=7)
     parser.add_argument("overrides", nargs="*", help="of the configuration measured")
     options = parser.parse_args()
     times: dict[str, list[float]] = {"import torch, pytorch_lightning": [], "first step": []}

@@ -1,5 +1,6 @@
 """Tables of figures, printed and kept, with what they were measured on and by."""
 
+import argparse
 import os
 import platform
 import shlex
@@ -31,6 +32,13 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number from 1 on")
+    return number
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -124,11 +124,11 @@ def _cut_before_the_second(self, trainer, pl_module):
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("trainer.accumulate_grad_batches=2", r"=2: with classifier=fast 1; classifier=plain"),
-        ("trainer.devices=2", r"trainer.devices=2: with classifier=fast 1; classifier=plain takes"),
-        ("trainer.precision=64-true", r"=64-true: with classifier=fast 32-true or bf16-mixed; "),
-        ("+trainer.val_check_interval=4", r"trainer.val_check_interval=4: with classifier=fast 1"),
-        ("trainer.strategy=ddp", r"trainer.strategy=DDPStrategy: with classifier=fast auto; "),
+        ("trainer.accumulate_grad_batches=2", r"=2: must be 1 with classifier=fast; classifier=pl"),
+        ("trainer.devices=2", r"trainer.devices=2: must be 1 with classifier=fast; classif"),
+        ("trainer.precision=64-true", r"=64-true: must be 32-true or bf16-mixed with class"),
+        ("+trainer.val_check_interval=4", r"val_check_interval=4: must be 1.0 with classif"),
+        ("trainer.strategy=ddp", r"trainer.strategy=DDPStrategy: must be auto with cla"),
         ("optimizer=lbfgs", r"optimizer: LBFGS evaluates the loss itself; add classifier=plain"),
     ],
 )

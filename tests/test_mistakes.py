@@ -183,6 +183,20 @@ def test_resume_takes_the_run_s_overrides_and_lets_new_ones_win(tmp_path):
     assert resume_arguments(["seed=1"]) == ["seed=1"]
 
 
+def test_resume_with_the_other_classifier(tmp_path):
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    words = ["data=mini", "classifier=fast", "classifier.steps_per_execution=8"]
+    (run / ".hydra" / "overrides.yaml").write_text(f"{words}")
+    assert not any(
+        "fast" in word or "steps" in word
+        for word in resume_arguments([f"resume={run}", "classifier=plain"])
+    )
+    assert words[2] in resume_arguments([f"resume={run}"])
+
+
 def test_a_run_by_its_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="outputs/runs holds no run"):

@@ -59,7 +59,8 @@ def _check_fast(trainer: Any, classifier: FastClassifier, optimizer: Optimizer) 
     ):
         if good is not None and value not in good:
             raise ConfigError(
-                f"trainer.{key}={value}: with classifier=fast {wanted}; classifier=plain takes it"
+                f"trainer.{key}={value}: must be {wanted} with classifier=fast; classifier=plain "
+                "takes it"
             )
     if classifier.cuda_graph and trainer._detect_anomaly:
         raise ConfigError("trainer.detect_anomaly=True: add classifier.cuda_graph=false")

@@ -63,6 +63,8 @@ def _continued(run: Path, checkpoint: Path, given: list[str]) -> list[str]:
     overrides = run / ".hydra" / "overrides.yaml"
     _check_unfinished(run, given)
     keys = {_key(word) for word in given} | {"ckpt_path"}
+    if "classifier" in keys:  # either goes on with the other's checkpoint, without its options
+        keys |= {"classifier.steps_per_execution", "classifier.cuda_graph"}
     before = [
         word
         for word in yaml.safe_load(overrides.read_text(encoding="utf-8"))
