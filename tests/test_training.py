@@ -142,7 +142,7 @@ def test_checkpoints_hold_plain_types_only(finished, name):
 def test_what_a_person_reads(finished):
     said = (finished.parent / "stdout").read_text()
     assert "LeNet on mini" in said and "shipped with lenet-pl" in said
-    assert "conv3   FullConv2d 120 × 1 × 1     48,120" in said
+    assert "conv3   FullConv2d  120 × 1 × 1     48,120" in said
     assert "total 5,000 1,000 1,000" in said
     assert "epoch 1/8  train " in said and "  best" in said
     low = 100 * result(finished)["metrics"]["test/acc_low"]
@@ -276,7 +276,7 @@ def test_control_c_leaves_a_run_that_can_go_on(tmp_path):
     process = Running(*words, f"hydra.run.dir={folder}", cwd=tmp_path)
     # the row of the first epoch is written before its checkpoint
     process.wait_for(lambda: (folder / "checkpoints" / "last.ckpt").exists())
-    process.send_signal(signal.SIGINT)
+    process.interrupt()
     done = process.wait()
     assert done.returncode == 1
     found = result(folder)

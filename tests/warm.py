@@ -43,6 +43,14 @@ class Running:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
+    def interrupt(self) -> None:
+        """Ctrl-C, and again for as long as it goes on: C code can let one pass unheard."""
+        for _ in range(10):
+            self.send_signal(signal.SIGINT)
+            self.process.join(timeout=5)
+            if self.process.exitcode is not None:
+                return
+
     def wait(self) -> Done:
         self.process.join(timeout=120)
         if self.process.exitcode is None:
