@@ -425,6 +425,20 @@ def spoilt(subject: Subject) -> Subject:
     return subject
 
 
+def test_a_sweep_over_both_classifiers(sweep, tmp_path, capsys):
+    assert sweep("-m", *SHORT, "classifier=plain,fast", "seed=0,1", "hydra.sweep.dir=s") == 0
+    found = results(tmp_path / "s")
+    assert [found[name]["seed"] for name in "0123"] == [0, 1, 0, 1]
+    for plain, fast in (("0", "2"), ("1", "3")):
+        ours, theirs = found[fast], found[plain]
+        for name in ("val/acc", "val/loss"):
+            assert ours["metrics"][name] == theirs["metrics"][name]
+        assert (ours["epochs"], ours["best_epoch"]) == (theirs["epochs"], theirs["best_epoch"])
+    assert found["0"]["metrics"]["val/acc"] != found["1"]["metrics"]["val/acc"]
+    said = capsys.readouterr().out
+    assert "sweep of 4 jobs over classifier, seed" in said
+
+
 def test_side_by_side_as_one_after_the_other(sweep, tmp_path, capsys):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     words = ["-m", "data=mini", "data.fraction=0.2", "trainer.max_epochs=1", "logger=none"]
