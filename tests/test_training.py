@@ -276,7 +276,7 @@ def test_control_c_leaves_a_run_that_can_go_on(tmp_path):
     process = Running(*words, f"hydra.run.dir={folder}", cwd=tmp_path)
     # the row of the first epoch is written before its checkpoint
     process.wait_for(lambda: (folder / "checkpoints" / "last.ckpt").exists())
-    process.interrupt()
+    process.send_signal(signal.SIGINT)
     done = process.wait()
     assert done.returncode == 1
     found = result(folder)

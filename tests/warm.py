@@ -43,14 +43,6 @@ class Running:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def interrupt(self) -> None:
-        """Ctrl-C, and again for as long as it goes on: C code can let one pass unheard."""
-        for _ in range(10):
-            self.send_signal(signal.SIGINT)
-            self.process.join(timeout=5)
-            if self.process.exitcode is not None:
-                return
-
     def wait(self) -> Done:
         self.process.join(timeout=120)
         if self.process.exitcode is None:
@@ -82,6 +74,8 @@ def _ensure_server() -> None:
 
 
 def _train(words: tuple[str, ...], cwd: Path, outputs: list[Path]) -> None:
+    # as on a terminal; what a shell runs in the background ignores Ctrl-C, and so do its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     for descriptor, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
