@@ -38,8 +38,7 @@ def run(folder: Path, seed: int, words: list[str], threads: int) -> dict:
     return found
 
 
-def runs(words: list[str], seeds: range, jobs: int) -> list[dict]:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+def runs(words: list[str], seeds: range, jobs: int, threads: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
         calls = [pool.submit(run, Path(folder) / str(s), s, words, threads) for s in seeds]
         try:
@@ -68,7 +67,8 @@ def main() -> None:
     if "test=false" in options.overrides:
         parser.error("test=false: the test accuracy is what is measured")
     seeds = range(options.first, options.first + options.seeds)
-    found = runs(options.overrides, seeds, options.jobs)
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    found = runs(options.overrides, seeds, options.jobs, threads)
     rows = []
     for name in ("test/acc", "val/acc"):
         values = [one["metrics"][name] for one in found]
@@ -84,7 +84,7 @@ def main() -> None:
         f"{epochs:g} epochs, {seconds:.0f} s a run (median) on {device}, {options.jobs} at once\n"
     )
     name = "_".join(["accuracy", *options.overrides]).replace("=", "-").replace("/", "-")
-    keep(name, f"{markdown(head, rows)}\n{note}", max(1, (os.cpu_count() or 1) // options.jobs))
+    keep(name, f"{markdown(head, rows)}\n{note}", threads)
 
 
 if __name__ == "__main__":

@@ -15,28 +15,20 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from by_hand import dataloader, graph, in_memory, loop
 from hydra import compose, initialize
 from matplotlib import pyplot
 from omegaconf import DictConfig
 from pytorch_lightning import Callback
 from table import OUT, count, keep, markdown
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
-from torchvision.datasets import MNIST
-from torchvision.transforms import ToTensor
 
 from lenet_pl.build import build
-from lenet_pl.data.datamodule import DigitsDataModule
-from lenet_pl.data.split import stratified
-from lenet_pl.models.lenet import LeNet
 
-Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 OURS = ("plain", "fast")
 DRAWN = (*OURS, "in memory")
 
@@ -59,80 +51,6 @@ def ours(cfg: DictConfig) -> float:
     parts.trainer.callbacks.append(stopwatch)
     parts.trainer.fit(parts.classifier, parts.data)
     return stopwatch.seconds
-
-
-def by_hand(device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
-    net = LeNet()
-    net.conv3 = nn.Conv2d(16, 120, kernel_size=5)  # ours trains as a matrix product
-    net = net.to(device)
-    return net, torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
-
-
-def loop(batches: Batches, device: torch.device) -> float:
-    net, optimizer = by_hand(device)
-    started = time.perf_counter()
-    for images, labels in batches():
-        loss = F.cross_entropy(net(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def graph(batches: Batches, size: int, device: torch.device) -> float:
-    """The whole step as a CUDA graph; the last batch, if it is smaller, is left out."""
-    net, optimizer = by_hand(device)
-    images = torch.zeros(size, 1, 28, 28, device=device)
-    labels = torch.zeros(size, dtype=torch.int64, device=device)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(net(images), labels).backward()
-        optimizer.step()
-
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(aside)
-    captured = torch.cuda.CUDAGraph()
-    optimizer.zero_grad(set_to_none=True)
-    with torch.cuda.graph(captured):
-        step()
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for some, theirs in batches():
-        if len(theirs) == size:
-            images.copy_(some)
-            labels.copy_(theirs)
-            captured.replay()
-    torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
-def in_memory(data: DigitsDataModule, device: torch.device) -> Batches:
-    images, labels = (part.to(device) for part in vars(data.splits["train"]).values())
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for index in torch.randperm(len(labels), device=device).split(data.batch_size):
-            yield (images[index].float() / 255 - data.mean) / data.std, labels[index]
-
-    return batches
-
-
-def dataloader(cfg: DictConfig, data: DigitsDataModule, device: torch.device) -> Batches:
-    official = MNIST(cfg.data.root, transform=ToTensor())
-    train, _ = stratified(official.targets, [cfg.data.val_size], cfg.data.split_seed)
-    subset = Subset(official, train.tolist())
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in DataLoader(subset, data.batch_size, shuffle=True):
-            yield images.to(device), labels.to(device)
-
-    return batches
 
 
 def measure(words: list[str], rounds: int, loops: list[str]) -> tuple[dict[str, list[float]], int]:

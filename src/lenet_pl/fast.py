@@ -13,8 +13,8 @@ from lenet_pl.classifier import Batch, Classifier
 class FastClassifier(Classifier):
     """Trains as :class:`Classifier` does, on the CPU to the bit, in less time.
 
-    Lightning's work around a step costs more than a small network's own on a GPU, and a tenth of
-    it on a CPU. Here Lightning takes the first step of some, and the others follow in a bare
+    Of an epoch of LeNet's in batches of 32, Lightning's work around the steps is a sixth on two
+    cores. Here Lightning takes the first step of some, and the others follow in a bare
     loop. Its counters are kept right, so that checkpoints of either classifier go on with the
     other, but its hooks around a batch, a backward pass and a step are called once for all.
 
@@ -92,8 +92,8 @@ class FastClassifier(Classifier):
 class Replay:
     """The forward and backward pass of a batch as a CUDA graph.
 
-    A step of a small network is some forty kernels, each done sooner than the next is launched;
-    a graph launches them all at once. The optimizer's step stays outside, with its learning rate,
+    A step of a small network is many kernels with little to do; a graph launches them all at
+    once. Not yet run on a GPU. The optimizer's step stays outside, with its learning rate,
     its hooks and the clipping of gradients.
 
     Args:

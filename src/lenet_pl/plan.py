@@ -50,16 +50,17 @@ def check_plan(trainer: Trainer, classifier: Classifier, data: DigitsDataModule)
 def _check_fast(trainer: Any, classifier: FastClassifier, optimizer: Optimizer) -> None:
     """It takes most steps itself, without what Lightning can do besides."""
     single = isinstance(trainer.strategy, SingleDeviceStrategy)
-    for key, value, good, wanted in (
-        ("devices", trainer.num_devices * trainer.num_nodes, (1,), "1"),
-        ("strategy", type(trainer.strategy).__name__, () if not single else None, "auto"),
-        ("accumulate_grad_batches", trainer.accumulate_grad_batches, (1,), "1"),
-        ("precision", trainer.precision, ("32-true", "bf16-mixed"), "32-true or bf16-mixed"),
-        ("val_check_interval", trainer.val_check_interval, (1.0,), "1.0"),
+    for key, value, wanted in (
+        ("devices", trainer.num_devices * trainer.num_nodes, [1]),
+        ("strategy", "auto" if single else type(trainer.strategy).__name__, ["auto"]),
+        ("accumulate_grad_batches", trainer.accumulate_grad_batches, [1]),
+        ("precision", trainer.precision, ["32-true", "bf16-mixed"]),
+        ("val_check_interval", trainer.val_check_interval, [1.0]),
     ):
-        if good is not None and value not in good:
+        if value not in wanted:
+            choices = " or ".join(map(str, wanted))
             raise ConfigError(
-                f"trainer.{key}={value}: must be {wanted} with classifier=fast; classifier=plain "
+                f"trainer.{key}={value}: must be {choices} with classifier=fast; classifier=plain "
                 "takes it"
             )
     if classifier.cuda_graph and trainer._detect_anomaly:
