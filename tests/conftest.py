@@ -17,6 +17,7 @@ FAST = ["data=mini", "trainer.accelerator=cpu", "optimizer.lr=0.05", "data.batch
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--download", action="store_true", help="also fetch MNIST and train on it")
+    parser.addoption("--record-golden", action="store_true", help="renew what test_golden pins")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
