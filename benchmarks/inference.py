@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lenet_pl.analysis.evaluate import predict_logits
-from lenet_pl.analysis.export import FILES, Probabilities, export
-from lenet_pl.analysis.export_torch import load_onnx, load_torch
-from lenet_pl.run import Run, open_run
+from lenet_pl.export.export import FILES, Probabilities, export
+from lenet_pl.export.torch_formats import load_onnx, load_torch
+from lenet_pl.metrics import predict_logits
+from lenet_pl.runs import Run, open_run
 
 Call = Callable[[], object]
 

@@ -8,11 +8,10 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run side by side
 
 import pytest
+from helpers.commands import ROOT, Done, Running
+from helpers.runs import FAST
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from warm import ROOT, Done, Running
-
-FAST = ["data=mini", "trainer.accelerator=cpu", "optimizer.lr=0.05", "data.batch_size=64"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,10 +25,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("download"):
             item.add_marker(pytest.mark.skip(reason="needs the network: pytest --download"))
-
-
-# of a test: it runs with either classifier
-either = pytest.mark.parametrize("composed", ["plain", "fast"], indirect=True)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAST
+from helpers.runs import FAST
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +15,7 @@ from lenet_pl.build import build
 from lenet_pl.data.augment import Affine, Elastic, Erasing, Noise, affine
 from lenet_pl.data.batches import Batches
 from lenet_pl.data.loader import AugmentedLoader
-from lenet_pl.data.sources import Labelled, Mini
+from lenet_pl.data.mnist import Labelled, Mini
 from lenet_pl.errors import ConfigError
 from lenet_pl.training import train
 

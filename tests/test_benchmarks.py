@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 
 import pytest
-from warm import ROOT
+from helpers.commands import ROOT
 
 
 @pytest.fixture

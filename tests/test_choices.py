@@ -6,28 +6,25 @@ from urllib.error import URLError
 
 import pytest
 import torch
-from conftest import FAST, either
+from helpers.runs import FAST, either, result, rows
 from omegaconf import OmegaConf
-from test_training import result, rows
 from torch import nn
 from torchvision.models import get_model
 
 from lenet_pl.build import build, rehearse
-from lenet_pl.callbacks.average import update
+from lenet_pl.callbacks.averaging import update
 from lenet_pl.callbacks.history import History
-from lenet_pl.checks import MISTAKES, check
 from lenet_pl.classifier import Classifier
-from lenet_pl.data.sources import Mini
-from lenet_pl.errors import ConfigError
-from lenet_pl.losses import OneHotMSE
-from lenet_pl.models.describe import layers
+from lenet_pl.config import check
+from lenet_pl.data.mnist import Mini
+from lenet_pl.describe import layers
+from lenet_pl.errors import ConfigError, UserError
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.models.lstm import LSTM
 from lenet_pl.models.mlp import MLP
 from lenet_pl.models.pretrained import Pretrained
-from lenet_pl.optimizers import Muon
-from lenet_pl.run import open_run
-from lenet_pl.schedules import Cosine
+from lenet_pl.optim import Cosine, Muon, OneHotMSE
+from lenet_pl.runs import open_run
 from lenet_pl.training import train
 
 FEW = [*FAST, "logger=none", "test=false", "callbacks.early_stopping=null"]
@@ -405,7 +402,7 @@ ONE_CYCLE = ["scheduler=onecycle", "trainer.limit_train_batches=1", "trainer.max
 )
 def test_mistakes(composed, tmp_path, words, told):
     cfg = composed("data=mini", *words)
-    with pytest.raises(MISTAKES, match=told):
+    with pytest.raises(UserError, match=told):
         check(cfg)
         rehearse(cfg)
     assert list(tmp_path.iterdir()) == []

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lenet_pl.data import idx
-from lenet_pl.data.clean import in_words
+from lenet_pl.data.cleaning import in_words
 from lenet_pl.data.datamodule import DigitsDataModule
-from lenet_pl.data.errors import DataError
-from lenet_pl.data.sources import MNIST, Labelled, Mini, Official
+from lenet_pl.data.mnist import MNIST, Labelled, Mini, Official
 from lenet_pl.data.suspects import doubted, suspects
+from lenet_pl.errors import DataError
 from lenet_pl.training import train
 
 

@@ -3,10 +3,10 @@
 import random
 
 import pytest
-from conftest import ROOT
-from test_training import result
+from helpers.commands import ROOT
+from helpers.runs import result
 
-from lenet_pl.checks import check
+from lenet_pl.config import check
 from lenet_pl.training import train
 
 CONF = ROOT / "conf"

@@ -1,23 +1,21 @@
 """Every YAML, the import rules and the commands of the README, without training."""
 
-import ast
 import inspect
 import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers.commands import ROOT
+from helpers.imports import TAKEN_BY_MODELS, imports
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from warm import ROOT
 
 from lenet_pl.build import hparams
-from lenet_pl.checks import check
 from lenet_pl.cli import COMMANDS
-from lenet_pl.rules import RULES
-from lenet_pl.sweeping.presets import prefer_own_presets
+from lenet_pl.config import RULES, check
+from lenet_pl.sweeps.presets import prefer_own_presets
 
 GROUPS = sorted(
     path.relative_to(ROOT / "conf").with_suffix("")
@@ -128,27 +126,6 @@ ALLOWED = {
 }
 
 
-def imports(path: Path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module in ("lenet_pl", "lenet_pl.analysis", "lenet_pl.data"):
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-
-
-TAKEN_BY_MODELS = {
-    "torch",
-    "torchvision",
-    "lenet_pl",
-    "functools",
-    "collections",
-    "typing",
-    "itertools",
-    "difflib",
-}
 SOURCES = sorted((ROOT / "src" / "lenet_pl").rglob("*.py"))
 
 

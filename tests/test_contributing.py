@@ -2,9 +2,9 @@
 
 import re
 
-from conftest import ROOT
-from test_config import TAKEN_BY_MODELS, imports
-from test_training import result
+from helpers.commands import ROOT
+from helpers.imports import TAKEN_BY_MODELS, imports
+from helpers.runs import result
 
 import lenet_pl.models
 from lenet_pl.training import train

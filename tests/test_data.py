@@ -5,15 +5,16 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from helpers.data import assert_disjoint
 from hydra.utils import instantiate
 
 from lenet_pl.data import idx
 from lenet_pl.data.batches import Batches
 from lenet_pl.data.datamodule import DigitsDataModule
-from lenet_pl.data.errors import DataError
+from lenet_pl.data.mnist import MNIST, Labelled, Mini, Official
 from lenet_pl.data.prepared import moments
-from lenet_pl.data.sources import MNIST, Labelled, Mini, Official
 from lenet_pl.data.split import digest, divide, stratified
+from lenet_pl.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +77,6 @@ def test_the_default_split_of_mini_stays_what_it_is(mini):
 
 def test_validation_and_test_images_never_meet_training(mini):
     assert_disjoint(mini)
-
-
-def assert_disjoint(data: DigitsDataModule) -> None:
-    sums = {
-        name: {hashlib.sha256(image.numpy().data).digest() for image in split.images}
-        for name, split in data.splits.items()
-    }
-    assert sums["train"].isdisjoint(sums["val"])
-    assert sums["train"].isdisjoint(sums["test"])
-    assert sums["val"].isdisjoint(sums["test"])
 
 
 def test_setup_twice_changes_nothing(mini):

@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from lenet_pl.data import download, idx, mirrors, package, sources
-from lenet_pl.data.errors import DataError
+from lenet_pl.data import download, idx, mirrors, package
+from lenet_pl.data import mnist as sources
 from lenet_pl.data.mnist_like import KMNIST, FashionMNIST
+from lenet_pl.errors import DataError
 
 PAYLOADS = {
     "a-idx1-ubyte": idx.encode(np.arange(200, dtype=np.uint8)),

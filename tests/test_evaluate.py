@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAST
+from helpers.runs import FAST
+from helpers.tutorial import TutorialLeNet
 from omegaconf import OmegaConf
 from PIL import Image
-from test_model import TutorialLeNet
 
-from lenet_pl.analysis import evaluate, robust
-from lenet_pl.analysis.images import other
-from lenet_pl.analysis.predict import predict
-from lenet_pl.analysis.subject import open_subject
-from lenet_pl.data.picture import prepare
-from lenet_pl.data.sources import Mini
+from lenet_pl import metrics as evaluate
+from lenet_pl.data.mnist import Mini
+from lenet_pl.data.preprocess import prepare
 from lenet_pl.data.split import stratified
+from lenet_pl.evaluation import robustness as robust
+from lenet_pl.evaluation.images import other
+from lenet_pl.evaluation.loading import open_subject
+from lenet_pl.evaluation.predict import predict
 
 
 @pytest.fixture
@@ -397,7 +398,7 @@ def test_pictures_are_prepared_as_the_run_s_own(run, tmp_path):
     image.save(file)
     folder = "lenet_pl.data.folder.Folder"
     for target, options, invert, centre in [
-        ("lenet_pl.data.sources.Mini", {}, "auto", "auto"),
+        ("lenet_pl.data.mnist.Mini", {}, "auto", "auto"),
         ("lenet_pl.data.mnist_like.FashionMNIST", {}, "auto", False),
         (folder, {"invert": False, "centre": "auto"}, False, "auto"),
         (folder, {"invert": True, "centre": False}, True, False),

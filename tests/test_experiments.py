@@ -4,9 +4,9 @@ import re
 import shlex
 
 import pytest
-from conftest import ROOT
+from helpers.commands import ROOT
 
-from lenet_pl.checks import check
+from lenet_pl.config import check
 
 EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
 

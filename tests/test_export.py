@@ -7,22 +7,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import chromium
 import numpy as np
 import pytest
 import torch
-from conftest import FAST, ROOT
+from helpers import chromium
+from helpers.commands import ROOT
+from helpers.runs import FAST
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
 from lenet_pl import cli
-from lenet_pl.analysis import export as exporting
-from lenet_pl.analysis import export_html, interpret
-from lenet_pl.analysis.program import trace
-from lenet_pl.data.sources import Mini
+from lenet_pl.data.mnist import Mini
 from lenet_pl.errors import ConfigError
-from lenet_pl.run import open_run
+from lenet_pl.export import browser as export_html
+from lenet_pl.export import export as exporting
+from lenet_pl.export import interpret
+from lenet_pl.export.program import trace
+from lenet_pl.runs import open_run
 from lenet_pl.training import train
 
 TEST = Mini().load().test
@@ -228,7 +230,7 @@ def test_the_page_computes_what_the_network_does(make, tmp_path):
         spec = {"classes": [*"0123456789"], "mean": 0.5, "std": 1.0, "side": 28}
         spec["steps"] = program.steps
         weights = base64.b64encode(program.weights.tobytes()).decode()
-        script = (ROOT / "src/lenet_pl/analysis/templates/network.js").read_text()
+        script = (ROOT / "src/lenet_pl/export/templates/network.js").read_text()
         (tmp_path / "page.html").write_text(
             f'<script id="network">{json.dumps(spec)}</script>'
             f'<script id="weights">{weights}</script><script>{script}</script>'

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAST
-from test_training import result, rows
+from helpers.runs import FAST, result, rows
 
 from lenet_pl import fast
 from lenet_pl.build import build, rehearse

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from helpers.commands import ROOT
 from hydra import compose, initialize_config_dir
 
-from lenet_pl.analysis import learning, mistakes, rates
-from lenet_pl.analysis.evaluate import expected_calibration_error
-from lenet_pl.analysis.figures import Figures, Finding, Settings, Share, beyond_chance
-from lenet_pl.analysis.findings import CHECKS, find
-from lenet_pl.checks import check
+from lenet_pl.config import check
+from lenet_pl.metrics import expected_calibration_error
+from lenet_pl.report import learning, mistakes, rates
+from lenet_pl.report.figures import Figures, Finding, Settings, Share, beyond_chance
+from lenet_pl.report.findings import CHECKS, find
 
 SETTINGS = Settings(
     folder=Path("outputs/runs/d/t"),

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FAST
+from helpers.runs import FAST
 from PIL import Image
 
 from lenet_pl.build import rehearse
-from lenet_pl.checks import MISTAKES, check
+from lenet_pl.config import check
 from lenet_pl.data import idx
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.data.folder import Folder
-from lenet_pl.data.sources import MNIST, Mini
+from lenet_pl.data.mnist import MNIST, Mini
+from lenet_pl.errors import UserError
 from lenet_pl.training import train
 
 
@@ -240,7 +241,7 @@ def test_many_broken_pictures_are_counted(pictures):
 def test_or_stops_at_them(composed, pictures, tmp_path):
     break_some(pictures)
     words = ["data=folder", f"data.root={pictures}", "model.num_classes=3"]
-    with pytest.raises(MISTAKES, match=r"data.on_error=stop: 3 pictures cannot .* is cat/4.png \("):
+    with pytest.raises(UserError, match=r"data.on_error=stop: 3 pictures cannot .* is cat/4.png"):
         rehearse(composed(*words, "data.on_error=stop"))
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
@@ -315,7 +316,7 @@ def ready_made(*splits, without=(), extra=None):
 def test_folders_that_cannot_work(composed, pictures, tmp_path, change, told):
     change(pictures)
     cfg = composed("data=folder", f"data.root={pictures}", "model.num_classes=3")
-    with pytest.raises(MISTAKES, match=rf"data.root=.*/pictures: {told}") as caught:
+    with pytest.raises(UserError, match=rf"data.root=.*/pictures: {told}") as caught:
         rehearse(cfg)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
@@ -333,13 +334,13 @@ def test_folders_that_cannot_work(composed, pictures, tmp_path, change, told):
 )
 def test_keys_that_cannot_work(composed, words, told):
     cfg = composed("data=folder", *words)
-    with pytest.raises(MISTAKES, match=told):
+    with pytest.raises(UserError, match=told):
         check(cfg)
         rehearse(cfg)
 
 
 def test_the_number_of_classes_is_the_model_s(composed, pictures):
-    with pytest.raises(MISTAKES, match=r"model.num_classes=10: the data has 3 classes"):
+    with pytest.raises(UserError, match=r"model.num_classes=10: the data has 3 classes"):
         rehearse(composed("data=folder", f"data.root={pictures}"))
 
 

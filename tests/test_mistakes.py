@@ -5,18 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAST
+from helpers.runs import FAST
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from lenet_pl import cli
 from lenet_pl.build import rehearse
-from lenet_pl.checks import alone, check
-from lenet_pl.data import sources
-from lenet_pl.errors import ConfigError
-from lenet_pl.mistakes import MISTAKES
-from lenet_pl.resume import find, resume_arguments
-from lenet_pl.run import trusted
+from lenet_pl.config import alone, check
+from lenet_pl.data import mnist as sources
+from lenet_pl.errors import ConfigError, UserError
+from lenet_pl.runs import find_run as find
+from lenet_pl.runs import resume_arguments, trusted
 from lenet_pl.training import train
 
 TYPED = {  # found before torch is imported, so quick enough to run for real
@@ -67,7 +66,7 @@ def test_on_the_command_line(command, tmp_path, override):
 )
 def test_found_by_building_everything_once(composed, tmp_path, override, told):
     cfg = composed("data=mini", override)
-    with pytest.raises(MISTAKES, match=told):
+    with pytest.raises(UserError, match=told):
         check(cfg)
         rehearse(cfg)
     assert list(tmp_path.iterdir()) == []
@@ -100,7 +99,7 @@ def test_no_network_and_no_file(composed, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sources, "torchvision_mirrors", unplugged)
     monkeypatch.setattr(sources, "package_index", unplugged)
-    with pytest.raises(MISTAKES) as caught:
+    with pytest.raises(UserError) as caught:
         rehearse(composed(f"data.root={tmp_path / 'data'}"))
     told = str(caught.value)
     for file in sources.MNIST.files:

@@ -2,8 +2,8 @@
 
 import nbformat
 import pytest
+from helpers.commands import ROOT
 from nbclient import NotebookClient
-from warm import ROOT
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)

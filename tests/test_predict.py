@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, PngImagePlugin
 
-from lenet_pl.data.errors import DataError
-from lenet_pl.data.picture import open_picture, prepare
-from lenet_pl.data.sources import MNIST, Mini
+from lenet_pl.data.mnist import MNIST, Mini
+from lenet_pl.data.preprocess import open_picture, prepare
+from lenet_pl.errors import DataError
 
 TEST = Mini().load().test
 FLOOR = 0.92  # of 100 drawn digits; seeds 0 to 4 gave 0.94 to 0.99

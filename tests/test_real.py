@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_data import assert_disjoint
-from test_model import TutorialLeNet
+from helpers.data import assert_disjoint
+from helpers.tutorial import TutorialLeNet
 
 from lenet_pl.data.datamodule import DigitsDataModule
-from lenet_pl.data.sources import MNIST, Mini
+from lenet_pl.data.mnist import MNIST, Mini
 
 pytestmark = pytest.mark.download
 

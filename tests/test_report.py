@@ -12,23 +12,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FAST, ROOT
+from helpers.commands import ROOT
+from helpers.runs import FAST
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from lenet_pl import cli
-from lenet_pl.analysis import album, charts, compare, evidence, inside, page, plots, report
-from lenet_pl.analysis.evaluate import negative_log_likelihood
-from lenet_pl.analysis.evidence import Evidence, gather
-from lenet_pl.analysis.findings import find
+from lenet_pl import cli, plots
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
+from lenet_pl.evaluation import evidence
+from lenet_pl.evaluation.evidence import Evidence, gather
+from lenet_pl.metrics import negative_log_likelihood
 from lenet_pl.models.lenet import LeNet
-from lenet_pl.pixels import PixelNet
-from lenet_pl.run import open_run
+from lenet_pl.models.pixelnet import PixelNet
+from lenet_pl.report import compare, page
+from lenet_pl.report import explain as inside
+from lenet_pl.report import images as album
+from lenet_pl.report import summary as report
+from lenet_pl.report.findings import find
+from lenet_pl.runs import open_run
 from lenet_pl.training import train
 
 BLANK = base64.b64decode(page.thumbnail(torch.zeros(1, 9, 9, dtype=torch.uint8)).split(",")[1])
@@ -333,7 +338,7 @@ def test_curves_hold_every_point_and_the_legend_hides_none(first, metric):
     names = ("train/loss", "val/loss", "train/acc", "val/acc")
     rows = [{"epoch": n, **dict.fromkeys(names, value)} for n, value in enumerate(values, 1)]
     for runs in ({"run": (rows, 6)}, {"A": (rows, 6), "B": (rows, 5)}):
-        figure = charts.curves(runs, metric)
+        figure = plots.curves(runs, metric)
         figure.canvas.draw()
         [axes] = figure.axes
         low, high = axes.get_ylim()
@@ -391,7 +396,7 @@ def test_saliency_of_a_linear_network_is_its_weights():
 
 
 def test_the_best_epoch_is_marked(first):
-    figure = charts.curves({"run": (first.rows, first.epoch)}, "acc")
+    figure = plots.curves({"run": (first.rows, first.epoch)}, "acc")
     [axes] = figure.axes
     row = first.rows[first.epoch - 1]
     drawn = [tuple(map(tuple, line.get_xydata())) for line in axes.lines]

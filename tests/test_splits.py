@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FAST
+from helpers.runs import FAST
 
-from lenet_pl.checks import check
+from lenet_pl.config import check
 from lenet_pl.console import end_summary
 from lenet_pl.data.datamodule import DigitsDataModule
-from lenet_pl.data.errors import DataError
-from lenet_pl.data.sources import Mini
+from lenet_pl.data.mnist import Mini
 from lenet_pl.data.split import largest_remainder, share, stratified
-from lenet_pl.errors import ConfigError
+from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.training import train
 
 

@@ -14,31 +14,33 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import FAST, ROOT
+from helpers.commands import ROOT
+from helpers.runs import FAST
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 from rich.console import Console
 from tensorboard import program
 
-from lenet_pl import cli, record, training
-from lenet_pl.analysis import final_test, sweep_plots
-from lenet_pl.analysis.images import own
-from lenet_pl.analysis.page import SUFFIX, add_to_dashboard
-from lenet_pl.analysis.subject import Subject, open_subject
-from lenet_pl.analysis.sweep import read_sweep
-from lenet_pl.analysis.sweep_files import as_dict, write
-from lenet_pl.analysis.sweep_report import command, markdown, outcome, short_names
-from lenet_pl.analysis.testing import as_reported, score
+from lenet_pl import cli, files, training
 from lenet_pl.callbacks.history import History
 from lenet_pl.console import end_summary
 from lenet_pl.errors import ConfigError
-from lenet_pl.resume import resume_arguments
-from lenet_pl.sweeping import plan as planning
-from lenet_pl.sweeping.callback import Sweep
-from lenet_pl.sweeping.match import check_jobs, read_overrides
-from lenet_pl.sweeping.presets import PRESETS, prefer_own_presets
-from lenet_pl.sweeping.progress import duration, pace
+from lenet_pl.evaluation import winner as final_test
+from lenet_pl.evaluation.evaluate import as_reported, score
+from lenet_pl.evaluation.images import own
+from lenet_pl.evaluation.loading import Subject, open_subject
+from lenet_pl.report.page import SUFFIX, add_to_dashboard
+from lenet_pl.runs import resume_arguments
+from lenet_pl.sweeps import plan as planning
+from lenet_pl.sweeps import plots as sweep_plots
+from lenet_pl.sweeps.files import as_dict, write
+from lenet_pl.sweeps.hydra_callback import Sweep
+from lenet_pl.sweeps.match import check_jobs, read_overrides
+from lenet_pl.sweeps.presets import PRESETS, prefer_own_presets
+from lenet_pl.sweeps.progress import duration, pace
+from lenet_pl.sweeps.results import read_sweep
+from lenet_pl.sweeps.tables import command, markdown, outcome, short_names
 
 SHORT = [*FAST, "data.val_size=100", "trainer.limit_train_batches=8", "trainer.max_epochs=2"]
 SHORT.append("logger=none")
@@ -274,16 +276,16 @@ def test_two_at_once_write_the_same_file(tmp_path, monkeypatch):
     def slow(part: Path, raw: bytes) -> int:
         parts.append(part.name)
         if len(parts) == 1:
-            record.write(path, b"second")  # begins and ends while the first still writes
+            files.write_bytes(path, b"second")  # begins and ends while the first still writes
         return write_bytes(part, raw)
 
     monkeypatch.setattr(Path, "write_bytes", slow)
-    record.write(path, b"first")
+    files.write_bytes(path, b"first")
     assert path.read_bytes() == b"first" and len(set(parts)) == 2
     assert list(tmp_path.iterdir()) == [path]
     monkeypatch.setattr(Path, "write_bytes", lambda part, raw: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        record.write(path, b"broken")
+        files.write_bytes(path, b"broken")
     assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]
 
 

@@ -1,7 +1,5 @@
 """Runs on real digits, from the configuration to the run folder."""
 
-import csv
-import json
 import signal
 import subprocess
 import sys
@@ -10,29 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FAST, either
+from helpers.commands import ROOT, Running
+from helpers.runs import FAST, either, result, rows
+from helpers.tutorial import TutorialLeNet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_model import TutorialLeNet
-from warm import ROOT, Running
 
-from lenet_pl.analysis.evaluate import wilson
-from lenet_pl.data.sources import Mini
+from lenet_pl.data.mnist import Mini
+from lenet_pl.metrics import wilson
 from lenet_pl.training import train
 
 # a fifth of the images, and no TensorBoard, whose pictures take their time
 PLAIN = [*FAST, "logger=none", "data.fraction=0.2"]
 FLOOR = 0.95  # seeds 0 to 9 gave 0.959 to 0.971
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.csv, without the seconds, which differ from run to run."""
-    with (folder / "metrics.csv").open() as file:
-        read = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in read]
-
-
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
 
 
 @pytest.fixture(scope="module")

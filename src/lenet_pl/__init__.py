@@ -1,1 +1,3 @@
-"""A PyTorch Lightning + Hydra training pipeline, shown on LeNet and MNIST."""
+"""LeNet on MNIST with PyTorch Lightning and Hydra."""
+
+__version__ = "0.2.0"

@@ -14,13 +14,13 @@ from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator, XLAA
 from pytorch_lightning.callbacks import Checkpoint
 
 from lenet_pl.callbacks.checkpoint import BestAndLast
-from lenet_pl.callbacks.dashboard import Dashboard
 from lenet_pl.callbacks.history import History
+from lenet_pl.callbacks.tensorboard import Dashboard
 from lenet_pl.classifier import Classifier
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import ConfigError
 from lenet_pl.plan import check_checkpoint, check_plan, told
-from lenet_pl.run import without_weights
+from lenet_pl.runs import without_weights
 
 ACCELERATORS = {"cuda": CUDAAccelerator, "mps": MPSAccelerator, "tpu": XLAAccelerator}
 

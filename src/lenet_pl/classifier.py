@@ -8,7 +8,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lenet_pl.pixels import standardise
+from lenet_pl import __version__
+from lenet_pl.models.pixelnet import standardise
 
 Batch = tuple[Tensor, Tensor]  # images [N, C, H, W], labels [N]
 
@@ -157,6 +158,7 @@ class Classifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["settings"] = self.settings
+        checkpoint["lenet-pl_version"] = __version__
 
     def on_train_start(self) -> None:
         # early stopping had ended the run that goes on, which had only not been tested yet

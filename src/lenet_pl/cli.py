@@ -1,101 +1,89 @@
-"""The command line: ``lenet-pl train …``, and what ``train.py`` shares with it."""
+"""The command line: ``lenet-pl``, and what ``train.py`` shares with ``lenet-pl train``."""
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl.mistakes import MISTAKES, conf, explain, give_up
-from lenet_pl.resume import resume_arguments
-from lenet_pl.sweeping.presets import prefer_own_presets
+from lenet_pl.config import conf, explain
+from lenet_pl.errors import UserError, exit_on_error, fail
+from lenet_pl.runs import resume_arguments
+from lenet_pl.sweeps.presets import prefer_own_presets
 
-COMMANDS: dict[str, str] = {  # name and meaning; each is a file in commands/
-    "test": "how good a network is: every figure, every prediction, robustness",
-    "predict": "which digit is in a photograph or a scan",
-    "report": "a page on a run: how good, where wrong, why, what next; of two, side by side",
-    "export": "write the network as ONNX, as a torch.export program, or as a page to draw on",
-    "sweep": "sum up a sweep, also while it runs",
+# name: (package whose ``commands`` module has ``NAME`` and ``add_NAME_arguments``, help)
+COMMANDS = {
+    "test": ("evaluation", "evaluate a network: metrics, predictions, robustness"),
+    "predict": ("evaluation", "classify photographs and scans of single digits"),
+    "report": ("report", "write a page about a run, or compare two runs"),
+    "export": ("export", "write the network as ONNX, torch.export program or web page"),
+    "sweep": ("sweeps", "summarise a sweep, also while it runs"),
 }
 
 
 def main() -> None:
-    """The ``lenet-pl`` command: ``train`` goes to Hydra, the others have arguments of their own."""
+    """The ``lenet-pl`` command: ``train`` is Hydra's, the others have arguments of their own."""
+    commands = {
+        name: value for name, value in COMMANDS.items() if find_spec(f"lenet_pl.{value[0]}")
+    }
     parser = argparse.ArgumentParser(
-        prog="lenet-pl", description="Train LeNet, step by step, and learn what it learnt."
+        prog="lenet-pl", description="Train image classifiers and examine what they learnt."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("train", help="train a network: python train.py, from anywhere")
-    for name, meaning in COMMANDS.items():
-        commands.add_parser(name, help=meaning)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers.add_parser("train", help="train a network: python train.py, from any folder")
+    for name, (_, text) in commands.items():
+        subparsers.add_parser(name, help=text)
     chosen = parser.parse_args(sys.argv[1:2]).command
     if chosen == "train":
-        sys.argv = [str(Path(__file__).with_name("launch.py")), *sys.argv[2:]]
+        sys.argv = [__file__, *sys.argv[2:]]  # Lightning starts further processes by file name
         return train()
-    # only now, since most import torch
-    command = importlib.import_module(f"lenet_pl.commands.{chosen}")
-    parser = argparse.ArgumentParser(prog=f"lenet-pl {chosen}", description=COMMANDS[chosen])
-    command.add_arguments(parser)
+    package, text = commands[chosen]
+    command = import_module(f"lenet_pl.{package}.commands")
+    parser = argparse.ArgumentParser(prog=f"lenet-pl {chosen}", description=text)
+    getattr(command, f"add_{chosen}_arguments")(parser)
     options = parser.parse_args(sys.argv[2:])
-    try:
-        raise SystemExit(command.run(options))
-    except MISTAKES as error:
-        give_up(str(error))
-    except KeyboardInterrupt:
-        give_up("interrupted", status=1)
+    with exit_on_error():
+        raise SystemExit(getattr(command, chosen)(options))
 
 
 def train() -> None:
-    """Train from wherever the package is installed, with the configuration that came with it."""
+    """``lenet-pl train``, with the configuration that came with the package."""
     run(hydra.main(version_base="1.3", config_path=str(conf()), config_name="config")(job))
 
 
 def run(program: Callable[[], Any]) -> None:
-    """Run a Hydra program; a mistake is told in one line and ends with status 2."""
+    """Run a Hydra program; errors that the user can fix become one line and exit status 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them
     try:
-        sys.argv[1:] = resume_arguments(sys.argv[1:])
-        prefer_own_presets()
-        program()
-    except MISTAKES as error:
-        give_up(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        give_up(explain(error))
-    except ValueError as error:
-        if "Config group override" not in str(error):
-            raise
-        give_up(explain(error))
-    except FloatingPointError as error:
-        give_up(str(error), status=1)
-    except KeyboardInterrupt:  # before training began; Lightning answers for itself
-        give_up("interrupted", status=1)
+        with exit_on_error(explain):
+            sys.argv[1:] = resume_arguments(sys.argv[1:])
+            prefer_own_presets()
+            program()
     except Exception as error:
-        from lenet_pl.sweeping.callback import Sweep
+        from lenet_pl.sweeps.hydra_callback import Sweep
 
         if Sweep.current is None:
             raise
-        give_up(Sweep.current.broken(error), status=1)  # such as a worker that was killed
+        fail(Sweep.current.broken(error), status=1)  # such as a worker that was killed
 
 
 def job(cfg: DictConfig) -> float | None:
     """Train one configuration; what Hydra calls for a single run and for each job of a sweep."""
     try:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            from lenet_pl.sweeping.job import run_job
+            from lenet_pl.sweeps.job import run_job
 
             return run_job(cfg, _train)
         return _train(cfg)
-    except (*MISTAKES, FloatingPointError) as error:
-        give_up(str(error), status=1 if isinstance(error, FloatingPointError) else 2)
+    except (UserError, FloatingPointError) as error:
+        fail(str(error), status=1 if isinstance(error, FloatingPointError) else 2)
     except SystemExit as error:  # Lightning's answer to a signal, which may have no status
         raise SystemExit(error.code or 1) from None
 
@@ -104,3 +92,7 @@ def _train(cfg: DictConfig) -> float | None:
     from lenet_pl.training import train  # imports torch: --help and a typing error need not wait
 
     return train(cfg)
+
+
+if __name__ == "__main__":
+    train()

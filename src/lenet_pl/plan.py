@@ -10,12 +10,12 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch.optim import Optimizer
 
-from lenet_pl.callbacks.finetune import Finetune
+from lenet_pl.callbacks.finetuning import Finetune
 from lenet_pl.classifier import Classifier
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import ConfigError
 from lenet_pl.fast import FastClassifier
-from lenet_pl.schedules import planned_steps
+from lenet_pl.optim import planned_steps
 
 
 def check_plan(trainer: Trainer, classifier: Classifier, data: DigitsDataModule) -> None:

@@ -16,14 +16,14 @@ from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import RenderableType
 
-from lenet_pl import record
-from lenet_pl.analysis.evaluate import wilson
 from lenet_pl.build import Parts, build
-from lenet_pl.checks import alone, check
+from lenet_pl.config import alone, check
 from lenet_pl.console import ConsoleHandler, end_summary, say, start_summary
-from lenet_pl.errors import ConfigError
-from lenet_pl.mistakes import MISTAKES
-from lenet_pl.models.describe import layers
+from lenet_pl.describe import layers
+from lenet_pl.errors import ConfigError, UserError
+from lenet_pl.files import write_json
+from lenet_pl.metrics import wilson
+from lenet_pl.runs import display_path, git_state, package_versions
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -63,7 +63,7 @@ def _train(cfg: DictConfig, folder: Path, first: bool) -> float | None:
         extendable = "steps" not in parts.classifier.settings
         if parts.trainer.is_global_zero:
             if (found := parts.data.prepared.findings()) is not None:
-                record.write_json(folder / "cleaning.json", found)
+                write_json(folder / "cleaning.json", found)
             say(_summary(cfg, parts))
         _fit(cfg, parts, result)
         _evaluate(cfg, parts, result)
@@ -75,13 +75,13 @@ def _train(cfg: DictConfig, folder: Path, first: bool) -> float | None:
         raise
     finally:
         if first:
-            record.write_result(folder, result)
-            say(end_summary(result, record.shown(folder), extendable, not _in_sweep()))
+            write_json(folder / "result.json", result)
+            say(end_summary(result, display_path(folder), extendable, not _in_sweep()))
     return result["metrics"].get("val/acc")
 
 
 def _one_line(error: BaseException) -> str:
-    expected = isinstance(error, (*MISTAKES, FloatingPointError))
+    expected = isinstance(error, (UserError, FloatingPointError))
     return " ".join(f"{'' if expected else type(error).__name__ + ': '}{error}".split())
 
 
@@ -148,8 +148,8 @@ def _blank(cfg: DictConfig) -> dict[str, Any]:
         "parameters": None,
         "device": None,
         "data": None,
-        "versions": record.versions(),
-        "git": record.git(),
+        "versions": package_versions(),
+        "git": git_state(),
     }
 
 
@@ -173,7 +173,7 @@ def _device(trainer: Trainer) -> str:
 def _summary(cfg: DictConfig, parts: Parts) -> RenderableType:
     trainer, classifier, data, _, _ = parts
     notes = [f"data        {data.origin}", *data.prepared.notes()]
-    notes.append(f"run folder  {record.shown(Path(cfg.run_dir))}")
+    notes.append(f"run folder  {display_path(Path(cfg.run_dir))}")
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:
             fires = f"after {callback.patience} epochs in a row without a better one"

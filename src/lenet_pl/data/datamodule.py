@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from lenet_pl.data.batches import Batches
 from lenet_pl.data.loader import AugmentedLoader
+from lenet_pl.data.mnist import Labelled, Source
 from lenet_pl.data.prepared import Options, prepare
-from lenet_pl.data.sources import Labelled, Source
 
 
 class DigitsDataModule(LightningDataModule):
@@ -36,7 +36,7 @@ class DigitsDataModule(LightningDataModule):
         fraction: of the training images, what is trained on.
         normalise: ``standardise`` by the training split's mean and standard deviation, ``scale``
             to [0, 1], or ``none``.
-        clean: whether to leave out training images that :mod:`lenet_pl.data.clean` finds.
+        clean: whether to leave out training images that :mod:`lenet_pl.data.cleaning` finds.
         suspect_folds: folds of the cross-validation that looks for doubtful labels; 0 for none.
         on_error: ``skip`` pictures that cannot be read, or ``stop`` at them.
 

@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from lenet_pl.data import idx
-from lenet_pl.data.errors import DataError
+from lenet_pl.errors import DataError
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lenet_pl.data.errors import DataError
 from lenet_pl.data.ink import Auto
-from lenet_pl.data.picture import SIDE
+from lenet_pl.data.mnist import Labelled, Official
 from lenet_pl.data.pictures import read
-from lenet_pl.data.sources import Labelled, Official
+from lenet_pl.data.preprocess import SIDE
+from lenet_pl.errors import DataError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LISTED = 5  # names in a message

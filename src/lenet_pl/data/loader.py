@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
 from lenet_pl.data.batches import Batches
-from lenet_pl.data.sources import Labelled
+from lenet_pl.data.mnist import Labelled
 
 # images augmented at once: of a batch of 32 alone, half of the time goes into calls, not work;
 # of many more, what is worked on leaves the cache

@@ -1,7 +1,7 @@
 """Data sets made to take MNIST's place: the same files, other pictures."""
 
 from lenet_pl.data.download import Fetch, File
-from lenet_pl.data.sources import MNIST, torchvision_mirrors
+from lenet_pl.data.mnist import MNIST, torchvision_mirrors
 
 
 def _zipped(*sums: str) -> tuple[File, ...]:

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from lenet_pl.data.errors import DataError
 from lenet_pl.data.ink import Auto
-from lenet_pl.data.picture import SIDE, open_picture, pictures_in, prepare
-from lenet_pl.data.sources import Labelled
+from lenet_pl.data.mnist import Labelled
+from lenet_pl.data.preprocess import SIDE, open_picture, pictures_in, prepare
+from lenet_pl.errors import DataError
 
 
 class Picture(NamedTuple):

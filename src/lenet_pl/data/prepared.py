@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lenet_pl.data import clean
-from lenet_pl.data.errors import DataError
-from lenet_pl.data.sources import Official
+from lenet_pl.data import cleaning as clean
+from lenet_pl.data.mnist import Official
 from lenet_pl.data.split import digest, divide, share
 from lenet_pl.data.suspects import suspects
+from lenet_pl.errors import DataError
 
 BY_RATIO = (7, 2, 1)  # train, validation and test, where the makers did not split
 SHOWN = 10  # names of broken pictures on the console

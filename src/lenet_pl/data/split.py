@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lenet_pl.data.errors import DataError
-from lenet_pl.data.sources import Labelled, Official
+from lenet_pl.data.mnist import Labelled, Official
+from lenet_pl.errors import DataError
 
 
 def stratified(labels: Tensor, sizes: Sequence[int], seed: int) -> tuple[Tensor, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lenet_pl.data.sources import Labelled
+from lenet_pl.data.mnist import Labelled
 from lenet_pl.data.split import stratified
 
 EPOCHS = 5

@@ -1,0 +1,1 @@
+"""A trained network as ONNX, torch.export or a web page."""

@@ -1,0 +1,88 @@
+"""Commands in processes of their own that need not import torch and Lightning first.
+
+A server that has them imported forks for each command: the same program, some seconds sooner.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["helpers.preloaded"])
+
+
+class Done(NamedTuple):
+    """How a command ended and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Running:
+    """``python train.py WORDS`` in the folder ``cwd``, like ``subprocess.Popen``."""
+
+    def __init__(self, *words: str, cwd: Path) -> None:
+        _ensure_server()
+        self.outputs = [cwd.with_name(f"{cwd.name}.{time.monotonic_ns()}.{n}") for n in (1, 2)]
+        self.process = CONTEXT.Process(target=_train, args=(words, cwd, self.outputs))
+        self.process.start()
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> Done:
+        self.process.join(timeout=120)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(self.outputs[1].read_text())
+        return Done(self.process.exitcode, *(path.read_text() for path in self.outputs))
+
+    def wait_for(self, there: Callable[[], bool]) -> None:
+        """Until something is there, while the command runs."""
+        for _ in range(1200):
+            if there():
+                return
+            assert self.poll() is None, self.wait()
+            time.sleep(0.05)
+        raise TimeoutError
+
+
+def _ensure_server() -> None:
+    """Start the server, if it does not run; it finds what it preloads by its PYTHONPATH only."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parents[1]), *filter(None, [before])]
+    )
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+def _train(words: tuple[str, ...], cwd: Path, outputs: list[Path]) -> None:
+    # as on a terminal; what a shell runs in the background ignores Ctrl-C, and so do its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(cwd)
+    for descriptor, path in enumerate(outputs, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
+    script = str(ROOT / "train.py")
+    sys.argv = [script, *words]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()

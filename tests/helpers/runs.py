@@ -1,0 +1,23 @@
+"""Reading run folders, and the overrides of a quick run."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+FAST = ["data=mini", "trainer.accelerator=cpu", "optimizer.lr=0.05", "data.batch_size=64"]
+
+# runs a test with either classifier
+either = pytest.mark.parametrize("composed", ["plain", "fast"], indirect=True)
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv, without the seconds, which differ from run to run."""
+    with (folder / "metrics.csv").open() as file:
+        read = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in read]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
