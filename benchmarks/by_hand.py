@@ -12,10 +12,10 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from lenet_pl.data.datamodule import DigitsDataModule
-from lenet_pl.data.split import stratified
+from lenet_pl.data.split import stratified_split
 from lenet_pl.models.lenet import LeNet
 
-Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+BatchSampler = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 def by_hand(device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -25,7 +25,7 @@ def by_hand(device: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
     return net, torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
 
 
-def loop(batches: Batches, device: torch.device) -> float:
+def loop(batches: BatchSampler, device: torch.device) -> float:
     net, optimizer = by_hand(device)
     started = time.perf_counter()
     for images, labels in batches():
@@ -38,7 +38,7 @@ def loop(batches: Batches, device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def graph(batches: Batches, size: int, device: torch.device) -> float:
+def graph(batches: BatchSampler, size: int, device: torch.device) -> float:
     """The whole step as a CUDA graph; the last batch, if it is smaller, is left out."""
     net, optimizer = by_hand(device)
     images = torch.zeros(size, 1, 28, 28, device=device)
@@ -70,7 +70,7 @@ def graph(batches: Batches, size: int, device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def in_memory(data: DigitsDataModule, device: torch.device) -> Batches:
+def in_memory(data: DigitsDataModule, device: torch.device) -> BatchSampler:
     images, labels = (part.to(device) for part in vars(data.splits["train"]).values())
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -80,9 +80,9 @@ def in_memory(data: DigitsDataModule, device: torch.device) -> Batches:
     return batches
 
 
-def dataloader(cfg: DictConfig, data: DigitsDataModule, device: torch.device) -> Batches:
+def dataloader(cfg: DictConfig, data: DigitsDataModule, device: torch.device) -> BatchSampler:
     official = MNIST(cfg.data.root, transform=ToTensor())
-    train, _ = stratified(official.targets, [cfg.data.val_size], cfg.data.split_seed)
+    train, _ = stratified_split(official.targets, [cfg.data.val_size], cfg.data.split_seed)
     subset = Subset(official, train.tolist())
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lenet_pl.build import build
 from lenet_pl.data.augment import Affine, Elastic, Erasing, Noise, affine
-from lenet_pl.data.batches import Batches
+from lenet_pl.data.batches import BatchSampler
 from lenet_pl.data.loader import AugmentedLoader
-from lenet_pl.data.mnist import Labelled, Mini
+from lenet_pl.data.mnist import ImageDataset, Mini
 from lenet_pl.errors import ConfigError
 from lenet_pl.training import train
 
@@ -240,9 +240,9 @@ def loader(
 ) -> AugmentedLoader:
     """A thousand images of one shade each, with hardly any noise, labelled by their number."""
     images = shades.view(-1, 1, 1, 1).expand(1000, 1, 4, 4).to(torch.uint8)
-    batches = Batches(1000, 30, seed, rank, world)
+    batches = BatchSampler(1000, 30, seed, rank, world)
     batches.set_epoch(epoch)
-    split = Labelled(images, torch.arange(1000))
+    split = ImageDataset(images, torch.arange(1000))
     return AugmentedLoader(split, batches, [Noise(0.001)], torch.device("cpu"), until=9)
 
 
@@ -251,7 +251,7 @@ def test_batches_are_those_without_augmentation():
     batches = list(augmented)
     assert len(batches) == len(augmented) == 34
     assert [len(labels) for _, labels in batches] == [30] * 33 + [10]
-    expected = torch.cat(list(Batches(1000, 30, 0)))
+    expected = torch.cat(list(BatchSampler(1000, 30, 0)))
     assert torch.equal(torch.cat([labels for _, labels in batches]), expected)
     for images, labels in batches:
         assert images.dtype == torch.float32

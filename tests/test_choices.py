@@ -13,7 +13,7 @@ from torchvision.models import get_model
 
 from lenet_pl.build import build, rehearse
 from lenet_pl.callbacks.averaging import update
-from lenet_pl.callbacks.history import History
+from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.classifier import Classifier
 from lenet_pl.config import check
 from lenet_pl.data.mnist import Mini
@@ -332,7 +332,7 @@ def test_a_run_cut_off_ends_like_one_that_was_not(composed, tmp_path, monkeypatc
     few = [*FEW[:-1], *QUICK, "trainer.limit_train_batches=3", "trainer.max_epochs=4"]
     words = [*few, *words.split(), "callbacks.early_stopping=null"]
     train(composed(*words))
-    start = History.on_train_epoch_start
+    start = EpochHistory.on_train_epoch_start
 
     def power_cut(self, trainer, pl_module):
         start(self, trainer, pl_module)
@@ -340,7 +340,7 @@ def test_a_run_cut_off_ends_like_one_that_was_not(composed, tmp_path, monkeypatc
             raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
-        patch.setattr(History, "on_train_epoch_start", power_cut)
+        patch.setattr(EpochHistory, "on_train_epoch_start", power_cut)
         train(composed(*words, f"run_dir={tmp_path / 'cut'}"))
     assert len(rows(tmp_path / "cut")) == 2
     last = f"ckpt_path={tmp_path / 'cut' / 'checkpoints' / 'last.ckpt'}"

@@ -9,7 +9,7 @@ import torch
 from lenet_pl.data import idx
 from lenet_pl.data.cleaning import in_words
 from lenet_pl.data.datamodule import DigitsDataModule
-from lenet_pl.data.mnist import MNIST, Labelled, Mini, Official
+from lenet_pl.data.mnist import MNIST, ImageDataset, Mini, RawDataset
 from lenet_pl.data.suspects import doubted, suspects
 from lenet_pl.errors import DataError
 from lenet_pl.training import train
@@ -22,20 +22,20 @@ class Planted:
 
     def __init__(self, **lots: tuple[list[int], list[int]]) -> None:
         made = {name: self.lot(*lot) for name, lot in lots.items()}
-        self.official = Official(made["train"], made["test"], ("a", "b"), "here", made.get("val"))
+        self.official = RawDataset(made["train"], made["test"], ("a", "b"), "here", made.get("val"))
 
     @staticmethod
-    def lot(pictures: list[int], labels: list[int]) -> Labelled:
+    def lot(pictures: list[int], labels: list[int]) -> ImageDataset:
         """Picture 0 is blank; another number is another picture."""
         images = torch.zeros(len(pictures), 1, 28, 28, dtype=torch.uint8)
         for image, number in zip(images, pictures, strict=True):
             image.view(-1)[number] = 255 if number else 0
-        return Labelled(images, torch.tensor(labels))
+        return ImageDataset(images, torch.tensor(labels))
 
     def prepare(self) -> str:
         return "here"
 
-    def load(self) -> Official:
+    def load(self) -> RawDataset:
         return self.official
 
 
@@ -165,7 +165,7 @@ def test_the_rule_of_confident_learning():
 
 def test_wrong_labels_are_suspected_and_listed_only():
     official = Mini().load().train
-    data = Labelled(official.images[:1500], official.labels[:1500].clone())
+    data = ImageDataset(official.images[:1500], official.labels[:1500].clone())
     wrong = torch.randperm(1500, generator=torch.Generator().manual_seed(0))[:30]
     true = data.labels[wrong].tolist()
     data.labels[wrong] = (data.labels[wrong] + 3) % 10

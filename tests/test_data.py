@@ -9,11 +9,11 @@ from helpers.data import assert_disjoint
 from hydra.utils import instantiate
 
 from lenet_pl.data import idx
-from lenet_pl.data.batches import Batches
+from lenet_pl.data.batches import BatchSampler
 from lenet_pl.data.datamodule import DigitsDataModule
-from lenet_pl.data.mnist import MNIST, Labelled, Mini, Official
+from lenet_pl.data.mnist import MNIST, ImageDataset, Mini, RawDataset
 from lenet_pl.data.prepared import moments
-from lenet_pl.data.split import digest, divide, stratified
+from lenet_pl.data.split import digest, divide, stratified_split
 from lenet_pl.errors import DataError
 
 
@@ -41,19 +41,19 @@ def test_idx_refuses_what_is_none(raw):
 
 def test_split_is_exact_stratified_disjoint_and_seeded():
     labels = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)
-    stays, aside = stratified(labels, [15], seed=3)
+    stays, aside = stratified_split(labels, [15], seed=3)
     assert len(stays) == 85 and len(aside) == 15
     assert torch.equal(torch.cat([stays, aside]).sort().values, torch.arange(100))
     # shares of 15: 10.5, 3, 1.5; the two halves go to the first of equal remainders
     assert torch.bincount(labels[aside]).tolist() == [11, 3, 1]
-    assert torch.equal(stratified(labels, [15], seed=3)[1], aside)
-    assert not torch.equal(stratified(labels, [15], seed=4)[1], aside)
+    assert torch.equal(stratified_split(labels, [15], seed=3)[1], aside)
+    assert not torch.equal(stratified_split(labels, [15], seed=4)[1], aside)
 
 
-def of_one_class(size: int) -> Official:
+def of_one_class(size: int) -> RawDataset:
     images = torch.zeros(size, 1, 28, 28, dtype=torch.uint8)
-    lot = Labelled(images, torch.zeros(size, dtype=torch.long))
-    return Official(lot, lot, ("0",), "here")
+    lot = ImageDataset(images, torch.zeros(size, dtype=torch.long))
+    return RawDataset(lot, lot, ("0",), "here")
 
 
 @pytest.mark.parametrize("size", [0, -1, 100, 101])
@@ -93,7 +93,7 @@ def test_moments_are_those_of_the_training_split(mini):
 
 
 def test_every_epoch_has_every_image_once_in_its_own_order():
-    batches = Batches(103, 10, seed=0)
+    batches = BatchSampler(103, 10, seed=0)
     orders = []
     for epoch in range(3):
         batches.set_epoch(epoch)
@@ -103,23 +103,23 @@ def test_every_epoch_has_every_image_once_in_its_own_order():
         assert sorted(order.tolist()) == list(range(103))
         orders.append(order.tolist())
     assert len({tuple(order) for order in orders}) == 3
-    again = Batches(103, 10, seed=0)
+    again = BatchSampler(103, 10, seed=0)
     again.set_epoch(1)
     assert torch.cat(list(again)).tolist() == orders[1]
     # seed and epoch do not add up to the same thing
-    other = Batches(103, 10, seed=1)
+    other = BatchSampler(103, 10, seed=1)
     assert torch.cat(list(other)).tolist() != orders[1]
 
 
 def test_without_a_seed_the_order_is_the_file_s():
-    assert torch.cat(list(Batches(7, 3))).tolist() == list(range(7))
+    assert torch.cat(list(BatchSampler(7, 3))).tolist() == list(range(7))
 
 
 def test_processes_share_an_epoch_equally():
-    shares = [torch.cat(list(Batches(103, 10, 0, rank, 2))).tolist() for rank in (0, 1)]
+    shares = [torch.cat(list(BatchSampler(103, 10, 0, rank, 2))).tolist() for rank in (0, 1)]
     assert [len(share) for share in shares] == [51, 51]
     assert set(shares[0]).isdisjoint(shares[1])
-    assert len(Batches(103, 10, 0, 0, 2)) == 6
+    assert len(BatchSampler(103, 10, 0, 0, 2)) == 6
 
 
 def test_the_digits_that_ship_name_their_source():

@@ -16,10 +16,10 @@ from PIL import Image
 from lenet_pl import metrics as evaluate
 from lenet_pl.data.mnist import Mini
 from lenet_pl.data.preprocess import prepare
-from lenet_pl.data.split import stratified
+from lenet_pl.data.split import stratified_split
 from lenet_pl.evaluation import robustness as robust
 from lenet_pl.evaluation.images import other
-from lenet_pl.evaluation.loading import open_subject
+from lenet_pl.evaluation.loading import open_model
 from lenet_pl.evaluation.predict import predict
 
 
@@ -44,18 +44,18 @@ def test_confusion_precision_recall_f1_by_counting(scored):
     matrix = evaluate.confusion_matrix(logits, labels)
     for label in range(4):
         assert matrix[label].tolist() == [pairs.count((label, other)) for other in range(4)]
-    for c, found in enumerate(evaluate.per_class(matrix)):
+    for c, found in enumerate(evaluate.per_class_scores(matrix)):
         right = sum(label == guess == c for label, guess in pairs)
         taken, support = predicted.count(c), labels.tolist().count(c)
         precision = right / taken if taken else 0.0
         recall = right / support
         f1 = 2 * precision * recall / (precision + recall) if right else 0.0
         assert found == (precision, recall, pytest.approx(f1), support)
-    assert evaluate.per_class(matrix)[3] == (0.0, 0.0, 0.0, labels.tolist().count(3))
+    assert evaluate.per_class_scores(matrix)[3] == (0.0, 0.0, 0.0, labels.tolist().count(3))
 
 
 def test_a_class_of_no_images_scores_nothing():
-    scores = evaluate.per_class(torch.tensor([[2, 0], [0, 0]]))
+    scores = evaluate.per_class_scores(torch.tensor([[2, 0], [0, 0]]))
     assert scores == [(1.0, 1.0, 1.0, 2), (0.0, 0.0, 0.0, 0)]
 
 
@@ -154,7 +154,7 @@ def test_predictions_hold_every_figure(lenet_pl, run):
     assert answer["predictions"] == str(run / "predictions-val.csv")
     table = rows(run / "predictions-val.csv")
     official = Mini().load().train
-    _, aside = stratified(official.labels, [1000], 0)
+    _, aside = stratified_split(official.labels, [1000], 0)
     assert [int(row["index"]) for row in table] == aside.tolist()
     assert all(int(row["label"]) == official.labels[int(row["index"])] for row in table)
     pairs = [(int(row["label"]), int(row["prediction"])) for row in table]
@@ -371,7 +371,7 @@ SOURCES = {"mnist": "sources.MNIST", "mini": "sources.Mini", "kmnist": "mnist_li
 def test_images_that_were_trained_on_are_told(run, tmp_path, own, pooled, split, told):
     source = f"lenet_pl.data.{SOURCES[own]}"
     copy = configured(run, tmp_path / "copy", data__source___target_=source, data__split=pooled)
-    notes = other("mini", split, open_subject(str(copy)), "nowhere").notes
+    notes = other("mini", split, open_model(str(copy)), "nowhere").notes
     assert len(notes) == (told is not None)
     assert all(note.startswith(told) and "was trained on" in note for note in notes)
 
@@ -386,7 +386,7 @@ def test_a_run_s_own_folder_is_told_too(run, pictures, tmp_path, place, pooled, 
     root = pictures if not place else tmp_path
     changes = {"data__source": {"_target_": "lenet_pl.data.folder.Folder"}}
     copy = configured(run, tmp_path / "copy", **changes, data__root=str(root), data__split=pooled)
-    notes = other(str(mine), "test", open_subject(str(copy)), "nowhere").notes
+    notes = other(str(mine), "test", open_model(str(copy)), "nowhere").notes
     assert bool(notes) == told
 
 
@@ -404,7 +404,7 @@ def test_pictures_are_prepared_as_the_run_s_own(run, tmp_path):
         (folder, {"invert": True, "centre": False}, True, False),
     ]:
         copy = configured(run, tmp_path / "copy", data__source={"_target_": target, **options})
-        subject = open_subject(str(copy))
+        subject = open_model(str(copy))
         assert subject.preparation == (invert, centre)
         expected = prepare(image, invert=invert, centre=centre)
         assert torch.equal(

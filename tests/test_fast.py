@@ -10,7 +10,7 @@ from helpers.runs import FAST, result, rows
 
 from lenet_pl import fast
 from lenet_pl.build import build, rehearse
-from lenet_pl.callbacks.history import History
+from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.classifier import Classifier
 from lenet_pl.errors import ConfigError
 from lenet_pl.fast import FastClassifier
@@ -53,10 +53,10 @@ def last(run: Path) -> dict:
     """The last checkpoint, without what tells where and how long."""
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     callbacks = checkpoint["callbacks"]
-    for row in callbacks["History"]["rows"]:
+    for row in callbacks["EpochHistory"]["rows"]:
         row.pop("seconds")
     for key in ("dirpath", "best_model_path", "kth_best_model_path", "best_k_models"):
-        callbacks["BestAndLast"].pop(key)
+        callbacks["BestAndLastCheckpoint"].pop(key)
     return checkpoint
 
 
@@ -106,7 +106,7 @@ def test_a_run_cut_off_goes_on_with_either(composed, tmp_path, monkeypatch, firs
         if first == "fast":
             patch.setattr(Classifier, "training_step", power_cut)
         else:
-            patch.setattr(History, "on_train_epoch_start", _cut_before_the_second)
+            patch.setattr(EpochHistory, "on_train_epoch_start", _cut_before_the_second)
         train(composed(*words, f"classifier={first}", *steps[first], cut))
     assert len(rows(tmp_path / "cut")) == 1
     again = f"ckpt_path={tmp_path / 'cut' / 'checkpoints' / 'last.ckpt'}"

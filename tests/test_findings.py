@@ -10,9 +10,9 @@ from helpers.commands import ROOT
 from hydra import compose, initialize_config_dir
 
 from lenet_pl.config import check
-from lenet_pl.metrics import expected_calibration_error
+from lenet_pl.metrics import Proportion, expected_calibration_error
 from lenet_pl.report import learning, mistakes, rates
-from lenet_pl.report.figures import Figures, Finding, Settings, Share, beyond_chance
+from lenet_pl.report.figures import Figures, Finding, Settings, beyond_chance
 from lenet_pl.report.findings import CHECKS, find
 
 SETTINGS = Settings(
@@ -75,12 +75,12 @@ def figures(wrong=SPREAD, sure=0.99, second=None, settings=SETTINGS, **changed) 
         stopped_early=False,
         error=None,
         trained_on=55_000,
-        train=Share(1985, 2000),
+        train=Proportion(1985, 2000),
         logits=logits,
         labels=labels,
         indices=torch.arange(len(labels)) + 7,
         classes=tuple("0123456789"),
-        test=Share(1982, 2000),
+        test=Proportion(1982, 2000),
     )
     return replace(healthy, **changed)
 
@@ -98,7 +98,7 @@ def test_a_healthy_run_has_none_and_gets_one_thing_to_try():
 
 AUGMENTED = replace(SETTINGS, augment=True)
 GUESSED = [(c, 0) for c in range(1, 10) for _ in range(200)]  # 10 % right
-OVERFIT = figures([*SPREAD, *SPREAD], train=Share(2000, 2000), sure=0.98)
+OVERFIT = figures([*SPREAD, *SPREAD], train=Proportion(2000, 2000), sure=0.98)
 MANY = [(4, 9)] * 12 + [(3, 5)] * 6 + [(7, 2)] * 4 + SPREAD[:8]  # 30 mistakes
 GUESS = log(10)
 FIRING: dict[str, tuple] = {  # check, figures, what it says, what to try
@@ -204,19 +204,19 @@ FIRING: dict[str, tuple] = {  # check, figures, what it says, what to try
     ),
     "underfit": (
         learning.underfitting,
-        figures([*SPREAD, *SPREAD], train=Share(1962, 2000)),
+        figures([*SPREAD, *SPREAD], train=Proportion(1962, 2000)),
         "underfits; 1.90 % of them are still wrong, and validation is only 0.10 points behind",
         ["scheduler=onecycle"],
     ),
     "underfit, level": (
         learning.underfitting,
-        figures([*SPREAD, *SPREAD], train=Share(1960, 2000)),
+        figures([*SPREAD, *SPREAD], train=Proportion(1960, 2000)),
         "underfits; validation is level: more room",
         ["scheduler=onecycle"],
     ),
     "underfit, ahead": (
         learning.underfitting,
-        figures([*SPREAD, *SPREAD], train=Share(1955, 2000)),
+        figures([*SPREAD, *SPREAD], train=Proportion(1955, 2000)),
         "underfits; validation is 0.25 points ahead: more room",
         ["scheduler=onecycle"],
     ),
@@ -224,7 +224,7 @@ FIRING: dict[str, tuple] = {  # check, figures, what it says, what to try
         learning.underfitting,
         figures(
             [*SPREAD, *SPREAD],
-            train=Share(1962, 2000),
+            train=Proportion(1962, 2000),
             settings=replace(SETTINGS, label_smoothing=0.1),
         ),
         "underfits",
@@ -234,7 +234,7 @@ FIRING: dict[str, tuple] = {  # check, figures, what it says, what to try
         learning.underfitting,
         figures(
             [*SPREAD, *SPREAD],
-            train=Share(1962, 2000),
+            train=Proportion(1962, 2000),
             settings=replace(SETTINGS, weight_decay=0.01),
         ),
         "underfits",
@@ -243,7 +243,9 @@ FIRING: dict[str, tuple] = {  # check, figures, what it says, what to try
     "underfit, not made for images": (
         learning.underfitting,
         figures(
-            [*SPREAD, *SPREAD], train=Share(1962, 2000), settings=replace(SETTINGS, model="MLP")
+            [*SPREAD, *SPREAD],
+            train=Proportion(1962, 2000),
+            settings=replace(SETTINGS, model="MLP"),
         ),
         "underfits",
         ["model=lenet"],
@@ -252,7 +254,7 @@ FIRING: dict[str, tuple] = {  # check, figures, what it says, what to try
         learning.underfitting,
         figures(
             [*SPREAD, *SPREAD],
-            train=Share(1962, 2000),
+            train=Proportion(1962, 2000),
             settings=replace(SETTINGS, scheduler=True),
         ),
         "underfits",
@@ -360,14 +362,14 @@ FIRING: dict[str, tuple] = {  # check, figures, what it says, what to try
     ),
     "test": (
         mistakes.unlike_test,
-        figures(test=Share(1950, 2000)),
+        figures(test=Proportion(1950, 2000)),
         "The test images are harder than validation told; Validation 99.00 % of 2,000, test "
         "97.50 % of 2,000: 3.6 standard errors apart.",
         [],
     ),
     "test, easier": (
         mistakes.unlike_test,
-        figures(test=Share(2000, 2000)),
+        figures(test=Proportion(2000, 2000)),
         "The test images are easier than validation told",
         [],
     ),
@@ -422,11 +424,11 @@ SILENT: dict[str, tuple] = {
     ),
     "a gap of chance": (
         learning.overfitting,
-        {"wrong": SPREAD[:12], "train": Share(1997, 2000)},
+        {"wrong": SPREAD[:12], "train": Proportion(1997, 2000)},
     ),
     "a gap that is the smaller part of the error": (
         learning.overfitting,
-        {"wrong": SPREAD * 10, "train": Share(1880, 2000)},
+        {"wrong": SPREAD * 10, "train": Proportion(1880, 2000)},
     ),
     "annealed": (
         learning.still_improving,
@@ -459,7 +461,7 @@ SILENT: dict[str, tuple] = {
     "not tested": (mistakes.unlike_test, {"test": None}),
     "enough data": (
         mistakes.small_data,
-        {"wrong": SPREAD * 2, "train": Share(2000, 2000)},
+        {"wrong": SPREAD * 2, "train": Proportion(2000, 2000)},
     ),
     "little data, but no gap": (mistakes.small_data, {"trained_on": 5000}),
 }
@@ -486,8 +488,8 @@ def test_calibration_error_by_chance():
 
 def test_beyond_chance_by_hand():
     # pooled share 0.5, standard error sqrt(0.25 * 2 / 100) = 0.0707
-    assert beyond_chance(Share(60, 100), Share(40, 100)) == pytest.approx(2.828427)
-    assert beyond_chance(Share(5, 5), Share(5, 5)) == 0.0
+    assert beyond_chance(Proportion(60, 100), Proportion(40, 100)) == pytest.approx(2.828427)
+    assert beyond_chance(Proportion(5, 5), Proportion(5, 5)) == 0.0
 
 
 def test_what_cannot_wait_stands_alone():

@@ -99,7 +99,7 @@ def test_without_a_ready_made_split_it_is_7_2_1(pictures):
     assert (facts["split"], facts["pooled"]) == ([7, 2, 1], False)
     assert facts["classes"] == list(CLASSES) and facts["name"] == "folder"
     assert torch.cat([*data.indices.values()]).sort().values.tolist() == list(range(36))
-    assert data.names["test"][0].split("/")[0] == CLASSES[data.splits["test"].labels[0]]
+    assert data.files["test"][0].split("/")[0] == CLASSES[data.splits["test"].labels[0]]
     halves = module(Folder, str(pictures), split=[1, 1, 1])
     assert [len(split) for split in halves.splits.values()] == [12, 12, 12]
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw, PngImagePlugin
 
 from lenet_pl.data.mnist import MNIST, Mini
-from lenet_pl.data.preprocess import open_picture, prepare
+from lenet_pl.data.preprocess import open_image, prepare
 from lenet_pl.errors import DataError
 
 TEST = Mini().load().test
@@ -44,7 +44,7 @@ def drawn(digit: torch.Tensor, rng: random.Random, dark: bool = True) -> Image.I
 def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
     file = io.BytesIO()
     image.convert("RGB").save(file, "JPEG", quality=quality)
-    return open_picture(file.getvalue())
+    return open_image(file.getvalue())
 
 
 def drawn_in_every_way(images: torch.Tensor, seed: int) -> list[Image.Image]:
@@ -129,7 +129,7 @@ def test_what_the_exif_says_is_up_is_up():
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter to the right
     seven("L").transpose(Image.Transpose.ROTATE_90).save(file, "JPEG", quality=95, exif=exif)
-    made = prepare(open_picture(file.getvalue())).float()
+    made = prepare(open_image(file.getvalue())).float()
     assert (made - prepare(seven("L")).float()).abs().mean() < 3
 
 
@@ -214,13 +214,13 @@ def test_pictures_that_are_none(tmp_path, name):
     (tmp_path / name).write_bytes(content())
     for source, called in ((tmp_path / name, f"{tmp_path / name}"), (content(), "picture")):
         with pytest.raises(DataError) as caught:
-            open_picture(source)
+            open_image(source)
         assert str(caught.value).startswith(f"{called}: {told}")
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match=r"none.png: No such file or directory"):
-        open_picture(tmp_path / "none.png")
+        open_image(tmp_path / "none.png")
 
 
 def test_drawn_digits_are_recognised(lenet_pl, run, tmp_path):
@@ -292,11 +292,11 @@ def test_whatever_a_decoder_raises_is_a_damaged_picture(monkeypatch, error):
     def fail(self):
         raise error
 
-    whole = open_picture(png())
+    whole = open_image(png())
     with monkeypatch.context() as patch:
         patch.setattr(PngImagePlugin.PngImageFile, "load", fail)
         with pytest.raises(DataError, match=r"^a.png: a damaged picture: \S.*$"):
-            open_picture(png(), "a.png")
+            open_image(png(), "a.png")
     monkeypatch.setattr(Image.Image, "getexif", fail)
     with pytest.raises(DataError, match=r"^pixels that cannot be read \(L: .*$"):
         prepare(whole.copy())

@@ -24,7 +24,7 @@ from lenet_pl import cli, plots
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation import evidence
-from lenet_pl.evaluation.evidence import Evidence, gather
+from lenet_pl.evaluation.evidence import RunEvaluation, evaluate_run
 from lenet_pl.metrics import negative_log_likelihood
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.models.pixelnet import PixelNet
@@ -63,13 +63,13 @@ def untested(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def first(tested) -> Evidence:
-    return gather(open_run(str(tested)))
+def first(tested) -> RunEvaluation:
+    return evaluate_run(open_run(str(tested)))
 
 
 @pytest.fixture(scope="module")
-def second(untested, first) -> Evidence:
-    return gather(open_run(str(untested)), first.data)
+def second(untested, first) -> RunEvaluation:
+    return evaluate_run(open_run(str(untested)), first.data)
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +140,11 @@ def test_the_page(first, tested, written):
         "saliency",
     }
     # the surest mistakes with their places in the test file
-    wrong = (first.shown.guesses != first.shown.labels).nonzero().flatten()
+    wrong = (first.shown.predicted != first.shown.labels).nonzero().flatten()
     sure = first.shown.logits.softmax(1).amax(1)
     assert f"image {wrong[sure[wrong].argmax()]}<" in html
     for name in range(10):  # precision and recall, counted again
-        pairs = list(zip(first.shown.labels.tolist(), first.shown.guesses.tolist(), strict=True))
+        pairs = list(zip(first.shown.labels.tolist(), first.shown.predicted.tolist(), strict=True))
         hits = pairs.count((name, name))
         taken = sum(guess == name for _, guess in pairs)
         row = f"<td>{name}</td><td>{percent(hits / taken)}</td><td>{percent(hits / 100)}</td>"
@@ -182,7 +182,7 @@ def test_a_run_that_was_not_tested_is_not_tested_by_its_report(untested, monkeyp
 
     predict = evidence.predict
     monkeypatch.setattr(evidence, "predict", watch)
-    found = gather(open_run(str(untested)))
+    found = evaluate_run(open_run(str(untested)))
     test = found.data.splits["test"].images
     assert len(seen) == 2 and not any(torch.equal(images, test) for images in seen)
     assert found.test is None and found.shown.split == "val"
@@ -195,7 +195,7 @@ def test_a_run_that_was_not_tested_is_not_tested_by_its_report(untested, monkeyp
 
 def test_other_weights_of_a_tested_run_are_not_tested(first):
     run = replace(first.run, state={**first.run.state, "epoch": first.run.state["epoch"] - 1})
-    assert first.test is not None and gather(run, first.data).test is None
+    assert first.test is not None and evaluate_run(run, first.data).test is None
 
 
 def test_tensorboard_has_the_pictures_once(first, tested, undrawn):
@@ -359,7 +359,7 @@ def test_a_run_that_failed_is_reported_on_and_told_why(first, copied, undrawn):
 
 def test_a_network_without_convolutions(first):
     network = PixelNet(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))).eval()
-    wrong = (~first.shown.right).nonzero().flatten()[:3]
+    wrong = (~first.shown.correct).nonzero().flatten()[:3]
     assert set(album.look_inside(replace(first, network=network), wrong)) == {"saliency"}
     assert album.look_inside(replace(first, network=network), wrong[:0]) == {}
     html = page.render(
@@ -407,8 +407,8 @@ def test_the_best_epoch_is_marked(first):
 def test_the_least_certain_are_right(first):
     chosen = album.least_certain(first.shown, 5)
     sure = first.shown.logits.softmax(1).amax(1)
-    assert first.shown.right[chosen].all()
-    assert sure[chosen].max() <= sure[first.shown.right].sort().values[5]
+    assert first.shown.correct[chosen].all()
+    assert sure[chosen].max() <= sure[first.shown.correct].sort().values[5]
 
 
 def test_thumbnails_keep_every_pixel():
@@ -426,7 +426,7 @@ def test_pictures_in_colour_can_be_looked_into(first):
         logits = network(images)
     shown = replace(first.val, images=images, logits=logits)
     found = replace(first, network=network, val=shown, test=None)
-    wrong = (~shown.right).nonzero().flatten()[:3]
+    wrong = (~shown.correct).nonzero().flatten()[:3]
     assert set(album.look_inside(found, wrong)) == {"filters", "features-1", "saliency"}
     shown = replace(shown, files=[f"{n}.png" for n in range(1000)])
     described = album.describe(shown, "0123456789", wrong)
@@ -436,6 +436,6 @@ def test_pictures_in_colour_can_be_looked_into(first):
 def test_a_run_in_half_precision_is_shown_as_it_was_tested(tmp_path):
     words = ["trainer.precision=bf16-mixed", "trainer.max_epochs=1", "logger=none"]
     run = open_run(str(make_run(tmp_path / "run", *words, "data.fraction=0.1")))
-    shown, metrics = gather(run).val, run.result["metrics"]
+    shown, metrics = evaluate_run(run).val, run.result["metrics"]
     assert run.loss()(shown.logits, shown.labels).item() == metrics["val/loss"]
-    assert shown.share.value == metrics["val/acc"]
+    assert shown.accuracy.value == metrics["val/acc"]

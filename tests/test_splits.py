@@ -12,7 +12,7 @@ from lenet_pl.config import check
 from lenet_pl.console import end_summary
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.data.mnist import Mini
-from lenet_pl.data.split import largest_remainder, share, stratified
+from lenet_pl.data.split import largest_remainder, share, stratified_split
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.training import train
 
@@ -27,14 +27,14 @@ def mini(**options) -> DigitsDataModule:
 
 def test_parts_are_exact_stratified_disjoint_and_seeded():
     labels = torch.tensor([0] * 33 + [1] * 47 + [2] * 23)
-    parts = stratified(labels, [21, 10], seed=3)
+    parts = stratified_split(labels, [21, 10], seed=3)
     assert [len(part) for part in parts] == [72, 21, 10]
     assert torch.equal(torch.cat(parts).sort().values, torch.arange(103))
     for part in parts:
         ideal = torch.bincount(labels) * len(part) / 103
         assert (torch.bincount(labels[part]) - ideal).abs().max() < 1.5
         assert torch.equal(part, part.sort().values)
-    again, other = (stratified(labels, [21, 10], seed)[2] for seed in (3, 4))
+    again, other = (stratified_split(labels, [21, 10], seed)[2] for seed in (3, 4))
     assert torch.equal(parts[2], again) and not torch.equal(parts[2], other)
 
 

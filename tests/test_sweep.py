@@ -23,13 +23,13 @@ from rich.console import Console
 from tensorboard import program
 
 from lenet_pl import cli, files, training
-from lenet_pl.callbacks.history import History
+from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.console import end_summary
 from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation import winner as final_test
 from lenet_pl.evaluation.evaluate import as_reported, score
 from lenet_pl.evaluation.images import own
-from lenet_pl.evaluation.loading import Subject, open_subject
+from lenet_pl.evaluation.loading import LoadedModel, open_model
 from lenet_pl.report.page import SUFFIX, add_to_dashboard
 from lenet_pl.runs import resume_arguments
 from lenet_pl.sweeps import plan as planning
@@ -368,12 +368,12 @@ def test_a_sweep_that_was_cut_off_goes_on(sweep, tmp_path, monkeypatch, capsys):
     assert run("whole") == 0
     with monkeypatch.context() as patch:
 
-        def stop(self, trainer, pl_module, start=History.on_train_epoch_start):
+        def stop(self, trainer, pl_module, start=EpochHistory.on_train_epoch_start):
             if trainer.current_epoch == 1 and Path("cut/0/result.json").exists():
                 raise SystemExit(1)
             start(self, trainer, pl_module)
 
-        patch.setattr(History, "on_train_epoch_start", stop)
+        patch.setattr(EpochHistory, "on_train_epoch_start", stop)
         assert run("cut") == 1
     assert "hydra.sweep.dir=cut" in capsys.readouterr().out
     (tmp_path / "cut" / "1" / "result.json").unlink()  # as SIGKILL leaves it
@@ -405,7 +405,7 @@ def test_the_winner_is_tested_as_every_run_is(sweep, tmp_path, monkeypatch, caps
     words += ["seed=0,1", "hydra.sweep.dir='scan[x]1'"]
     folder = tmp_path / "scan[x]1"
     with monkeypatch.context() as patch:
-        patch.setattr(final_test, "open_subject", lambda name: spoilt(open_subject(name)))
+        patch.setattr(final_test, "open_model", lambda name: spoilt(open_model(name)))
         assert sweep("-m", *words) == 1
     said = capsys.readouterr().out
     assert "test         none: mini has changed since" in said and "winner " in said
@@ -414,14 +414,14 @@ def test_the_winner_is_tested_as_every_run_is(sweep, tmp_path, monkeypatch, caps
 
     assert sweep("-m", *words) == 0
     for job, found in results(folder).items():  # a setting of two seeds
-        subject = open_subject(str(folder / job))
+        subject = open_model(str(folder / job))
         images = own(subject.run, "test")
         tested = score(subject, images.labelled.images, images.labelled.labels)
         assert as_reported(subject, images, tested)["same"]
         assert found["metrics"]["test/acc_low"] == tested.low
 
 
-def spoilt(subject: Subject) -> Subject:
+def spoilt(subject: LoadedModel) -> LoadedModel:
     """As if it had been trained on other images."""
     subject.run.state["DigitsDataModule"]["digest"] = "other"
     return subject

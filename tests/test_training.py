@@ -14,7 +14,7 @@ from helpers.tutorial import TutorialLeNet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lenet_pl.data.mnist import Mini
-from lenet_pl.metrics import wilson
+from lenet_pl.metrics import wilson_interval
 from lenet_pl.training import train
 
 # a fifth of the images, and no TensorBoard, whose pictures take their time
@@ -93,7 +93,7 @@ def test_result_json(finished):
     assert found["epochs"] == len(table)
     correct = round(found["metrics"]["test/acc"] * 1000)
     low, high = found["metrics"]["test/acc_low"], found["metrics"]["test/acc_high"]
-    assert (low, high) == wilson(correct, 1000)
+    assert (low, high) == wilson_interval(correct, 1000)
 
 
 def test_metrics_csv(finished):
@@ -328,9 +328,9 @@ def test_two_processes_train_one_network(tmp_path):
 
 def test_wilson_by_the_textbook():
     # R. G. Newcombe, Stat. Med. 17 (1998), table I: 81 of 263, method 3
-    assert np.round(wilson(81, 263), 4).tolist() == [0.2553, 0.3662]
-    assert wilson(0, 10)[0] == 0.0
-    assert wilson(10, 10)[1] == pytest.approx(1.0, abs=1e-15)
+    assert np.round(wilson_interval(81, 263), 4).tolist() == [0.2553, 0.3662]
+    assert wilson_interval(0, 10)[0] == 0.0
+    assert wilson_interval(10, 10)[1] == pytest.approx(1.0, abs=1e-15)
 
 
 def test_sigterm_is_no_success(tmp_path):

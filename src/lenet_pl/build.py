@@ -13,9 +13,9 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from pytorch_lightning.callbacks import Checkpoint
 
-from lenet_pl.callbacks.checkpoint import BestAndLast
-from lenet_pl.callbacks.history import History
-from lenet_pl.callbacks.tensorboard import Dashboard
+from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
+from lenet_pl.callbacks.history import EpochHistory
+from lenet_pl.callbacks.tensorboard import TensorBoardSummary
 from lenet_pl.classifier import Classifier
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import ConfigError
@@ -64,8 +64,8 @@ class Parts(NamedTuple):
     trainer: Trainer
     classifier: Classifier
     data: DigitsDataModule
-    history: History
-    best: BestAndLast | None
+    history: EpochHistory
+    best: BestAndLastCheckpoint | None
 
 
 def build(cfg: DictConfig) -> Parts:
@@ -88,8 +88,8 @@ def build(cfg: DictConfig) -> Parts:
     classifier.example_input_array = data.splits["train"].images[:1] / 255
     _check_accelerator(cfg.trainer.accelerator)
 
-    history = History(Path(cfg.run_dir) / "metrics.csv")
-    dashboard = Dashboard(hparams(cfg), _as_text(cfg))
+    history = EpochHistory(Path(cfg.run_dir) / "metrics.csv")
+    dashboard = TensorBoardSummary(hparams(cfg), _as_text(cfg))
     callbacks = [history, dashboard, *_chosen(cfg, "callbacks")]
     trainer: Trainer = _instantiate(
         cfg,
@@ -101,7 +101,9 @@ def build(cfg: DictConfig) -> Parts:
     check_plan(trainer, classifier, data)
     if cfg.ckpt_path is not None:
         check_checkpoint(cfg, classifier, data)
-    best = next((callback for callback in callbacks if isinstance(callback, BestAndLast)), None)
+    best = next(
+        (callback for callback in callbacks if isinstance(callback, BestAndLastCheckpoint)), None
+    )
     return Parts(trainer, classifier, data, history, best)
 
 

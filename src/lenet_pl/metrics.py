@@ -1,5 +1,6 @@
 """How good a classifier is: figures from logits ``[N, classes]`` and labels ``int64 [N]``."""
 
+from dataclasses import dataclass
 from math import sqrt
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ def predict_logits(network: nn.Module, images: Tensor, batch_size: int = 1000) -
     return torch.cat(batches).cpu()
 
 
-def wilson(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
     """The Wilson score interval of a share, 95 % by default.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
@@ -46,7 +47,20 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-class Scores(NamedTuple):
+@dataclass(frozen=True)
+class Proportion:
+    """A number of successes and the number of trials."""
+
+    count: int
+    total: int
+
+    @property
+    def value(self) -> float:
+        """The proportion, from 0 to 1."""
+        return self.count / self.total
+
+
+class ClassScores(NamedTuple):
     """How well one class is told from the others.
 
     Attributes:
@@ -62,12 +76,12 @@ class Scores(NamedTuple):
     support: int
 
 
-def per_class(matrix: Tensor) -> list[Scores]:
+def per_class_scores(matrix: Tensor) -> list[ClassScores]:
     """Scores of each class from a confusion matrix; a share of no images is 0.0."""
     right, labelled, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     counts = zip(right.tolist(), labelled.tolist(), predicted.tolist(), strict=True)
     return [
-        Scores(
+        ClassScores(
             precision=hits / taken if taken else 0.0,
             recall=hits / support if support else 0.0,
             f1=2 * hits / (support + taken) if support + taken else 0.0,
@@ -145,7 +159,7 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
     return min(1.0, 2 * ways / 2**trials)
 
 
-def confident_mistakes(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+def most_confident_errors(logits: Tensor, labels: Tensor, count: int) -> Tensor:
     """Indices of the wrong predictions, the most confident first, ``count`` at most."""
     confidence, predicted = logits.softmax(1).max(1)
     wrong = (predicted != labels).nonzero().flatten()

@@ -10,7 +10,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch.optim import Optimizer
 
-from lenet_pl.callbacks.finetuning import Finetune
+from lenet_pl.callbacks.finetuning import Unfreeze
 from lenet_pl.classifier import Classifier
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import ConfigError
@@ -26,7 +26,7 @@ def check_plan(trainer: Trainer, classifier: Classifier, data: DigitsDataModule)
             classifier is to do what only Lightning does.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not isinstance(callback, Finetune):
+        if not isinstance(callback, Unfreeze):
             continue
         if all(parameter.requires_grad for parameter in classifier.net.parameters()):
             raise ConfigError("callbacks.finetune: nothing is frozen; add model.freeze=true")

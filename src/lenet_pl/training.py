@@ -22,7 +22,7 @@ from lenet_pl.console import ConsoleHandler, end_summary, say, start_summary
 from lenet_pl.describe import layers
 from lenet_pl.errors import ConfigError, UserError
 from lenet_pl.files import write_json
-from lenet_pl.metrics import wilson
+from lenet_pl.metrics import wilson_interval
 from lenet_pl.runs import display_path, git_state, package_versions
 
 
@@ -117,7 +117,7 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
         trainer.test(classifier, data, verbose=False)
         logits, labels = classifier.outputs["test"]
         correct = int((logits.argmax(1) == labels).sum())
-        low, high = wilson(correct, len(labels))
+        low, high = wilson_interval(correct, len(labels))
         metrics |= _logged(trainer, "test") | {"test/acc_low": low, "test/acc_high": high}
     if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # one batch measures nothing
         result["metrics"] = metrics

@@ -9,7 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 
-class BestAndLast(ModelCheckpoint):
+class BestAndLastCheckpoint(ModelCheckpoint):
     """Keeps ``best.ckpt`` and ``last.ckpt``, and the best network's bare weights.
 
     The first of equally good epochs is kept. A run that goes on in a new folder takes the best

@@ -7,7 +7,7 @@ from pytorch_lightning.callbacks import BaseFinetuning
 from torch.optim import Optimizer
 
 
-class Finetune(BaseFinetuning):
+class Unfreeze(BaseFinetuning):
     """Lets go, at an epoch, what ``model.freeze`` holds fast.
 
     The parameters stand in the optimizer from the start, in groups of their own, so that

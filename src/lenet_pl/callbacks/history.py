@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 Row = dict[str, float]
 
 
-class History(Callback):
+class EpochHistory(Callback):
     """Keeps a row per epoch, writes them to ``metrics.csv`` and hands them to the loggers.
 
     A row has the epoch (from 1), the metrics that were logged in it, the learning rate that it

@@ -11,8 +11,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lenet_pl.callbacks.checkpoint import BestAndLast
-from lenet_pl.metrics import confident_mistakes, confusion_matrix
+from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
+from lenet_pl.metrics import confusion_matrix, most_confident_errors
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ SHOWN = 32  # images in a picture
 KERNELS = 16  # in a row
 
 
-class Dashboard(Callback):
+class TensorBoardSummary(Callback):
     """Hyper-parameters with the best epoch's metrics, the graph, the configuration, pictures.
 
     The metrics and pictures of the best epoch are written when the best weights are validated
@@ -55,7 +55,7 @@ class Dashboard(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.VALIDATING:
             return
-        best = next((c for c in trainer.callbacks if isinstance(c, BestAndLast)), None)  # type: ignore[attr-defined]
+        best = next((c for c in trainer.callbacks if isinstance(c, BestAndLastCheckpoint)), None)  # type: ignore[attr-defined]
         epoch = best.epoch if best else trainer.current_epoch
         # under tags of their own: the tab shows a tag's last value, and the last is not the best
         metrics = {f"best/{name}": trainer.callback_metrics[name].item() for name in METRICS}
@@ -99,7 +99,7 @@ def _add_pictures(writer: SummaryWriter, trainer: Trainer, pl_module: Any, epoch
 
     data = trainer.datamodule  # type: ignore[attr-defined]
     logits, labels = pl_module.outputs["val"]
-    wrong = confident_mistakes(logits, labels, SHOWN)
+    wrong = most_confident_errors(logits, labels, SHOWN)
     confidence, predicted = logits[wrong].softmax(1).max(1)
     captions = [
         f"{data.classes[label]} → {data.classes[guess]} {share:.0%}"

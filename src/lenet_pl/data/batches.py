@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Batches:
+class BatchSampler:
     """The batches of an epoch, each a tensor of indices.
 
     Args:
@@ -34,7 +34,7 @@ class Batches:
         self.epoch = 0
 
     @cached_property
-    def sampler(self) -> "Batches":
+    def sampler(self) -> "BatchSampler":
         """Where Lightning looks for ``set_epoch``."""
         return self
 

@@ -8,21 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lenet_pl.data.mnist import Official
+from lenet_pl.data.mnist import RawDataset
 from lenet_pl.data.split import Part, in_range
 from lenet_pl.errors import DataError
 
 Findings = dict[str, Any]
 
 
-def check_labels(official: Official, clean: bool) -> list[int]:
+def check_labels(official: RawDataset, clean: bool) -> list[int]:
     """The training images whose label is no class, which cleaning leaves out.
 
     Raises:
         DataError: if there are some and they are not to be left out, or are not training's.
     """
     wrong: dict[str, list[int]] = {}
-    for name, lot in official.lots().items():
+    for name, lot in official.splits().items():
         outside = torch.ones(len(lot), dtype=torch.bool)
         outside[in_range(lot.labels, len(official.classes))] = False
         wrong[name] = outside.nonzero().flatten().tolist()

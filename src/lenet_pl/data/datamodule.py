@@ -8,9 +8,9 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lenet_pl.data.batches import Batches
+from lenet_pl.data.batches import BatchSampler
 from lenet_pl.data.loader import AugmentedLoader
-from lenet_pl.data.mnist import Labelled, Source
+from lenet_pl.data.mnist import ImageDataset, Source
 from lenet_pl.data.prepared import Options, prepare
 
 
@@ -77,9 +77,9 @@ class DigitsDataModule(LightningDataModule):
         self.options = Options(
             val_size, split_seed, ratios, fraction, normalise, clean, suspect_folds, on_error
         )
-        self.splits: dict[str, Labelled] = {}
+        self.splits: dict[str, ImageDataset] = {}
         self.indices: dict[str, Tensor] = {}
-        self.names: dict[str, list[str]] = {}
+        self.files: dict[str, list[str]] = {}
 
     def prepare_data(self) -> None:
         """Bring the files to the disk; raises DataError where they cannot be had."""
@@ -92,7 +92,7 @@ class DigitsDataModule(LightningDataModule):
         self.prepared = prepared = prepare(self.source.load(), self.options)
         # copies: another data module may have the same
         self.splits, self.indices = dict(prepared.splits), dict(prepared.indices)
-        self.names = dict(prepared.names)
+        self.files = dict(prepared.names)
         self.classes, self.origin = prepared.classes, prepared.origin
         self.digest, self.split_digest = prepared.digest, prepared.split_digest
         self.mean, self.std = prepared.mean, prepared.std
@@ -137,7 +137,7 @@ class DigitsDataModule(LightningDataModule):
         if fits(split.images, device):
             split = split.to(device)
         shares = (self.trainer.global_rank, self.trainer.world_size) if name == "train" else (0, 1)
-        batches = Batches(len(split), batch_size, seed, *shares, device=split.images.device)
+        batches = BatchSampler(len(split), batch_size, seed, *shares, device=split.images.device)
         # what is to be overfitted stays as it is
         if name == "train" and self.augment and seed is not None:
             until = round(self.augment_until * (self.trainer.max_epochs or 1))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lenet_pl.data.ink import Auto
-from lenet_pl.data.mnist import Labelled, Official
+from lenet_pl.data.mnist import ImageDataset, RawDataset
 from lenet_pl.data.pictures import read
 from lenet_pl.data.preprocess import SIDE
 from lenet_pl.errors import DataError
@@ -46,13 +46,13 @@ class Folder:
             raise DataError(f"data.root={self.given}: no such folder")
         return f"pictures in {self.given}"
 
-    def load(self) -> Official:
+    def load(self) -> RawDataset:
         origin = self.prepare()
         root = Path(str(self.given))
         lots = self._lots(root)
         classes = self._classes(lots)
         split = len(lots) > 1
-        loaded: dict[str, Labelled] = {}
+        loaded: dict[str, ImageDataset] = {}
         names: dict[str, list[str]] = {}
         broken: dict[str, str] = {}
         for lot, folders in lots.items():
@@ -61,14 +61,14 @@ class Folder:
             broken |= pictures.broken
             labels = pictures.labelled.labels
             self._check_counts(lot if split else "", labels, classes, bool(pictures.broken))
-        none = Labelled(torch.empty(0, 1, SIDE, SIDE, dtype=torch.uint8), torch.empty(0).long())
+        none = ImageDataset(torch.empty(0, 1, SIDE, SIDE, dtype=torch.uint8), torch.empty(0).long())
         test = loaded.get("test", none)
-        return Official(loaded["train"], test, classes, origin, loaded.get("val"), names, broken)
+        return RawDataset(loaded["train"], test, classes, origin, loaded.get("val"), names, broken)
 
     def _lots(self, root: Path) -> dict[str, dict[str, Path]]:
         """The class folders of each split there is; all of them as ``train`` if there is none."""
-        top = folders_in(root)
-        ready = {name for name in top if name.lower() in SPLITS and folders_in(top[name])}
+        top = class_folders(root)
+        ready = {name for name in top if name.lower() in SPLITS and class_folders(top[name])}
         if not ready:
             return {"train": top}
         lots: dict[str, dict[str, Path]] = {}
@@ -80,7 +80,7 @@ class Folder:
                 )
             if split in lots:
                 raise self._error(f"has more than one folder for {split}; keep one of them")
-            lots[split] = folders_in(top[name])
+            lots[split] = class_folders(top[name])
         if missing := [name for name in ("train", "test") if name not in lots]:
             raise self._error(
                 f"has {', '.join(f'{name}/' for name in sorted(ready))} but no {missing[0]}/; add "
@@ -131,7 +131,7 @@ class Folder:
         return DataError(f"data.root={self.given}: {problem}")
 
 
-def folders_in(place: Path) -> dict[str, Path]:
+def class_folders(place: Path) -> dict[str, Path]:
     """The folders in a folder, less what systems and archivers leave there."""
     found = (path for path in place.iterdir() if path.is_dir())
     return {path.name: path for path in found if not path.name.startswith((".", "__"))}

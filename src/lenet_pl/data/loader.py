@@ -7,8 +7,8 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from lenet_pl.data.batches import Batches
-from lenet_pl.data.mnist import Labelled
+from lenet_pl.data.batches import BatchSampler
+from lenet_pl.data.mnist import ImageDataset
 
 # images augmented at once: of a batch of 32 alone, half of the time goes into calls, not work;
 # of many more, what is worked on leaves the cache
@@ -31,8 +31,8 @@ class AugmentedLoader(DataLoader):
 
     def __init__(
         self,
-        split: Labelled,
-        batches: Batches,
+        split: ImageDataset,
+        batches: BatchSampler,
         augment: Sequence[Callable[[Tensor, Generator], Tensor]],
         device: torch.device,
         until: int,

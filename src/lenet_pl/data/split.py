@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lenet_pl.data.mnist import Labelled, Official
+from lenet_pl.data.mnist import ImageDataset, RawDataset
 from lenet_pl.errors import DataError
 
 
-def stratified(labels: Tensor, sizes: Sequence[int], seed: int) -> tuple[Tensor, ...]:
+def stratified_split(labels: Tensor, sizes: Sequence[int], seed: int) -> tuple[Tensor, ...]:
     """Set images aside, in parts of the given sizes, so that each class keeps its share.
 
     For each part in turn, the classes' quotas of what is left are rounded by largest remainder,
@@ -88,7 +88,7 @@ class Part:
         names: the file of each image of the lot, where they have names.
     """
 
-    lot: Labelled
+    lot: ImageDataset
     index: Tensor
     names: Sequence[str] = ()
 
@@ -96,15 +96,15 @@ class Part:
         """Those at the given positions of this part."""
         return Part(self.lot, self.index[positions], self.names)
 
-    def take(self) -> Labelled:
+    def take(self) -> ImageDataset:
         """The images themselves; without a copy where they are the whole lot."""
         if len(self.index) == len(self.lot):
             return self.lot
-        return Labelled(*self.lot.__getitems__(self.index))
+        return ImageDataset(*self.lot.__getitems__(self.index))
 
 
 def divide(
-    official: Official, val_size: float, ratios: Sequence[float] | None, seed: int
+    official: RawDataset, val_size: float, ratios: Sequence[float] | None, seed: int
 ) -> dict[str, Part]:
     """Training, validation and test images.
 
@@ -121,9 +121,9 @@ def divide(
     Raises:
         DataError: for sizes that leave nothing on one side.
     """
-    lots = official.lots()
+    lots = official.splits()
     if ratios is not None:
-        lot = Labelled(
+        lot = ImageDataset(
             torch.cat([lot.images for lot in lots.values()]),
             torch.cat([lot.labels for lot in lots.values()]),
         )
@@ -135,7 +135,7 @@ def divide(
                 f"data.split={_colons(ratios)}: gives {_colons(sizes.tolist())} of {len(usable):,} "
                 "images; each part needs at least one"
             )
-        parts = stratified(lot.labels[usable], sizes[1:].tolist(), seed)
+        parts = stratified_split(lot.labels[usable], sizes[1:].tolist(), seed)
         return {
             name: Part(lot, usable[part], names)
             for name, part in zip(("train", "val", "test"), parts, strict=True)
@@ -148,7 +148,7 @@ def divide(
     if "val" in whole:
         return whole | {"train": train}
     size = _number(val_size, len(train.index))
-    stays, aside = stratified(train.lot.labels[train.index], [size], seed)
+    stays, aside = stratified_split(train.lot.labels[train.index], [size], seed)
     return {"train": train.only(stays), "val": train.only(aside), "test": whole["test"]}
 
 

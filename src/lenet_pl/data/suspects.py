@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lenet_pl.data.mnist import Labelled
-from lenet_pl.data.split import stratified
+from lenet_pl.data.mnist import ImageDataset
+from lenet_pl.data.split import stratified_split
 
 EPOCHS = 5
 BATCH = 128
 
 
 def suspects(
-    data: Labelled, index: Tensor, classes: Sequence[str], folds: int, seed: int
+    data: ImageDataset, index: Tensor, classes: Sequence[str], folds: int, seed: int
 ) -> list[dict[str, Any]]:
     """Images that are probably labelled wrongly, the most confident first; a list to look at.
 
@@ -71,7 +71,7 @@ def doubted(probabilities: Tensor, labels: Tensor) -> list[tuple[int, int]]:
     return list(zip(order.tolist(), suggested[order].tolist(), strict=True))
 
 
-def out_of_fold(data: Labelled, classes: int, folds: int, seed: int) -> Tensor:
+def out_of_fold(data: ImageDataset, classes: int, folds: int, seed: int) -> Tensor:
     """Probabilities ``[N, classes]``, those of each fold from a network trained on the others."""
     total = len(data)
     sizes = [total * (k + 1) // folds - total * k // folds for k in range(1, folds)]
@@ -79,7 +79,7 @@ def out_of_fold(data: Labelled, classes: int, folds: int, seed: int) -> Tensor:
     pixels -= pixels.mean()
     pixels /= pixels.std()
     probabilities = torch.empty(total, classes)
-    for number, fold in enumerate(stratified(data.labels, sizes, seed)):
+    for number, fold in enumerate(stratified_split(data.labels, sizes, seed)):
         others = torch.from_numpy(np.setdiff1d(np.arange(total), fold.numpy()))
         net = _trained(pixels, data.labels, others, classes, seed + number)
         with torch.no_grad():

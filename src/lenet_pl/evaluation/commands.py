@@ -42,9 +42,9 @@ def add_test_arguments(parser: argparse.ArgumentParser) -> None:
 def test(options: argparse.Namespace) -> int | None:
     from lenet_pl.evaluation.evaluate import score, summary, write_predictions
     from lenet_pl.evaluation.images import other, own  # these import torch: --help need not wait
-    from lenet_pl.evaluation.loading import open_subject
+    from lenet_pl.evaluation.loading import open_model
 
-    subject = open_subject(options.run, options.model)
+    subject = open_model(options.run, options.model)
     if subject.run and not options.data:
         images = own(subject.run, options.split)
     else:
@@ -135,11 +135,11 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 def predict(options: argparse.Namespace) -> int | None:
     """Answer for every picture that can be read; 1 if some could not, 2 if none could."""
-    from lenet_pl.evaluation.loading import open_subject
+    from lenet_pl.evaluation.loading import open_model
     from lenet_pl.evaluation.predict import predict as predict_images
     from lenet_pl.evaluation.predict import write_grid
 
-    subject = open_subject(options.run, options.model)
+    subject = open_model(options.run, options.model)
     seen, failed = predict_images(subject, options.images, INVERT.get(options.invert))
     shares = {picture.name: picture.probabilities.tolist() for picture in seen}
     for name, reason in failed.items():

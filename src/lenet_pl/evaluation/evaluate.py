@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lenet_pl import metrics as evaluate
 from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation.images import Images
-from lenet_pl.evaluation.loading import Subject
+from lenet_pl.evaluation.loading import LoadedModel
 from lenet_pl.runs import Run
 
 BATCH = 500  # images, where no run says how many
@@ -44,10 +44,10 @@ class Tested:
     nll: float
     ece: float
     matrix: Tensor
-    scores: list[evaluate.Scores]
+    scores: list[evaluate.ClassScores]
 
 
-def score(subject: Subject, images: Tensor, labels: Tensor) -> Tested:
+def score(subject: LoadedModel, images: Tensor, labels: Tensor) -> Tested:
     """Predict, in the batches, on the device and in the precision of the run's own testing."""
     device = _as_trained(subject.run)[1]
     logits = predict(subject.run, subject.network, images)
@@ -59,11 +59,11 @@ def score(subject: Subject, images: Tensor, labels: Tensor) -> Tested:
         correct,
         loss(logits.to(device), labels.to(device)).item(),
         correct / len(labels),
-        *evaluate.wilson(correct, len(labels)),
+        *evaluate.wilson_interval(correct, len(labels)),
         evaluate.negative_log_likelihood(logits, labels),
         evaluate.expected_calibration_error(logits, labels),
         matrix,
-        evaluate.per_class(matrix),
+        evaluate.per_class_scores(matrix),
     )
 
 
@@ -102,7 +102,7 @@ def _computing(
     return contextlib.nullcontext()
 
 
-def as_reported(subject: Subject, images: Images, tested: Tested) -> dict[str, Any] | None:
+def as_reported(subject: LoadedModel, images: Images, tested: Tested) -> dict[str, Any] | None:
     """What training reported of the same weights and images, and whether it is the same.
 
     Returns:
@@ -117,7 +117,7 @@ def as_reported(subject: Subject, images: Images, tested: Tested) -> dict[str, A
     return {"acc": acc, "loss": loss, "same": (acc, loss) == (tested.accuracy, tested.loss)}
 
 
-def summary(subject: Subject, images: Images, tested: Tested) -> dict[str, Any]:
+def summary(subject: LoadedModel, images: Images, tested: Tested) -> dict[str, Any]:
     """The figures in plain types, for a program to read."""
     figures = asdict(tested)
     del figures["logits"]
@@ -139,7 +139,7 @@ def summary(subject: Subject, images: Images, tested: Tested) -> dict[str, Any]:
     }
 
 
-def write_predictions(subject: Subject, images: Images, tested: Tested) -> Path:
+def write_predictions(subject: LoadedModel, images: Images, tested: Tested) -> Path:
     """Write a row per image to ``predictions.csv``; returns its path.
 
     That is the name for a run's own test images and best weights; what differs is added to it:

@@ -13,8 +13,9 @@ from torch import Tensor
 from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation.evaluate import predict
 from lenet_pl.evaluation.loading import model_name
+from lenet_pl.metrics import Proportion
 from lenet_pl.models.pixelnet import PixelNet
-from lenet_pl.report.figures import Figures, Share, read_settings
+from lenet_pl.report.figures import Figures, read_settings
 from lenet_pl.runs import Run
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ MEANING = {"val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Shown:
+class SplitPredictions:
     """A split and what the network says of it.
 
     Attributes:
@@ -47,20 +48,20 @@ class Shown:
         return MEANING[self.split]
 
     @cached_property
-    def guesses(self) -> Tensor:
+    def predicted(self) -> Tensor:
         return self.logits.argmax(1)
 
     @cached_property
-    def right(self) -> Tensor:
-        return self.guesses == self.labels
+    def correct(self) -> Tensor:
+        return self.predicted == self.labels
 
     @property
-    def share(self) -> Share:
-        return Share(int(self.right.sum()), len(self.labels))
+    def accuracy(self) -> Proportion:
+        return Proportion(int(self.correct.sum()), len(self.labels))
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RunEvaluation:
     """A run, opened and evaluated.
 
     Attributes:
@@ -80,12 +81,12 @@ class Evidence:
     network: PixelNet
     rows: list[dict[str, float]]
     epoch: int
-    val: Shown
-    test: Shown | None
-    train: Share
+    val: SplitPredictions
+    test: SplitPredictions | None
+    train: Proportion
 
     @property
-    def shown(self) -> Shown:
+    def shown(self) -> SplitPredictions:
         """The split that the report is about."""
         return self.test or self.val
 
@@ -133,13 +134,13 @@ class Evidence:
             labels=self.val.labels,
             indices=self.val.indices,
             classes=self.run.classes,
-            test=self.test.share if self.test else None,
+            test=self.test.accuracy if self.test else None,
             files=self.val.files,
             pooled=self.pooled,
         )
 
 
-def gather(run: Run, data: "DigitsDataModule | None" = None) -> Evidence:
+def evaluate_run(run: Run, data: "DigitsDataModule | None" = None) -> RunEvaluation:
     """Evaluate a run's weights on its own images.
 
     Args:
@@ -166,14 +167,16 @@ def gather(run: Run, data: "DigitsDataModule | None" = None) -> Evidence:
     sample = torch.linspace(0, len(train) - 1, min(len(train), len(data.splits["val"]))).long()
     guesses = predict(run, scored, train.images[sample]).argmax(1)
 
-    files = data.names
+    files = data.files
 
-    def show(split: str) -> Shown:
+    def show(split: str) -> SplitPredictions:
         images, labels = data.splits[split].images, data.splits[split].labels
         logits = predict(run, scored, images)
-        return Shown(split, images, labels, data.indices[split], files.get(split, ()), logits)
+        return SplitPredictions(
+            split, images, labels, data.indices[split], files.get(split, ()), logits
+        )
 
-    return Evidence(
+    return RunEvaluation(
         run=run,
         data=data,
         network=run.network(),
@@ -181,7 +184,7 @@ def gather(run: Run, data: "DigitsDataModule | None" = None) -> Evidence:
         epoch=epoch,
         val=show("val"),
         test=show("test") if tested else None,
-        train=Share(int((guesses == train.labels[sample]).sum()), len(sample)),
+        train=Proportion(int((guesses == train.labels[sample]).sum()), len(sample)),
     )
 
 

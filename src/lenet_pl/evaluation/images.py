@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from lenet_pl.data.folder import SPLITS as FOLDERS
-from lenet_pl.data.folder import folders_in
-from lenet_pl.data.mnist import MNIST, Labelled, Mini, Source
+from lenet_pl.data.folder import class_folders
+from lenet_pl.data.mnist import MNIST, ImageDataset, Mini, Source
 from lenet_pl.data.mnist_like import KMNIST, FashionMNIST
 from lenet_pl.data.pictures import read
 from lenet_pl.errors import ConfigError, DataError
-from lenet_pl.evaluation.loading import Subject, source_name
+from lenet_pl.evaluation.loading import LoadedModel, source_name
 from lenet_pl.runs import Run
 
 # by the names of conf/data
@@ -37,7 +37,7 @@ class Images:
     data: str
     split: str
     own: bool
-    labelled: Labelled
+    labelled: ImageDataset
     indices: Tensor
     files: list[str] | None = None
     notes: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ def own(run: Run, split: str) -> Images:
         DataError: if the data cannot be had.
     """
     data = run.data()
-    names = data.names.get(split)
+    names = data.files.get(split)
     notes = []
     before, now = run.state["DigitsDataModule"], data.state_dict()
     if any(before[key] != now[key] for key in ("digest", "split_digest")):
@@ -64,7 +64,7 @@ def own(run: Run, split: str) -> Images:
     return Images(name, split, True, data.splits[split], data.indices[split], names, tuple(notes))
 
 
-def other(data: str, split: str, subject: Subject, root: str) -> Images:
+def other(data: str, split: str, subject: LoadedModel, root: str) -> Images:
     """Another data set, by its name or that of a folder of pictures.
 
     Args:
@@ -123,7 +123,7 @@ def _own_folder(run: Run, place: Path) -> tuple[str, ...]:
     return _trained_on(run, split)
 
 
-def _pictures(folder: str, subject: Subject) -> Images:
+def _pictures(folder: str, subject: LoadedModel) -> Images:
     """All pictures in the class folders of a folder; those that cannot be read are noted."""
     place = Path(folder)
     if not place.is_dir():
@@ -131,7 +131,7 @@ def _pictures(folder: str, subject: Subject) -> Images:
             f"--data {folder}: neither a folder nor a data set; choose from {', '.join(SOURCES)}"
         )
     classes = subject.classes
-    folders = folders_in(place)
+    folders = class_folders(place)
     if unknown := sorted(folders.keys() - set(classes)):
         raise ConfigError(
             f"--data {folder}: the network does not know {', '.join(unknown)}; "

@@ -19,7 +19,7 @@ FULL = {"FashionMNIST", "KMNIST"}  # whose makers did not centre what is in a pi
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedModel:
     """A trained network.
 
     Attributes:
@@ -56,7 +56,7 @@ def model_name(network: PixelNet) -> str:
     return str(getattr(network.net, "name", type(network.net).__name__))
 
 
-def open_subject(name: str, model: str | None = None) -> Subject:
+def open_model(name: str, model: str | None = None) -> LoadedModel:
     """Open a run folder, a checkpoint in one, the ``latest`` run, or bare weights.
 
     Args:
@@ -70,7 +70,7 @@ def open_subject(name: str, model: str | None = None) -> Subject:
     path = Path(name)
     in_a_run = (path.parent / ".hydra" / "config.yaml").is_file() and path.name == "best.pth"
     if model and not in_a_run:
-        return Subject(name, _bare(path, model), DIGITS, path.parent, f"{path.stem}-", None)
+        return LoadedModel(name, _bare(path, model), DIGITS, path.parent, f"{path.stem}-", None)
     if path.suffix in (".pth", ".pt") and not in_a_run:
         raise ConfigError(
             f"{name}: not in a run folder, so say what network these weights are of: "
@@ -80,7 +80,7 @@ def open_subject(name: str, model: str | None = None) -> Subject:
         )
     run = open_run(name)
     prefix = "" if run.checkpoint.stem == "best" else f"{run.checkpoint.stem}-"
-    return Subject(name, run.network(), run.classes, run.folder, prefix, run)
+    return LoadedModel(name, run.network(), run.classes, run.folder, prefix, run)
 
 
 def _bare(path: Path, model: str) -> PixelNet:

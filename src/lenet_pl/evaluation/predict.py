@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lenet_pl.data.ink import Auto
-from lenet_pl.data.preprocess import SUFFIXES, open_picture, pictures_in, prepare
+from lenet_pl.data.preprocess import SUFFIXES, image_files, open_image, prepare
 from lenet_pl.errors import ConfigError, DataError
-from lenet_pl.evaluation.loading import Subject
+from lenet_pl.evaluation.loading import LoadedModel
 from lenet_pl.metrics import predict_logits
 
 ZOOM, COLUMNS, CAPTION = 5, 8, 34  # of what the network saw; pixels a pixel, and below a picture
@@ -35,7 +35,7 @@ class Seen:
 
 
 def predict(
-    subject: Subject, names: Sequence[str], invert: Auto | None = None
+    subject: LoadedModel, names: Sequence[str], invert: Auto | None = None
 ) -> tuple[list[Seen], dict[str, str]]:
     """Look at pictures, all in one batch.
 
@@ -53,7 +53,7 @@ def predict(
     invert = own if invert is None else invert
     for name, source in _sources(names, failed):
         try:
-            image = prepare(open_picture(source, name), invert=invert, centre=centre)
+            image = prepare(open_image(source, name), invert=invert, centre=centre)
             read.append((name, image))
         except DataError as error:
             failed[name] = str(error).removeprefix(f"{name}: ")
@@ -85,7 +85,7 @@ def _paths(name: str) -> tuple[list[Path], str]:
     """The pictures that an argument means, or why there are none."""
     path = Path(name)
     if path.is_dir():
-        found = sorted(pictures_in(path))
+        found = sorted(image_files(path))
         return found, f"a folder without a picture ({' '.join(sorted(SUFFIXES))})"
     if path.exists():
         return [path], ""
@@ -94,7 +94,7 @@ def _paths(name: str) -> tuple[list[Path], str]:
     return [path for path in matches if path.is_file()], reason
 
 
-def write_grid(subject: Subject, seen: Sequence[Seen]) -> Path:
+def write_grid(subject: LoadedModel, seen: Sequence[Seen]) -> Path:
     """Write what the network saw into one PNG, and what it took it for; returns its path.
 
     Raises:

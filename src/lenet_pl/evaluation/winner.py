@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lenet_pl.errors import DataError
 from lenet_pl.evaluation.evaluate import score
-from lenet_pl.evaluation.loading import open_subject
+from lenet_pl.evaluation.loading import open_model
 from lenet_pl.files import write_json
 from lenet_pl.sweeps.results import Setting
 
@@ -37,7 +37,7 @@ def final_test(folder: Path) -> dict[str, float]:
         ConfigError: if the run folder does not hold them.
         DataError: if the data cannot be had, or are not those of the run.
     """
-    subject = open_subject(str(folder))
+    subject = open_model(str(folder))
     assert subject.run is not None
     data = subject.run.data()
     before, now = subject.run.state["DigitsDataModule"], data.state_dict()

@@ -18,16 +18,16 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    from lenet_pl.evaluation.evidence import gather
+    from lenet_pl.evaluation.evidence import evaluate_run
     from lenet_pl.runs import open_run
 
     opened = [open_run(name) for name in (options.run, options.other) if name]
     if len({found.checkpoint.resolve() for found in opened}) < len(opened):
         raise ConfigError(f"{options.run} and {options.other} are the same run: name two")
-    first = gather(opened[0])
+    first = evaluate_run(opened[0])
     if len(opened) == 2:
         same = opened[0].config.data == opened[1].config.data
-        answer, lines = _comparison(first, gather(opened[1], first.data if same else None))
+        answer, lines = _comparison(first, evaluate_run(opened[1], first.data if same else None))
     else:
         answer, lines = _report(first)
     if options.json:
@@ -62,7 +62,7 @@ def _report(evidence: Any) -> tuple[dict[str, Any], list[Text]]:
         if command:
             lines.append(Text(f"  {command}\n", style="cyan"))
     shown = evidence.shown
-    accuracy = shown.share.value
+    accuracy = shown.accuracy.value
     answer = {"path": str(path), "split": shown.split, "accuracy": accuracy, "findings": found}
     return answer, lines
 

@@ -10,14 +10,14 @@ from torch import Tensor
 from lenet_pl import plots
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.evidence import Evidence, Shown
+from lenet_pl.evaluation.evidence import RunEvaluation, SplitPredictions
 from lenet_pl.metrics import (
     confusion_matrix,
     expected_calibration_error,
     mcnemar,
     negative_log_likelihood,
-    per_class,
-    wilson,
+    per_class_scores,
+    wilson_interval,
 )
 from lenet_pl.report import page
 from lenet_pl.report.differing import differences
@@ -37,7 +37,9 @@ class Disagreement(NamedTuple):
     p: float
 
 
-def common(first: Evidence, second: Evidence) -> tuple[Shown, Shown]:
+def common(
+    first: RunEvaluation, second: RunEvaluation
+) -> tuple[SplitPredictions, SplitPredictions]:
     """The split on which both runs were evaluated: test, if both were tested.
 
     Raises:
@@ -55,14 +57,14 @@ def common(first: Evidence, second: Evidence) -> tuple[Shown, Shown]:
     return a, b
 
 
-def disagreement(a: Shown, b: Shown) -> Disagreement:
+def disagreement(a: SplitPredictions, b: SplitPredictions) -> Disagreement:
     """Count where two runs agree, and test whether they are equally good."""
     return Disagreement(
-        both=int((a.right & b.right).sum()),
-        only_first=int((a.right & ~b.right).sum()),
-        only_second=int((~a.right & b.right).sum()),
-        neither=int((~a.right & ~b.right).sum()),
-        p=mcnemar(a.right, b.right),
+        both=int((a.correct & b.correct).sum()),
+        only_first=int((a.correct & ~b.correct).sum()),
+        only_second=int((~a.correct & b.correct).sum()),
+        neither=int((~a.correct & ~b.correct).sum()),
+        p=mcnemar(a.correct, b.correct),
     )
 
 
@@ -80,7 +82,7 @@ def verdict(found: Disagreement, names: tuple[str, str]) -> str:
     )
 
 
-def write_comparison(first: Evidence, second: Evidence) -> tuple[Path, Disagreement, str]:
+def write_comparison(first: RunEvaluation, second: RunEvaluation) -> tuple[Path, Disagreement, str]:
     """Write ``RUN/report/against-RUN2/index.html``, its pictures beside it.
 
     Returns:
@@ -103,7 +105,7 @@ def write_comparison(first: Evidence, second: Evidence) -> tuple[Path, Disagreem
         "confusion-second": plots.confusion(confusion_matrix(b.logits, b.labels), classes),
     }
     pictures = {name: plots.png(figure) for name, figure in made.items()}
-    scores = [per_class(confusion_matrix(shown.logits, shown.labels)) for shown in (a, b)]
+    scores = [per_class_scores(confusion_matrix(shown.logits, shown.labels)) for shown in (a, b)]
     sentence = verdict(found, names)
     context = {
         "figures": pictures,
@@ -123,8 +125,8 @@ def write_comparison(first: Evidence, second: Evidence) -> tuple[Path, Disagreem
             (name, one.recall, two.recall, two.recall - one.recall, one.support)
             for name, one, two in zip(classes, *scores, strict=True)
         ],
-        "only_first": describe(b, classes, most_confident(b, a.right & ~b.right)),
-        "only_second": describe(a, classes, most_confident(a, b.right & ~a.right)),
+        "only_first": describe(b, classes, most_confident(b, a.correct & ~b.correct)),
+        "only_second": describe(a, classes, most_confident(a, b.correct & ~a.correct)),
     }
     place = "against-" + re.sub(r"[^\w.-]+", "-", second.name)
     html = page.render("compare.html.j2", context)
@@ -132,7 +134,9 @@ def write_comparison(first: Evidence, second: Evidence) -> tuple[Path, Disagreem
     return path, found, sentence
 
 
-def table(first: Evidence, second: Evidence, a: Shown, b: Shown) -> list[tuple[str, ...]]:
+def table(
+    first: RunEvaluation, second: RunEvaluation, a: SplitPredictions, b: SplitPredictions
+) -> list[tuple[str, ...]]:
     """Rows of what is measured, for the first run, the second, and the second less the first."""
     rows: list[tuple[str, ...]] = []
 
@@ -147,12 +151,14 @@ def table(first: Evidence, second: Evidence, a: Shown, b: Shown) -> list[tuple[s
         points = " points" if unit else ""
         rows.append((name, format(one, form) + unit, format(two, form) + unit, difference + points))
 
-    add(f"{a.meaning} accuracy", (a.share.value, b.share.value), ".2f", 100)
-    ends = [wilson(shown.share.count, shown.share.total) for shown in (a, b)]
+    add(f"{a.meaning} accuracy", (a.accuracy.value, b.accuracy.value), ".2f", 100)
+    ends = [wilson_interval(shown.accuracy.count, shown.accuracy.total) for shown in (a, b)]
     intervals = [f"{percent(low)} to {percent(high)}" for low, high in ends]
     rows.append(("95 % interval", *intervals, ""))
     if a.split == "test":
-        add("validation accuracy", (first.val.share.value, second.val.share.value), ".2f", 100)
+        add(
+            "validation accuracy", (first.val.accuracy.value, second.val.accuracy.value), ".2f", 100
+        )
     add("training images that are right", (first.train.value, second.train.value), ".2f", 100)
     add("negative log-likelihood", _both(negative_log_likelihood, a, b), ".4f")
     add("expected calibration error", _both(expected_calibration_error, a, b), ".4f")
@@ -165,14 +171,14 @@ def table(first: Evidence, second: Evidence, a: Shown, b: Shown) -> list[tuple[s
     return rows
 
 
-def most_confident(shown: Shown, chosen: Tensor) -> Tensor:
+def most_confident(shown: SplitPredictions, chosen: Tensor) -> Tensor:
     """Indices of the chosen images that this run is most confident of, the first ones first."""
     indices = chosen.nonzero().flatten()
     confidence = shown.logits[indices].softmax(1).amax(1)
     return indices[confidence.argsort(descending=True, stable=True)][:PICTURES]
 
 
-def _both(measure: Any, a: Shown, b: Shown) -> tuple[float, float]:
+def _both(measure: Any, a: SplitPredictions, b: SplitPredictions) -> tuple[float, float]:
     return measure(a.logits, a.labels), measure(b.logits, b.labels)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lenet_pl.metrics import confusion_matrix
+from lenet_pl.metrics import Proportion, confusion_matrix
 from lenet_pl.runs import hydra_mode
 
 # of a group that is exchanged, the keys that its other options have too
@@ -19,19 +19,7 @@ SHARED = {"data.batch_size", "data.eval_batch_size", "data.split_seed", "data.se
 Z = 2.576  # beyond this many standard errors lies 1 % of what chance does
 
 
-@dataclass(frozen=True)
-class Share:
-    """So many of so many."""
-
-    count: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        return self.count / self.total
-
-
-def beyond_chance(first: Share, second: Share) -> float:
+def beyond_chance(first: Proportion, second: Proportion) -> float:
     """How far the first share lies above the second, in standard errors of the difference.
 
     Source: the pooled two-proportion test; e.g. A. Agresti, "Categorical Data Analysis" (2002),
@@ -125,12 +113,12 @@ class Figures:
     stopped_early: bool
     error: str | None
     trained_on: int
-    train: Share
+    train: Proportion
     logits: Tensor
     labels: Tensor
     indices: Tensor
     classes: Sequence[str]
-    test: Share | None
+    test: Proportion | None
     files: Sequence[str] = ()
     pooled: bool = False
 
@@ -139,8 +127,8 @@ class Figures:
         return confusion_matrix(self.logits, self.labels)
 
     @cached_property
-    def val(self) -> Share:
-        return Share(int(self.matrix.trace()), len(self.labels))
+    def val(self) -> Proportion:
+        return Proportion(int(self.matrix.trace()), len(self.labels))
 
     @property
     def mistakes(self) -> int:

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lenet_pl import plots
-from lenet_pl.evaluation.evidence import Evidence, Shown
-from lenet_pl.metrics import calibration, confident_mistakes, confusion_matrix
+from lenet_pl.evaluation.evidence import RunEvaluation, SplitPredictions
+from lenet_pl.metrics import calibration, confusion_matrix, most_confident_errors
 from lenet_pl.report import explain as inside
 from lenet_pl.report import page
 from lenet_pl.report.mistakes import confused_pairs
@@ -23,7 +23,7 @@ MAPS = 16  # per convolution
 Picture = dict[str, str]
 
 
-def draw(evidence: Evidence) -> tuple[dict[str, bytes], dict[str, Any]]:
+def draw(evidence: RunEvaluation) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The pictures as PNG files by name, and the galleries as they stand in the page."""
     shown, classes = evidence.shown, evidence.run.classes
     matrix = confusion_matrix(shown.logits, shown.labels)
@@ -38,7 +38,7 @@ def draw(evidence: Evidence) -> tuple[dict[str, bytes], dict[str, Any]]:
     if len({row["lr"] for row in evidence.rows}) > 1:
         made["learning-rate"] = plots.learning_rate(evidence.rows)
 
-    wrong = confident_mistakes(shown.logits, shown.labels, MISTAKES)
+    wrong = most_confident_errors(shown.logits, shown.labels, MISTAKES)
     unsure = least_certain(shown, UNCERTAIN)
     pairs = most_confused(shown, matrix)
     chosen = torch.cat([indices for *_, indices in pairs]) if pairs else wrong[:0]
@@ -64,14 +64,14 @@ def draw(evidence: Evidence) -> tuple[dict[str, bytes], dict[str, Any]]:
     return {name: plots.png(figure) for name, figure in made.items()}, galleries
 
 
-def look_inside(evidence: Evidence, wrong: Tensor) -> dict[str, Figure]:
+def look_inside(evidence: RunEvaluation, wrong: Tensor) -> dict[str, Figure]:
     """Filters and feature maps, where there are convolutions, and the saliency of mistakes."""
     shown, network, classes = evidence.shown, evidence.network, evidence.run.classes
     made: dict[str, Figure] = {}
     if layers := inside.convolutions(network):
         made["filters"] = plots.filters(layers[0].weight.detach().float())
         wanted = torch.linspace(0, len(classes) - 1, DIGITS).long().unique()
-        right = [(shown.right & (shown.labels == c)).nonzero().flatten()[:1] for c in wanted]
+        right = [(shown.correct & (shown.labels == c)).nonzero().flatten()[:1] for c in wanted]
         digits = torch.cat(right) if any(map(len, right)) else torch.arange(1)
         for number, maps in enumerate(inside.feature_maps(network, shown.images[digits]), 1):
             count = min(maps.shape[1], MAPS)
@@ -80,7 +80,7 @@ def look_inside(evidence: Evidence, wrong: Tensor) -> dict[str, Figure]:
                 drawn += [_ink(image), *plots.signed(found[:, None])]
             made[f"features-{number}"] = plots.tiles(drawn, columns=count + 1)
     if len(wrong):
-        labels, guesses = shown.labels[wrong], shown.guesses[wrong]
+        labels, guesses = shown.labels[wrong], shown.predicted[wrong]
         heat = inside.saliency(network, shown.images[wrong], guesses, labels)
         captions = _captions(shown, classes, wrong)
         made["saliency"] = plots.tiles(
@@ -91,10 +91,10 @@ def look_inside(evidence: Evidence, wrong: Tensor) -> dict[str, Figure]:
     return made
 
 
-def most_confused(shown: Shown, matrix: Tensor) -> list[tuple[int, int, int, Tensor]]:
+def most_confused(shown: SplitPredictions, matrix: Tensor) -> list[tuple[int, int, int, Tensor]]:
     """Two classes, how often either was taken for the other, and the surest such images."""
-    wrong = confident_mistakes(shown.logits, shown.labels, len(shown.labels))
-    label, guess = shown.labels[wrong], shown.guesses[wrong]
+    wrong = most_confident_errors(shown.logits, shown.labels, len(shown.labels))
+    label, guess = shown.labels[wrong], shown.predicted[wrong]
     found = []
     for a, b, count in confused_pairs(matrix)[:PAIRS]:
         either = ((label == a) & (guess == b)) | ((label == b) & (guess == a))
@@ -108,14 +108,14 @@ def over(colours: Tensor, images: Tensor) -> Tensor:
     return colours * (1 - shadow)
 
 
-def least_certain(shown: Shown, count: int) -> Tensor:
+def least_certain(shown: SplitPredictions, count: int) -> Tensor:
     """Indices of the right predictions, the least confident first, ``count`` at most."""
     confidence = shown.logits.softmax(1).amax(1)
-    right = shown.right.nonzero().flatten()
+    right = shown.correct.nonzero().flatten()
     return right[confidence[right].argsort(stable=True)][:count]
 
 
-def describe(shown: Shown, classes: Sequence[str], indices: Tensor) -> list[Picture]:
+def describe(shown: SplitPredictions, classes: Sequence[str], indices: Tensor) -> list[Picture]:
     """Pictures with what is to be read below them."""
     probabilities, ranked = shown.logits[indices].softmax(1).topk(2)
     described = []
@@ -135,8 +135,8 @@ def describe(shown: Shown, classes: Sequence[str], indices: Tensor) -> list[Pict
     return described
 
 
-def _captions(shown: Shown, classes: Sequence[str], indices: Tensor) -> list[str]:
-    labels, guesses = shown.labels[indices].tolist(), shown.guesses[indices].tolist()
+def _captions(shown: SplitPredictions, classes: Sequence[str], indices: Tensor) -> list[str]:
+    labels, guesses = shown.labels[indices].tolist(), shown.predicted[indices].tolist()
     return [f"{classes[a]} → {classes[b]}" for a, b in zip(labels, guesses, strict=True)]
 
 

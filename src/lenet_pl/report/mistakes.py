@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lenet_pl.console import percent
-from lenet_pl.metrics import expected_calibration_error, per_class, wilson
+from lenet_pl.metrics import expected_calibration_error, per_class_scores, wilson_interval
 from lenet_pl.report.figures import Figures, Finding, Z, beyond_chance
 from lenet_pl.report.learning import overfitting
 
@@ -59,14 +59,14 @@ def evenly_spread(mistakes: int, classes: int) -> float:
 
 def weak_class(f: Figures) -> Finding | None:
     """A class whose recall lies behind the others' beyond chance."""
-    scores = per_class(f.matrix)
+    scores = per_class_scores(f.matrix)
     worst = min(range(len(scores)), key=lambda c: scores[c].recall if scores[c].support else 1.0)
     found = scores[worst]
     hits, others = int(f.matrix[worst, worst]), f.val.total - found.support
     if found.support < ENOUGH or not others:
         return None
     rest = (f.val.count - hits) / others
-    if wilson(hits, found.support, Z_CLASSES)[1] > rest or rest - found.recall < BEHIND:
+    if wilson_interval(hits, found.support, Z_CLASSES)[1] > rest or rest - found.recall < BEHIND:
         return None
     row = f.matrix[worst].clone()
     row[worst] = 0

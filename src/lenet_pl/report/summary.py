@@ -6,13 +6,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lenet_pl.evaluation.evidence import Evidence
+from lenet_pl.evaluation.evidence import RunEvaluation
 from lenet_pl.metrics import (
     confusion_matrix,
     expected_calibration_error,
     negative_log_likelihood,
-    per_class,
-    wilson,
+    per_class_scores,
+    wilson_interval,
 )
 from lenet_pl.report import page
 from lenet_pl.report.figures import Finding
@@ -20,7 +20,7 @@ from lenet_pl.report.findings import find
 from lenet_pl.report.images import draw
 
 
-def write_report(evidence: Evidence) -> tuple[Path, list[Finding]]:
+def write_report(evidence: RunEvaluation) -> tuple[Path, list[Finding]]:
     """Write ``RUN/report/index.html`` with its pictures beside it, and into TensorBoard.
 
     Returns:
@@ -45,13 +45,13 @@ def write_report(evidence: Evidence) -> tuple[Path, list[Finding]]:
     return path, findings
 
 
-def summary(evidence: Evidence) -> dict[str, Any]:
+def summary(evidence: RunEvaluation) -> dict[str, Any]:
     """The words and numbers of the page."""
     run, shown = evidence.run, evidence.shown
-    result, share = run.result, shown.share
+    result, share = run.result, shown.accuracy
     recorded = result.get("metrics", {}).get(f"{shown.split}/acc", share.value)
     config = OmegaConf.masked_copy(run.config, [str(key) for key in run.config if key != "hydra"])
-    scores = per_class(confusion_matrix(shown.logits, shown.labels))
+    scores = per_class_scores(confusion_matrix(shown.logits, shown.labels))
     return {
         "name": evidence.name,
         "folder": run.folder.as_posix(),
@@ -63,8 +63,8 @@ def summary(evidence: Evidence) -> dict[str, Any]:
         "classes": run.classes,
         "shown": shown,
         "share": share,
-        "low_high": wilson(share.count, share.total),
-        "validation": evidence.val.share,
+        "low_high": wilson_interval(share.count, share.total),
+        "validation": evidence.val.accuracy,
         "differs": recorded if abs(recorded - share.value) * share.total > 0.5 else None,
         "status": result.get("status", "unfinished"),
         "error": result.get("error"),

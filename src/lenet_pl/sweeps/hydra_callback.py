@@ -170,7 +170,7 @@ def _told(status: int) -> Iterator[None]:
     except UserError as error:
         fail(str(error), status)
     except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error), status)
+        fail(str(explain(error)), status)
     except Exception as error:
         traceback.print_exc()
         raise SystemExit(1) from error
