@@ -34,8 +34,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.commands import ROOT, Running
 from PIL import Image
-from warm import ROOT, Running
 
 GOLDEN = Path(__file__).parent / "golden"
 EXACT = os.environ.get("LENET_PL_GOLDEN_EXACT") == "1"
