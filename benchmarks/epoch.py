@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback
 from table import OUT, count, keep, markdown
 
-from lenet_pl.build import build
+from lenet_pl.training import build
 
 OURS = ("plain", "fast")
 DRAWN = (*OURS, "in memory")

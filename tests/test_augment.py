@@ -11,13 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lenet_pl.build import build
 from lenet_pl.data.augment import Affine, Elastic, Erasing, Noise, affine
 from lenet_pl.data.batches import BatchSampler
 from lenet_pl.data.loader import AugmentedLoader
 from lenet_pl.data.mnist import ImageDataset, Mini
 from lenet_pl.errors import ConfigError
-from lenet_pl.training import train
+from lenet_pl.training import build, train
 
 ALL = {
     "affine": Affine(degrees=10, translate=0.08, scale=0.1, shear=8),

@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from torch import nn
 from torchvision.models import get_model
 
-from lenet_pl.build import build, rehearse
 from lenet_pl.callbacks.averaging import update
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.classifier import Classifier
@@ -25,7 +24,7 @@ from lenet_pl.models.mlp import MLP
 from lenet_pl.models.pretrained import Pretrained
 from lenet_pl.optim import Cosine, Muon, OneHotMSE
 from lenet_pl.runs import open_run
-from lenet_pl.training import train
+from lenet_pl.training import build, train
 
 FEW = [*FAST, "logger=none", "test=false", "callbacks.early_stopping=null"]
 SMALL = ["model=pretrained", "model.name=shufflenet_v2_x0_5"]
@@ -138,7 +137,7 @@ def hub(tmp_path, monkeypatch) -> Path:
 def test_weights_without_a_network(composed, hub):
     words = ["data=mini", *SMALL, "model.weights=DEFAULT"]
     with pytest.raises(ConfigError) as caught:
-        rehearse(composed(*words))
+        build(composed(*words))
     file = "shufflenetv2_x0.5-f707e7126e.pth"
     for word in ("model.weights=DEFAULT", "no route", f"{file} into {hub}", "model.weights=null"):
         assert word in str(caught.value)
@@ -148,7 +147,7 @@ def test_weights_without_a_network(composed, hub):
     assert torch.equal(net.backbone.conv1[0].weight, theirs.conv1[0].weight)
     (hub / file).write_bytes(b"half a file")
     with pytest.raises(ConfigError, match=rf"model.weights=DEFAULT: .*{file} is damaged"):
-        rehearse(composed(*words))
+        build(composed(*words))
 
 
 def test_weights_from_a_file(tmp_path):
@@ -363,9 +362,9 @@ def test_fine_tuning_lets_go_at_its_epoch(composed, tmp_path):
     head, body = checkpoint["optimizer_states"][0]["param_groups"]
     assert (head["lr"], body["lr"]) == (0.05, 0.025) and len(head["params"]) == 2
     with pytest.raises(ConfigError, match=r"lr_factor=0.1: ckpt_path=.* goes on with 0.5"):
-        rehearse(composed(*few, f"ckpt_path={path}"))
+        build(composed(*few, f"ckpt_path={path}"))
     with pytest.raises(ConfigError, match=r"model.freeze=False: ckpt_path=.* goes on with True"):
-        rehearse(composed(*few, f"ckpt_path={path}", "model.freeze=false", "callbacks=default"))
+        build(composed(*few, f"ckpt_path={path}", "model.freeze=false", "callbacks=default"))
     # two batches of the second epoch, in which batch norms follow the data again
     assert checkpoint["state_dict"]["net.backbone.conv1.1.num_batches_tracked"] == 2
 
@@ -404,7 +403,7 @@ def test_mistakes(composed, tmp_path, words, told):
     cfg = composed("data=mini", *words)
     with pytest.raises(UserError, match=told):
         check(cfg)
-        rehearse(cfg)
+        build(cfg)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -433,7 +432,7 @@ def test_a_schedule_goes_on_only_to_its_end(composed, tmp_path):
         (["classifier.decay_biases=false"], r"classifier.decay_biases=False: .* goes on with True"),
     ]:
         with pytest.raises(ConfigError, match=told):
-            rehearse(composed(*words, "trainer.max_epochs=1", *changed, last))
+            build(composed(*words, "trainer.max_epochs=1", *changed, last))
 
 
 def test_muon_by_the_singular_value_decomposition():

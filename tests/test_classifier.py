@@ -7,9 +7,9 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-from lenet_pl.build import build
 from lenet_pl.classifier import Classifier
 from lenet_pl.models.lenet import LeNet
+from lenet_pl.training import build
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from helpers.imports import TAKEN_BY_MODELS, imports
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from lenet_pl.build import hparams
 from lenet_pl.cli import COMMANDS
 from lenet_pl.config import RULES, check
 from lenet_pl.sweeps.presets import prefer_own_presets
+from lenet_pl.training import hparams
 
 GROUPS = sorted(
     path.relative_to(ROOT / "conf").with_suffix("")

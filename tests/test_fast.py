@@ -9,12 +9,11 @@ import torch
 from helpers.runs import FAST, result, rows
 
 from lenet_pl import fast
-from lenet_pl.build import build, rehearse
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.classifier import Classifier
 from lenet_pl.errors import ConfigError
 from lenet_pl.fast import FastClassifier
-from lenet_pl.training import train
+from lenet_pl.training import build, train
 
 # 14 batches of 64 and one of what is left over
 FEW = [*FAST, "logger=none", "data.fraction=0.19", "trainer.max_epochs=3", "test=false"]
@@ -137,7 +136,7 @@ def test_what_only_lightning_does(composed, word, told):
         words = ["optimizer._target_=torch.optim.LBFGS", "~optimizer.momentum"]
         words += ["~optimizer.nesterov", "~optimizer.weight_decay"]
     with pytest.raises(ConfigError, match=told):
-        rehearse(composed(*FEW, "classifier=fast", *words))
+        build(composed(*FEW, "classifier=fast", *words))
 
 
 def test_a_graph_is_captured_of_fresh_nodes(composed, monkeypatch):

@@ -10,14 +10,13 @@ import torch
 from helpers.runs import FAST
 from PIL import Image
 
-from lenet_pl.build import rehearse
 from lenet_pl.config import check
 from lenet_pl.data import idx
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.data.folder import Folder
 from lenet_pl.data.mnist import MNIST, Mini
 from lenet_pl.errors import UserError
-from lenet_pl.training import train
+from lenet_pl.training import build, train
 
 
 @pytest.fixture
@@ -242,7 +241,7 @@ def test_or_stops_at_them(composed, pictures, tmp_path):
     break_some(pictures)
     words = ["data=folder", f"data.root={pictures}", "model.num_classes=3"]
     with pytest.raises(UserError, match=r"data.on_error=stop: 3 pictures cannot .* is cat/4.png"):
-        rehearse(composed(*words, "data.on_error=stop"))
+        build(composed(*words, "data.on_error=stop"))
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
@@ -317,7 +316,7 @@ def test_folders_that_cannot_work(composed, pictures, tmp_path, change, told):
     change(pictures)
     cfg = composed("data=folder", f"data.root={pictures}", "model.num_classes=3")
     with pytest.raises(UserError, match=rf"data.root=.*/pictures: {told}") as caught:
-        rehearse(cfg)
+        build(cfg)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
@@ -336,12 +335,12 @@ def test_keys_that_cannot_work(composed, words, told):
     cfg = composed("data=folder", *words)
     with pytest.raises(UserError, match=told):
         check(cfg)
-        rehearse(cfg)
+        build(cfg)
 
 
 def test_the_number_of_classes_is_the_model_s(composed, pictures):
     with pytest.raises(UserError, match=r"model.num_classes=10: the data has 3 classes"):
-        rehearse(composed("data=folder", f"data.root={pictures}"))
+        build(composed("data=folder", f"data.root={pictures}"))
 
 
 def test_on_the_command_line(command, pictures, tmp_path):

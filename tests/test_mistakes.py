@@ -10,13 +10,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from lenet_pl import cli
-from lenet_pl.build import rehearse
 from lenet_pl.config import alone, check
 from lenet_pl.data import mnist as sources
 from lenet_pl.errors import ConfigError, UserError
 from lenet_pl.runs import find_run as find
 from lenet_pl.runs import resume_arguments, trusted
-from lenet_pl.training import train
+from lenet_pl.training import build, train
 
 TYPED = {  # found before torch is imported, so quick enough to run for real
     "data.batch_size=0": "data.batch_size=0: must be a whole number from 1 on",
@@ -68,7 +67,7 @@ def test_found_by_building_everything_once(composed, tmp_path, override, told):
     cfg = composed("data=mini", override)
     with pytest.raises(UserError, match=told):
         check(cfg)
-        rehearse(cfg)
+        build(cfg)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -100,7 +99,7 @@ def test_no_network_and_no_file(composed, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "torchvision_mirrors", unplugged)
     monkeypatch.setattr(sources, "package_index", unplugged)
     with pytest.raises(UserError) as caught:
-        rehearse(composed(f"data.root={tmp_path / 'data'}"))
+        build(composed(f"data.root={tmp_path / 'data'}"))
     told = str(caught.value)
     for file in sources.MNIST.files:
         assert file.name in told
@@ -114,7 +113,7 @@ def test_a_file_that_is_no_checkpoint(composed, tmp_path, content):
     path = tmp_path / "some.ckpt"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="not a checkpoint, damaged, or with code inside"):
-        rehearse(composed("data=mini", f"ckpt_path={path}"))
+        build(composed("data=mini", f"ckpt_path={path}"))
 
 
 def test_code_in_a_checkpoint_is_not_run(composed, tmp_path):
@@ -124,7 +123,7 @@ def test_code_in_a_checkpoint_is_not_run(composed, tmp_path):
 
     torch.save({"state_dict": Trap()}, tmp_path / "trap.ckpt")
     with pytest.raises(ConfigError, match="code inside, which is not run"):
-        rehearse(composed("data=mini", f"ckpt_path={tmp_path / 'trap.ckpt'}"))
+        build(composed("data=mini", f"ckpt_path={tmp_path / 'trap.ckpt'}"))
     assert not (tmp_path / "sprung").exists()
 
 
@@ -148,8 +147,8 @@ def test_a_checkpoint_that_does_not_fit(composed, checkpoint):
         (["optimizer.lr=0.01"], r"optimizer.lr=0.01: ckpt_path=.* goes on with 0.05"),
     ]:
         with pytest.raises(ConfigError, match=told):
-            rehearse(composed(*start, *words))
-    rehearse(composed(*start))
+            build(composed(*start, *words))
+    build(composed(*start))
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(checkpoint, command):

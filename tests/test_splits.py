@@ -126,7 +126,7 @@ def test_validation_as_a_share():
     ("word", "low", "high"), [("standardise", None, None), ("scale", 0, 1), ("none", 0, 255)]
 )
 def test_what_pixels_become(composed, word, low, high):
-    from lenet_pl.build import build
+    from lenet_pl.training import build
 
     parts = build(composed("data=mini", f"data.normalise={word}"))
     seen = []
@@ -170,12 +170,12 @@ def test_ratios_that_leave_nothing(composed):
 
 
 def test_a_run_goes_on_with_its_own_pixels_only(composed, tmp_path):
-    from lenet_pl.build import rehearse
+    from lenet_pl.training import build
 
     short = ["trainer.limit_train_batches=2", "trainer.max_epochs=1", "test=false", "logger=none"]
     train(composed(*FAST, *short))
     goes_on = [*FAST, f"ckpt_path={tmp_path / 'run/checkpoints/last.ckpt'}"]
-    rehearse(composed(*goes_on))
+    build(composed(*goes_on))
     for word in ("data.normalise=scale", "data.split=[7,2,1]", "data.fraction=0.5"):
         with pytest.raises(ConfigError, match="was trained on other images"):
-            rehearse(composed(*goes_on, word))
+            build(composed(*goes_on, word))

@@ -532,7 +532,7 @@ def test_tensorboard_shows_what_varied(sweep, tmp_path):
     [record] = pictures.rglob(f"*{SUFFIX}")
     assert record.parent == pictures / "momentum 0"  # where the job's curves are
     said = io.StringIO()
-    Console(file=said).print(end_summary(results(tmp_path / "s")["0"], pictures))
+    Console(file=said).print(end_summary(results(tmp_path / "s")["0"], pictures, "python train.py"))
     assert "see the curves" in said.getvalue()
     for job, momentum in (("0", 0.0), ("1", 0.9)):
         metrics = results(tmp_path / "s")[job]["metrics"]

@@ -4,19 +4,23 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl.config import conf, explain
-from lenet_pl.errors import UserError, exit_on_error, fail
+from lenet_pl.config import check, check_choices
+from lenet_pl.errors import FAILED, exit_on_error, fail, one_line
 from lenet_pl.runs import resume_arguments
-from lenet_pl.sweeps.presets import prefer_own_presets
 
 # name: (package whose ``commands`` module has ``NAME`` and ``add_NAME_arguments``, help)
 COMMANDS = {
@@ -27,12 +31,13 @@ COMMANDS = {
     "sweep": ("sweeps", "summarise a sweep, also while it runs"),
 }
 
+# Describes an unexpected error of a launcher in one line; set by the Hydra callback of a sweep.
+launch_error_hook: Callable[[Exception], str] | None = None
+
 
 def main() -> None:
     """The ``lenet-pl`` command: ``train`` is Hydra's, the others have arguments of their own."""
-    commands = {
-        name: value for name, value in COMMANDS.items() if find_spec(f"lenet_pl.{value[0]}")
-    }
+    commands = {k: v for k, v in COMMANDS.items() if find_spec(f"lenet_pl.{v[0]}")}
     parser = argparse.ArgumentParser(
         prog="lenet-pl", description="Train image classifiers and examine what they learnt."
     )
@@ -40,58 +45,125 @@ def main() -> None:
     subparsers.add_parser("train", help="train a network: python train.py, from any folder")
     for name, (_, text) in commands.items():
         subparsers.add_parser(name, help=text)
-    chosen = parser.parse_args(sys.argv[1:2]).command
-    if chosen == "train":
-        sys.argv = [__file__, *sys.argv[2:]]  # Lightning starts further processes by file name
+    name = parser.parse_args(sys.argv[1:2]).command
+    if name == "train":
+        sys.argv = [__file__, *sys.argv[2:]]  # DDP starts further processes by this file name
         return train()
-    package, text = commands[chosen]
-    command = import_module(f"lenet_pl.{package}.commands")
-    parser = argparse.ArgumentParser(prog=f"lenet-pl {chosen}", description=text)
-    getattr(command, f"add_{chosen}_arguments")(parser)
+    package, text = commands[name]
+    module = import_module(f"lenet_pl.{package}.commands")
+    parser = argparse.ArgumentParser(prog=f"lenet-pl {name}", description=text)
+    getattr(module, f"add_{name}_arguments")(parser)
     options = parser.parse_args(sys.argv[2:])
     with exit_on_error():
-        raise SystemExit(getattr(command, chosen)(options))
+        raise SystemExit(getattr(module, name)(options))
 
 
 def train() -> None:
-    """``lenet-pl train``, with the configuration that came with the package."""
-    run(hydra.main(version_base="1.3", config_path=str(conf()), config_name="config")(job))
+    """``lenet-pl train``: train.py with the configuration that came with the package."""
+    run(hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job))
 
 
 def run(program: Callable[[], Any]) -> None:
     """Run a Hydra program; errors that the user can fix become one line and exit status 2."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its exceptions instead of printing
     try:
         with exit_on_error(explain):
             sys.argv[1:] = resume_arguments(sys.argv[1:])
             prefer_own_presets()
             program()
     except Exception as error:
-        from lenet_pl.sweeps.hydra_callback import Sweep
-
-        if Sweep.current is None:
+        if launch_error_hook is None:
             raise
-        fail(Sweep.current.broken(error), status=1)  # such as a worker that was killed
+        fail(launch_error_hook(error), FAILED)  # such as a worker that was killed
 
 
 def job(cfg: DictConfig) -> float | None:
-    """Train one configuration; what Hydra calls for a single run and for each job of a sweep."""
-    try:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            from lenet_pl.sweeps.job import run_job
+    """Train one configuration: what Hydra calls for a single run and for each job of a sweep."""
+    from lenet_pl.training import train  # imports torch, which --help does not need
 
-            return run_job(cfg, _train)
-        return _train(cfg)
-    except (UserError, FloatingPointError) as error:
-        fail(str(error), status=1 if isinstance(error, FloatingPointError) else 2)
-    except SystemExit as error:  # Lightning's answer to a signal, which may have no status
-        raise SystemExit(error.code or 1) from None
+    with exit_on_error():
+        return train(cfg)
 
 
-def _train(cfg: DictConfig) -> float | None:
-    from lenet_pl.training import train  # imports torch: --help and a typing error need not wait
+class Preflight(Callback):
+    """Hydra callback: build a single run before Hydra makes its folder.
 
-    return train(cfg)
+    A run that is refused leaves no folder, and one that is resumed stays as it was.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with exit_on_error(explain):
+            check_choices(config.hydra.runtime.choices)
+            cfg = config.copy()
+            with open_dict(cfg):
+                cfg.run_dir = str(Path(config.hydra.run.dir).absolute())  # not resolvable yet
+                del cfg["hydra"]
+            check(cfg)  # before importing torch
+            from lenet_pl.training import prepare
+
+            prepare(cfg)
+
+
+def conf_dir() -> Path:
+    """The folder of the configuration: the checkout's, or the one installed with the package."""
+    here = Path(__file__).parent
+    return next(path for path in (here / "conf", here.parents[1] / "conf") if path.is_dir())
+
+
+def _options(group: str) -> str:
+    return ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")))
+
+
+def explain(error: Exception) -> str | None:
+    """An error of Hydra or OmegaConf as one line with the choices; None for other errors."""
+    if isinstance(error, MissingConfigException):
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        # for one of several options, as in augment=[affine,noise], Hydra lists none
+        options = ", ".join(error.options or ()) or _options(group)
+        return f"{group}={name}: no such choice; choose from {options}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not an override of the form key=value"
+    if "Config group override" in str(error):  # Hydra does not name the group
+        groups = [word[:-5] for word in sys.argv if word.endswith("=null")]
+        group = next((group for group in groups if (conf_dir() / group).is_dir()), "group")
+        return f"{group}=null: must be one of {_options(group)}"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+        node = cause.parent_node
+        known = [str(key) for key in node if key != "hydra"]
+        values = OmegaConf.to_container(node)
+        assert isinstance(values, dict)
+        groups = [key for key in known if (conf_dir() / key).is_dir() and cause.key in values[key]]
+        nearest = [f"{group}.{cause.key}" for group in groups]
+        nearest = nearest or get_close_matches(str(cause.key), known, n=3) or known
+        return f"{cause.full_key}: no such key; choose from {', '.join(nearest)}"
+    return one_line(RuntimeError(f"{error} {cause or ''}"))
+
+
+PRESETS = {
+    "launcher": ("joblib", "ray", "submitit_local", "submitit_slurm"),
+    "sweeper": ("optuna",),
+}
+
+
+def prefer_own_presets() -> None:
+    """Let ``conf/hydra`` alone define ``hydra/launcher=joblib`` and the like.
+
+    A plugin registers a schema under the same name. Hydra would validate our file against it,
+    with a deprecation warning in every process, and fail where the schema has defaults.
+    """
+    Plugins.instance()  # discovers the plugins, which register their schemas
+    groups = ConfigStore.instance().repo["hydra"]
+    for group, names in PRESETS.items():
+        for name in names:
+            groups[group].pop(f"{name}.yaml", None)
+
+
+# Hydra copies the store, with all schemas, whenever it looks into a group: a second of --help.
+# A process has one store, and whatever is loaded from it is a copy anyway.
+ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -1,324 +1,377 @@
-"""Validation of a configuration, and Hydra's errors as one line."""
+"""Validation of the configuration: values, how they go together, and what is built from them.
 
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from difflib import get_close_matches
+Torch is imported only where something has been built, so that a typing error is answered at once.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from filelock import FileLock, Timeout
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from lenet_pl.errors import ConfigError, UserError, fail
+from lenet_pl.errors import ConfigError, one_line
+from lenet_pl.runs import DATA_KEY, read_checkpoint
 
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from lenet_pl.classifier import Classifier
+    from lenet_pl.data.datamodule import DigitsDataModule
+
+# what a value must be, in words, and the test of it
 Rule = tuple[str, Callable[[Any], bool]]
 
 
-def whole(low: int, high: float = float("inf")) -> Rule:
-    """A whole number in a range that includes its ends."""
-    to = f"from {low} to {high}" if high < float("inf") else f"from {low} on"
-    return f"a whole number {to}", lambda x: type(x) is int and low <= x <= high
+def number(text: str, condition: Callable[[float], bool]) -> Rule:
+    """A finite number that is not a bool."""
+    return f"a number {text}", lambda x: type(x) in (int, float) and abs(x) < inf and condition(x)
 
 
-def positive() -> Rule:
-    return "a number above 0", lambda x: type(x) in (int, float) and 0 < x < float("inf")
-
-
-def share() -> Rule:
-    return "a number from 0 to below 1", lambda x: type(x) in (int, float) and 0 <= x < 1
-
-
-def not_negative() -> Rule:
-    return "a number from 0 on", lambda x: type(x) in (int, float) and 0 <= x < float("inf")
+def integer(low: int, high: float = inf) -> Rule:
+    """An integer of a range that includes its ends."""
+    text = f"from {low} to {high}" if high < inf else f"of at least {low}"
+    return f"an integer {text}", lambda x: type(x) is int and low <= x <= high
 
 
 def one_of(*choices: Any) -> Rule:
-    """One of some values, of the same type too."""
-    words = ", ".join(str(choice).lower() for choice in choices)
-    return f"one of {words}", lambda x: any(x == y and type(x) is type(y) for y in choices)
+    """One of the given values, of the same type."""
+    text = ", ".join(str(choice).lower() for choice in choices)
+    return f"one of {text}", lambda x: any(x == y and type(x) is type(y) for y in choices)
 
 
-def number_or_share() -> Rule:
-    """A number of images, or a share of them."""
-    _, is_number = positive()
-    return (
-        "a whole number from 1 on, or a share between 0 and 1",
-        lambda x: is_number(x) and (type(x) is int or x < 1),
-    )
+def list_of(rule: Rule) -> Rule:
+    """A list whose items all follow a rule."""
+    text, valid = rule
+    return f"a list, each {text}", lambda x: isinstance(x, ListConfig) and all(map(valid, x))
 
 
-def ratios() -> Rule:
-    """Of train, validation and test."""
-    _, is_positive = positive()
-    return (
-        "three numbers above 0, for train, validation and test, as in [7,2,1]",
-        lambda x: isinstance(x, Sequence) and len(x) == 3 and all(map(is_positive, x)),
-    )
+def optional(rule: Rule) -> Rule:
+    """Null, or what follows a rule."""
+    text, valid = rule
+    return f"null or {text}", lambda x: x is None or valid(x)
 
 
-def at_least_1() -> Rule:
-    return "a number from 1 on", lambda x: type(x) in (int, float) and 1 <= x < float("inf")
-
-
-def each(rule: Rule) -> Rule:
-    meaning, holds = rule
-    return f"a list, each {meaning}", lambda x: isinstance(x, ListConfig) and all(map(holds, x))
-
-
-def unset_or(rule: Rule) -> Rule:
-    meaning, holds = rule
-    return f"null or {meaning}", lambda x: x is None or holds(x)
-
+POSITIVE = number("above 0", lambda x: x > 0)
+NOT_NEGATIVE = number("of at least 0", lambda x: x >= 0)
+AT_LEAST_1 = number("of at least 1", lambda x: x >= 1)
+BELOW_1 = number("from 0 to below 1", lambda x: 0 <= x < 1)
+BOOL = one_of(True, False)
+AUTO = one_of("auto", True, False)
 
 RULES: dict[str, Rule] = {
-    "seed": whole(0, 2**32 - 1),
-    "data.batch_size": whole(1),
-    "data.eval_batch_size": whole(1),
-    "data.val_size": number_or_share(),
-    "data.split": unset_or(ratios()),
-    "data.split_seed": whole(0),
-    "data.fraction": (
-        "a number above 0, up to 1",
-        lambda x: type(x) in (int, float) and 0 < x <= 1,
+    "seed": integer(0, 2**32 - 1),
+    "data.batch_size": integer(1),
+    "data.eval_batch_size": integer(1),
+    "data.val_size": (
+        "an integer of at least 1, or a fraction between 0 and 1",
+        lambda x: POSITIVE[1](x) and (type(x) is int or x < 1),
     ),
-    "data.augment_until": (
-        "a number from 0 to 1",
-        lambda x: type(x) in (int, float) and 0 <= x <= 1,
+    "data.split": optional(
+        (
+            "three numbers above 0, for train, validation and test, as in [7,2,1]",
+            lambda x: isinstance(x, Sequence) and len(x) == 3 and all(map(POSITIVE[1], x)),
+        )
     ),
+    "data.split_seed": integer(0),
+    "data.fraction": number("above 0, up to 1", lambda x: 0 < x <= 1),
+    "data.augment_until": number("from 0 to 1", lambda x: 0 <= x <= 1),
     "data.normalise": one_of("standardise", "scale", "none"),
-    "data.clean": one_of(True, False),
+    "data.clean": BOOL,
     "data.suspect_folds": (
-        "0, or a whole number from 2 to 20",
+        "0, or an integer from 2 to 20",
         lambda x: type(x) is int and x != 1 and 0 <= x <= 20,
     ),
     "data.on_error": one_of("skip", "stop"),
-    "data.source.invert": one_of("auto", True, False),
-    "data.source.centre": one_of("auto", True, False),
-    "model.num_classes": whole(2),
-    "model.hidden": each(whole(1)),
-    "model.hidden_size": whole(1),
-    "model.num_layers": whole(1),
-    "model.dropout": share(),
-    "model.image_size": unset_or(whole(1)),
-    "loss.label_smoothing": share(),
-    "optimizer.lr": positive(),
-    "optimizer.momentum": share(),
-    "optimizer.betas": each(share()),
-    "optimizer.iterations": whole(1),
-    "optimizer.weight_decay": not_negative(),
-    "scheduler.warmup": share(),
-    "scheduler.div_factor": at_least_1(),
-    "scheduler.final_div_factor": at_least_1(),
-    "scheduler.final": share(),
-    "scheduler.factor": share(),
-    "scheduler.patience": whole(0),
-    "classifier.decay_biases": one_of(True, False),
-    "classifier.steps_per_execution": whole(1),
-    "classifier.cuda_graph": one_of(True, False),
-    "trainer.max_epochs": whole(1),
-    "trainer.accumulate_grad_batches": whole(1),
-    "trainer.gradient_clip_val": unset_or(positive()),
-    "trainer.limit_train_batches": unset_or(positive()),
-    "trainer.limit_val_batches": unset_or(positive()),
-    "trainer.limit_test_batches": unset_or(positive()),
-    "callbacks.early_stopping.patience": whole(1),
-    "callbacks.average.decay": unset_or(share()),
-    "callbacks.average.start": share(),
-    "callbacks.finetune.unfreeze_epoch": whole(2),
-    "callbacks.finetune.lr_factor": positive(),
+    "data.source.invert": AUTO,
+    "data.source.centre": AUTO,
+    "model.num_classes": integer(2),
+    "model.hidden": list_of(integer(1)),
+    "model.hidden_size": integer(1),
+    "model.num_layers": integer(1),
+    "model.dropout": BELOW_1,
+    "model.image_size": optional(integer(1)),
+    "loss.label_smoothing": BELOW_1,
+    "optimizer.lr": POSITIVE,
+    "optimizer.momentum": BELOW_1,
+    "optimizer.betas": list_of(BELOW_1),
+    "optimizer.iterations": integer(1),
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "scheduler.warmup": BELOW_1,
+    "scheduler.div_factor": AT_LEAST_1,
+    "scheduler.final_div_factor": AT_LEAST_1,
+    "scheduler.final": BELOW_1,
+    "scheduler.factor": BELOW_1,
+    "scheduler.patience": integer(0),
+    "classifier.decay_biases": BOOL,
+    "classifier.steps_per_execution": integer(1),
+    "trainer.max_epochs": integer(1),
+    "trainer.accumulate_grad_batches": integer(1),
+    "trainer.gradient_clip_val": optional(POSITIVE),
+    "trainer.limit_train_batches": optional(POSITIVE),
+    "trainer.limit_val_batches": optional(POSITIVE),
+    "trainer.limit_test_batches": optional(POSITIVE),
+    "callbacks.early_stopping.patience": integer(1),
+    "callbacks.average.decay": optional(BELOW_1),
+    "callbacks.average.start": BELOW_1,
+    "callbacks.finetune.unfreeze_epoch": integer(2),
+    "callbacks.finetune.lr_factor": POSITIVE,
 }
 
-
-def conf() -> Path:
-    """The folder of the configuration: of the checkout, or what was installed with the package."""
-    here = Path(__file__).parent
-    return next(path for path in (here / "conf", here.parents[1] / "conf") if path.is_dir())
-
-
-def explain(error: Exception) -> str | None:
-    """One line for what Hydra or OmegaConf says of an override, with the choices there are."""
-    if isinstance(error, MissingConfigException):
-        group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        # of one among several, as in augment=[affine,noise], Hydra does not say the options
-        options = error.options or sorted(path.stem for path in (conf() / group).glob("*.yaml"))
-        return f"{group}={name}: no such choice; choose from {', '.join(options)}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read as an override, which is key=value"
-    if "Config group override" in str(error):  # Hydra does not say which
-        words = [word for word in sys.argv if word.endswith("=null")]
-        group = next((word[:-5] for word in words if (conf() / word[:-5]).is_dir()), "group")
-        options = sorted(path.stem for path in (conf() / group).glob("*.yaml"))
-        return f"{group}=null: must be one of {', '.join(options)}"
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return None
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
-        known = [str(key) for key in cause.parent_node if key != "hydra"]
-        there = OmegaConf.to_container(cause.parent_node)
-        assert isinstance(there, dict)
-        groups = [key for key in known if (conf() / key).is_dir() and cause.key in there[key]]
-        below = [f"{group}.{cause.key}" for group in groups]
-        near = below or get_close_matches(str(cause.key), known, n=3) or known
-        return f"{cause.full_key}: no such key; there is {', '.join(near)}"
-    return " ".join(f"{error} {cause or ''}".split())
-
-
 SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trainer")
-MONITORED = {"val/acc": "max", "val/loss": "min"}  # and what is better
+MONITORED = {"val/acc": "max", "val/loss": "min"}  # and the mode in which it improves
+
+# what a resumed run must have in common with its first part; the data is compared by digest
+RESUME_KEYS = (
+    "seed",
+    "data.batch_size",
+    "augment",
+    "data.augment_until",
+    "model",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "classifier.decay_biases",
+    "trainer.precision",
+    "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val",
+    "trainer.gradient_clip_algorithm",
+    "callbacks.average",
+    "callbacks.finetune",
+)
 
 
 def check(cfg: DictConfig) -> None:
-    """Values that no run can work with; needs no torch.
+    """Check values and how they go together, as far as that needs no data and no network.
 
     Raises:
-        ConfigError: for the first such value.
+        ConfigError: for the first value that cannot work.
     """
-    for key, (meaning, holds) in RULES.items():
-        if _has(cfg, key) and not holds(value := OmegaConf.select(cfg, key)):
-            raise ConfigError(f"{key}={value}: must be {meaning}")
-    _check_parts(cfg)
-    parts = {f"callbacks.{name}": part for name, part in (cfg.callbacks or {}).items()}
-    for name, part in {**parts, "scheduler": cfg.scheduler}.items():
-        monitor = part.get("monitor") if part else None
-        if monitor is not None and monitor not in MONITORED:
-            raise ConfigError(
-                f"{name}.monitor={monitor}: only validation decides; "
-                f"choose from {', '.join(MONITORED)}"
-            )
-        mode = part.get("mode") if part else None
-        if monitor is not None and mode in ("min", "max") and mode != MONITORED[monitor]:
-            raise ConfigError(f"{name}.mode={mode}: of {monitor} the {MONITORED[monitor]} is best")
+    for key, (text, valid) in RULES.items():
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if isinstance(node, DictConfig) and name in node and not valid(value := node[name]):
+            raise ConfigError(f"{key}={value}: must be {text}")
+    _check_leftovers(cfg)
+    _check_monitors(cfg)
     _check_epochs(cfg)
     if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
-        raise ConfigError(f"ckpt_path={cfg.ckpt_path}: there is no such file")
+        raise ConfigError(f"ckpt_path={cfg.ckpt_path}: no such file")
 
 
-def _check_parts(cfg: DictConfig) -> None:
-    """What an experiment sets of a choice that was then overridden is not the rest of one."""
+def _check_leftovers(cfg: DictConfig) -> None:
+    """Reject an experiment's keys for a group option that the command line then replaced."""
     for group in SINGLE:
         if cfg[group] and "_target_" not in cfg[group]:
-            left = ", ".join(f"~{group}.{key}" for key in cfg[group])
-            raise ConfigError(f"{group}: was chosen anew, but {left[1:]} is set; add {left}")
+            remove = ", ".join(f"~{group}.{key}" for key in cfg[group])
+            raise ConfigError(f"{group}: was replaced, but {remove[1:]} is still set; add {remove}")
     for group in ("augment", "callbacks", "logger"):
-        for name, part in (cfg[group] or {}).items():
-            if part is not None and not (isinstance(part, DictConfig) and "_target_" in part):
+        for name, node in (cfg[group] or {}).items():
+            if node is not None and not (isinstance(node, DictConfig) and "_target_" in node):
                 raise ConfigError(
-                    f"{group}.{name}={part}: must be null, which leaves it out, or a mapping with "
+                    f"{group}.{name}={node}: must be null, which leaves it out, or a mapping with "
                     "_target_"
                 )
 
 
+def _check_monitors(cfg: DictConfig) -> None:
+    """A monitored metric is one of validation's, and its mode the one in which it improves."""
+    nodes = {f"callbacks.{name}": node for name, node in (cfg.callbacks or {}).items()}
+    for name, node in {**nodes, "scheduler": cfg.scheduler}.items():
+        monitor, mode = (node.get("monitor"), node.get("mode")) if node else (None, None)
+        if monitor is not None and monitor not in MONITORED:
+            raise ConfigError(
+                f"{name}.monitor={monitor}: must be a validation metric; choose from "
+                f"{', '.join(MONITORED)}"
+            )
+        if monitor is not None and mode in ("min", "max") and mode != MONITORED[monitor]:
+            raise ConfigError(f"{name}.mode={mode}: must be {MONITORED[monitor]} for {monitor}")
+
+
 def _check_epochs(cfg: DictConfig) -> None:
-    """What happens at an epoch must have one."""
-    if (steps := cfg.trainer.get("max_steps", -1)) != -1:
+    """Whatever happens at an epoch must have one."""
+    trainer = cfg.trainer
+    if (steps := trainer.get("max_steps", -1)) != -1:
         raise ConfigError(
-            f"trainer.max_steps={steps}: must be left out; a run is made of whole epochs, which "
-            "are validated, and trainer.max_epochs counts them"
+            f"trainer.max_steps={steps}: not supported, since runs consist of whole epochs; use "
+            "trainer.max_epochs"
         )
     unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
-    if unfreeze > cfg.trainer.max_epochs and not cfg.trainer.fast_dev_run:
+    if unfreeze > trainer.max_epochs and not trainer.fast_dev_run:
         raise ConfigError(
-            f"callbacks.finetune.unfreeze_epoch={unfreeze}: the run has trainer.max_epochs="
-            f"{cfg.trainer.max_epochs}"
+            f"callbacks.finetune.unfreeze_epoch={unfreeze}: beyond trainer.max_epochs="
+            f"{trainer.max_epochs}"
         )
-    every = cfg.trainer.get("check_val_every_n_epoch", 1)
+    every = trainer.get("check_val_every_n_epoch", 1)
     if "monitor" in cfg.scheduler and every != 1:
         raise ConfigError(
-            f"trainer.check_val_every_n_epoch={every}: scheduler.monitor={cfg.scheduler.monitor} "
-            "is looked at after every epoch"
+            f"trainer.check_val_every_n_epoch={every}: must be 1, since scheduler.monitor="
+            f"{cfg.scheduler.monitor} is needed after every epoch"
         )
 
 
-def check_choices(choices: DictConfig) -> None:
-    """Hydra would join the options of ``model=[lenet,mlp]`` into one that is neither.
+def check_choices(choices: Iterable[str]) -> None:
+    """Reject ``model=[lenet,mlp]``, which Hydra would merge into a model that is neither.
 
     Args:
-        choices: the option of each group; a group of which several were chosen is not there.
+        choices: the groups of which a single option was chosen.
 
     Raises:
-        ConfigError: for several options of a group that is one thing.
+        ConfigError: if several options of a group that takes one were chosen.
     """
     for group in SINGLE:
         if group not in choices:
-            raise ConfigError(
-                f"{group}: takes one option; for a sweep over several: -m {group}=A,B"
-            )
+            raise ConfigError(f"{group}: takes one option; to sweep over several: -m {group}=A,B")
 
 
-def _has(cfg: DictConfig, key: str) -> bool:
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    return isinstance(node, DictConfig) and name in node
+def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Keys with dots to plain values, of nested mappings; an empty mapping is a value."""
+    if not (isinstance(node, dict) and node):
+        return {prefix: node}
+    return {
+        path: value
+        for key, child in node.items()
+        for path, value in flatten(child, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep the run folder to this process.
+def resume_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The values of :data:`RESUME_KEYS`, flat, with the name of the class for each ``_target_``."""
+    settings: dict[str, Any] = {}
+    for key in RESUME_KEYS:
+        node = OmegaConf.select(cfg, key)
+        value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        for path, leaf in flatten(value, key).items():
+            if path.endswith("._target_"):
+                settings[path.removesuffix("._target_")] = str(leaf).rpartition(".")[2]
+            # a checkpoint replaces pretrained weights
+            elif path != "model.weights" and not path.endswith("._partial_"):
+                settings[path] = leaf
+    return {key: value for key, value in settings.items() if value not in (None, {})}
+
+
+def with_key(path: str, error: BaseException) -> str:
+    """``model.name=x: …`` for an error that begins with ``name=x``, else ``model: …``."""
+    name = str(error).partition("=")[0]
+    return f"{path}.{error}" if name.isidentifier() else f"{path}: {error}"
+
+
+def check_outputs(classifier: "Classifier", classes: int) -> None:
+    """Pass one image through the network, which must return a logit for each class.
 
     Raises:
-        ConfigError: if another one trains there.
+        ConfigError: if it cannot take the image or returns another number of logits.
     """
-    lock = FileLock(folder / ".lock")
+    import torch
+
+    training = classifier.training
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"hydra.run.dir={folder}: a run is going on there") from None
-    except OSError as error:
-        raise ConfigError(
-            f"hydra.run.dir={folder}: cannot write there ({error.strerror})"
-        ) from error
-    try:
-        yield
+        with torch.no_grad():
+            outputs = classifier.eval()(classifier.example_input_array).shape[1]
+    except RuntimeError as error:
+        raise ConfigError(f"model: does not take these images: {error}") from error
     finally:
-        with suppress(PermissionError):  # Windows removes it once it is let go
-            (folder / ".lock").unlink(missing_ok=True)
-        lock.release()
+        classifier.train(training)
+    if outputs != classes:
+        raise ConfigError(f"model.num_classes={outputs}: the data has {classes} classes")
 
 
-class Preflight(Callback):
-    """A Hydra callback: a mistake ends a single run before it leaves a folder behind.
+def check_accelerator(name: str) -> None:
+    """Check that ``trainer.accelerator`` is there.
 
-    Of a sweep, :class:`lenet_pl.sweeps.hydra_callback.Sweep` checks the jobs.
+    Raises:
+        ConfigError: if it is not.
     """
+    from pytorch_lightning import accelerators
 
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        cfg = config.copy()
-        with open_dict(cfg):
-            cfg.run_dir = "."  # not known yet, and nothing is written
-            del cfg["hydra"]
-        try:
-            check_choices(config.hydra.runtime.choices)
-            check(cfg)
-            from pytorch_lightning.utilities import rank_zero_only
-
-            from lenet_pl.build import rehearse  # imports torch
-
-            rehearse(cfg)
-            _make_folder(config.hydra.run.dir, cfg.ckpt_path)
-            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                with alone(Path(config.hydra.run.dir)):  # before Hydra writes there
-                    pass
-        except UserError as error:
-            fail(str(error))
-
-
-def _make_folder(path: str, ckpt_path: str | None) -> None:
-    """Make the run folder; it may hold a run only if that one goes on."""
-    folder = Path(path).absolute()
-    goes_on = ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
-    if not goes_on and ((folder / "result.json").exists() or (folder / "checkpoints").exists()):
+    known = {
+        "cuda": accelerators.CUDAAccelerator,
+        "mps": accelerators.MPSAccelerator,
+        "tpu": accelerators.XLAAccelerator,
+    }
+    available = [key for key, accelerator in known.items() if accelerator.is_available()]
+    usable = ["auto", "cpu", *available, *(["gpu"] if {"cuda", "mps"} & {*available} else [])]
+    if name not in usable:
         raise ConfigError(
-            f"hydra.run.dir={path}: holds a run; choose another folder, or resume={path}"
+            f"trainer.accelerator={name}: not on this machine; choose from {', '.join(usable)}"
         )
+
+
+def check_optimizer(
+    trainer: "Trainer", classifier: "Classifier", data: "DigitsDataModule"
+) -> int | None:
+    """Build optimizer and schedule once to see whether they accept their arguments.
+
+    Returns:
+        The optimizer steps of the run if the schedule ends with it, else None.
+
+    Raises:
+        ConfigError: if they do not, if there is nothing to unfreeze, or if the classifier cannot
+            do what the trainer asks for.
+    """
+    from lenet_pl.callbacks.finetuning import Unfreeze
+    from lenet_pl.optim import planned_steps
+
+    for callback in cast(Any, trainer).callbacks:
+        if isinstance(callback, Unfreeze):
+            if all(parameter.requires_grad for parameter in classifier.net.parameters()):
+                raise ConfigError("callbacks.finetune: nothing is frozen; add model.freeze=true")
+            if trainer.num_devices * trainer.num_nodes > 1:
+                # DDP never averages the gradients of parameters that are frozen when it starts
+                raise ConfigError("callbacks.finetune: needs one device; add trainer.devices=1")
+    steps = planned_steps(trainer, len(data.splits["train"]), data.batch_size)
+    schedule, part = {}, "optimizer"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
+        optimizer = classifier.build_optimizer()
+        part = "scheduler"
+        if classifier.scheduler and not cast(Any, trainer).fast_dev_run:
+            schedule = classifier.scheduler(optimizer, steps)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(with_key(part, error)) from error
+    try:
+        classifier.check_trainer(trainer, optimizer)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return steps if schedule.get("interval") == "step" else None
+
+
+def check_checkpoint(
+    cfg: DictConfig, settings: Mapping[str, Any], classifier: "Classifier", data: "DigitsDataModule"
+) -> None:
+    """Check that training can continue from ``ckpt_path`` as if it had never stopped.
+
+    Args:
+        cfg: the configuration of this run.
+        settings: its :func:`resume_settings`, and ``steps`` where its schedule has an end.
+        classifier, data: as built for it; the weights are loaded.
+
+    Raises:
+        ConfigError: if it is no checkpoint, or one of other weights, images or settings.
+    """
+    path = cfg.ckpt_path
+    checkpoint = read_checkpoint(Path(path))
+    try:
+        classifier.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
         raise ConfigError(
-            f"hydra.run.dir={path}: cannot write there ({error.strerror}); choose another folder"
+            f"ckpt_path={path}: the weights are another model's: {one_line(error, 30)}"
         ) from error
+    if checkpoint[DATA_KEY] != data.state_dict():
+        raise ConfigError(
+            f"ckpt_path={path}: was trained on other images; give the data, data.val_size and "
+            "data.split_seed it was trained with"
+        )
+    before = checkpoint["settings"]
+    for key in before | settings:
+        old, new = before.get(key), settings.get(key)
+        if key == "steps" and old and new and old != new:
+            raise ConfigError(
+                f"trainer.max_epochs={cfg.trainer.max_epochs}: the schedule of ckpt_path={path} "
+                f"ends after {old:,} steps and this run after {new:,}; it resumes only to its end"
+            )
+        if old != new:
+            raise ConfigError(f"{key}={new}: ckpt_path={path} was trained with {old}")
+    if (epochs := checkpoint["epoch"] + 1) > cfg.trainer.max_epochs:
+        raise ConfigError(
+            f"trainer.max_epochs={cfg.trainer.max_epochs}: ckpt_path={path} has {epochs} already"
+        )

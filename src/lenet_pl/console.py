@@ -1,4 +1,4 @@
-"""What a person reads: one console, and the tables at the start and the end of a run."""
+"""What a person reads: one console, and the summaries at the start and the end of a run."""
 
 import io
 import logging
@@ -12,10 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-# plain text in a notebook too, where a display of its own for each line tears tables apart, and
-# whose output calls itself a terminal
-notebook = "ipykernel" in sys.modules
-console = Console(highlight=False, force_jupyter=False, force_terminal=False if notebook else None)
+# In a notebook, rich would display each line separately, and the output passes for a terminal.
+_notebook = "ipykernel" in sys.modules
+console = Console(highlight=False, force_jupyter=False, force_terminal=False if _notebook else None)
 log = logging.getLogger(__name__)
 
 
@@ -23,19 +22,19 @@ class ConsoleHandler(logging.Handler):
     """Prints log records through the one console, so that a progress bar stays below them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        said = getattr(record, "renderable", None)
-        if said is None:
+        renderable = getattr(record, "renderable", None)
+        if renderable is None:
             prefix = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
-            said = Text(prefix + self.format(record))
-        console.print(said, soft_wrap=True)
+            renderable = Text(prefix + self.format(record))
+        console.print(renderable, soft_wrap=True)
 
 
-def say(renderable: RenderableType) -> None:
-    """Show a table or a text, and keep it as plain text in the log file."""
-    plain = Console(file=io.StringIO(), width=100, no_color=True, force_jupyter=False)
+def show(renderable: RenderableType) -> None:
+    """Print a table or text, and write it as plain text to the log file."""
+    file = io.StringIO()
+    plain = Console(file=file, width=100, no_color=True, force_jupyter=False)
     plain.print(renderable, soft_wrap=True)
-    text = plain.file.getvalue().rstrip()  # type: ignore[attr-defined]
-    log.info("\n%s", text, extra={"renderable": renderable})
+    log.info("\n%s", file.getvalue().rstrip(), extra={"renderable": renderable})
 
 
 def start_summary(
@@ -45,12 +44,12 @@ def start_summary(
     layers: Sequence[tuple[str, str, str, int]],
     notes: Sequence[str],
 ) -> RenderableType:
-    """What is about to be trained, on what.
+    """The data and the network of a run that is about to start.
 
     Args:
         title: the first line.
-        counts: for each split, the images of each class.
-        classes: their names.
+        counts: for each split, the number of images of each class.
+        classes: the class names.
         layers: name, type, output size and parameters, in the order of the forward pass.
         notes: lines below the tables.
     """
@@ -68,61 +67,69 @@ def start_summary(
 
 
 def end_summary(
-    result: Mapping[str, Any], folder: Path, extendable: bool = True, resumable: bool = True
+    result: Mapping[str, Any],
+    folder: Path,
+    program: str,
+    extendable: bool = True,
+    resumable: bool = True,
 ) -> RenderableType:
-    """How a run went, and what one would run next.
+    """How a run went, and the commands one would run next.
 
     Args:
-        result: what ``result.json`` holds.
+        result: the content of ``result.json``.
         folder: the run folder.
-        extendable: whether it could train longer, which a schedule that has ended forbids.
-        resumable: whether it can go on by itself, which a job of a sweep cannot.
+        program: the command that trains.
+        extendable: whether it can train longer, which a schedule that has ended rules out.
+        resumable: whether it can be resumed by itself, which a job of a sweep cannot.
     """
-    metrics, rows = result["metrics"], []
-    if result["status"] == "finished" and not metrics:
-        rows.append(("debugged", "a batch each of train, validation and test went through"))
-    elif result["status"] == "finished":
-        early = ", stopped early" if result["stopped_early"] else ""
-        rows.append(("best epoch", f"{result['best_epoch']} of {result['epochs']}{early}"))
-        rows.append(("validation", _score(metrics, "val")))
-        if "test/acc" in metrics:
-            low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])
-            rows.append(("test", f"{_score(metrics, 'test')}  95 % interval {low} to {high}"))
-        if result["data"]["pooled"]:
-            rows.append(("pooled", "with the official test set: compare with no published figure"))
-    else:
-        rows.append((result["status"], result["error"]))
-    rows.append(("run folder", str(folder)))
-
-    program = "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
+    metrics = result["metrics"]
+    lines = [*_outcome(result), ("run folder", str(folder))]
     commands = []
     if metrics and any(folder.rglob("events.*")):
-        logdir = "outputs" if folder.parts[:1] == ("outputs",) else folder
+        logdir = "outputs" if folder.parts[:1] == ("outputs",) else shlex.quote(str(folder))
         commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
+    resume = f"{program} resume={shlex.quote(str(folder))}"
     needed = (folder / "checkpoints" / "last.ckpt", folder / ".hydra")
     resumable = resumable and all(path.exists() for path in needed)
     if metrics and resumable and extendable and not result["stopped_early"]:
-        longer = f"trainer.max_epochs={2 * result['epochs']}"
-        commands.append(("train longer", f"{program} resume={shlex.quote(str(folder))} {longer}"))
+        commands.append(("train longer", f"{resume} trainer.max_epochs={2 * result['epochs']}"))
     elif result["status"] != "finished" and resumable:
-        commands.append(("go on", f"{program} resume={shlex.quote(str(folder))}"))
+        commands.append(("resume", resume))
+    return Group(
+        "",
+        *(Text(f"{name:<15} {text}", style="bold") for name, text in lines),
+        *(Text(f"{name:<15} {command}", style="cyan") for name, command in commands),
+    )
 
-    lines = [Text(f"{name:<15} {value}", style="bold") for name, value in rows]
-    lines += [Text(f"{purpose:<15} {command}", style="cyan") for purpose, command in commands]
-    return Group("", *lines)
 
-
-def percent(share: float) -> str:
-    """``98.76 %``"""
-    return f"{100 * share:.2f} %"
+def _outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    metrics = result["metrics"]
+    if result["status"] != "finished":
+        return [(result["status"], result["error"])]
+    if not metrics:
+        return [("debugged", "one batch each of train, validation and test passed")]
+    early = ", stopped early" if result["stopped_early"] else ""
+    lines = [("best epoch", f"{result['best_epoch']} of {result['epochs']}{early}")]
+    lines.append(("validation", _score(metrics, "val")))
+    if "test/acc" in metrics:
+        low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])
+        lines.append(("test", f"{_score(metrics, 'test')}  95 % interval {low} to {high}"))
+    if result["data"]["pooled"]:
+        lines.append(("pooled", "with the official test set: not comparable to published results"))
+    return lines
 
 
 def _score(metrics: Mapping[str, float], stage: str) -> str:
     return f"{percent(metrics[f'{stage}/acc'])}  loss {metrics[f'{stage}/loss']:.4f}"
 
 
+def percent(fraction: float) -> str:
+    """``98.76 %``."""
+    return f"{100 * fraction:.2f} %"
+
+
 def table(*columns: str, left: int) -> Table:
-    """A table whose first columns are words and whose others are numbers."""
+    """A table whose first ``left`` columns are text and whose others are numbers."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i < left else "right")

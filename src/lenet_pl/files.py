@@ -1,15 +1,18 @@
-"""Files that are written whole or not at all, and their checksums."""
+"""Files that are written whole or not at all, checksums, and folders held by one process."""
 
 import csv
 import hashlib
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -55,3 +58,32 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def md5(data: bytes | bytearray) -> str:
     """The MD5 sum as 32 hexadecimal digits, for integrity and not for security."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+@contextmanager
+def reserved(folder: Path) -> Iterator[None]:
+    """Make a folder and hold it for this process.
+
+    Raises:
+        BlockingIOError: if another process holds it.
+        OSError: if it cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BlockingIOError(f"{folder} is in use") from error
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):  # Windows deletes it when the lock is released
+            (folder / ".lock").unlink(missing_ok=True)
+        lock.release()
+
+
+def display_path(path: Path) -> Path:
+    """The path as one would type it from the current folder."""
+    path = path.absolute()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

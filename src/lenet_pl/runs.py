@@ -368,12 +368,6 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
             yield from _targets(value, f"{path}.{key}")
 
 
-def display_path(path: Path) -> Path:
-    """The path as one would type it from the current folder."""
-    path = path.absolute()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
 def program_name() -> str:
     """The command that started this process, for commands to paste."""
     return "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"

@@ -1,29 +1,78 @@
-"""From a configuration to a run folder."""
+"""From a configuration to a run folder: check, build, fit, test, record."""
 
 import logging
 import statistics
 import time
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import EarlyStopping
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import RenderableType
 
-from lenet_pl.build import Parts, build
-from lenet_pl.config import alone, check
-from lenet_pl.console import ConsoleHandler, end_summary, say, start_summary
+from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
+from lenet_pl.callbacks.history import EpochHistory
+from lenet_pl.callbacks.tensorboard import TensorBoardSummary
+from lenet_pl.classifier import Classifier
+from lenet_pl.config import (
+    check,
+    check_accelerator,
+    check_checkpoint,
+    check_optimizer,
+    check_outputs,
+    resume_settings,
+    with_key,
+)
+from lenet_pl.console import ConsoleHandler, end_summary, show, start_summary
+from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.describe import layers
-from lenet_pl.errors import ConfigError, UserError
-from lenet_pl.files import write_json
+from lenet_pl.errors import FAILED, ConfigError, UserError, one_line
+from lenet_pl.files import display_path, reserved, write_json
 from lenet_pl.metrics import wilson_interval
-from lenet_pl.runs import display_path, git_state, package_versions
+from lenet_pl.models.pixelnet import model_name
+from lenet_pl.runs import git_state, package_versions, program_name, without_weights
+
+# Lightning's tips and its log of hooks are not about this run
+logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+for message in (
+    ".*`dataloader_iter`.*",  # experimental in Lightning; the fast classifier depends on it
+    ".*does not have many workers.*",  # the data is in memory
+    ".*smaller than the logging interval.*",  # metrics are logged per epoch
+    ".*exists and is not empty.*",  # a resumed run writes into its own folder
+    ".*in eval mode at the start of training.*",  # frozen layers stay in evaluation mode
+    ".*isinstance.treespec, LeafSpec.*",  # between Lightning and torch
+):
+    warnings.filterwarnings("ignore", message)
+
+# called instead of training directly in the jobs of a sweep, by whose Hydra callback it is set
+job_hook: Callable[[DictConfig], float | None] | None = None
+
+
+class Parts(NamedTuple):
+    """What a run consists of.
+
+    Attributes:
+        trainer, classifier, data, history: as built from the configuration.
+        best: the callback that keeps the best weights; None where no checkpoints are written.
+        horizon: the optimizer steps that the schedule is made for; None where it has no end.
+    """
+
+    trainer: Trainer
+    classifier: Classifier
+    data: DigitsDataModule
+    history: EpochHistory
+    best: BestAndLastCheckpoint | None
+    horizon: int | None
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -33,93 +82,223 @@ def train(cfg: DictConfig) -> float | None:
         cfg: as ``conf/config.yaml`` composes it.
 
     Returns:
-        The validation accuracy of the best epoch, for sweepers; None of a debugging run.
+        The validation accuracy of the best epoch, for sweepers; None for a debugging run.
 
     Raises:
         ConfigError: for a configuration that cannot work.
-        DataError: if the data cannot be had.
-        FloatingPointError: if the loss stops being a number.
+        DataError: if the data cannot be loaded.
+        FloatingPointError: if the loss becomes NaN or infinite.
     """
-    if not logging.getLogger().handlers:  # in a notebook, where Hydra sets up no logging
+    return job_hook(cfg) if job_hook else train_run(cfg)
+
+
+def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> float | None:
+    """Train one run, as :func:`train`; the jobs of a sweep may share loaded data in a cache."""
+    if not logging.getLogger().handlers:  # in a notebook, where Hydra configures no logging
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     folder = Path(cfg.run_dir)
+    main_process = _is_main_process()
+    parts = _prepared.pop(folder, None)
+    with lock_run(folder):
+        result, extendable = _initial_result(cfg), True
+        try:
+            parts = parts or build(cfg, cache)
+            result |= _describe(parts)
+            extendable = parts.horizon is None
+            if main_process:
+                (folder / "result.json").unlink(missing_ok=True)  # of the run that is resumed
+                if (report := parts.data.cleaning_report()) is not None:
+                    write_json(folder / "cleaning.json", report)
+                show(_start_summary(cfg, parts))
+            _fit(cfg, parts, result)
+            _evaluate(cfg, parts, result)
+            result["status"] = "finished"
+        except (KeyboardInterrupt, SystemExit) as error:
+            result |= {"status": "interrupted", "error": "stopped before its end"}
+            if isinstance(error, SystemExit) and not error.code:  # Lightning's, on SIGTERM
+                raise SystemExit(FAILED) from error
+            raise
+        except BaseException as error:
+            expected = isinstance(error, UserError | FloatingPointError)
+            prefix = "" if expected else f"{type(error).__name__}: "
+            result |= {"status": "failed", "error": prefix + one_line(error)}
+            raise
+        finally:
+            if main_process:
+                write_json(folder / "result.json", result)
+                path, resumable = display_path(folder), not _in_sweep()
+                show(end_summary(result, path, program_name(), extendable, resumable))
+    return cast("float | None", result["metrics"].get("val/acc"))
+
+
+# A single run is built before Hydra makes its folder, so that a refused one leaves no trace;
+# train() takes over what was built for the folder.
+_prepared: dict[Path, Parts] = {}
+
+
+def prepare(cfg: DictConfig) -> None:
+    """Build a run, then make its folder, for :func:`train` to take over.
+
+    Raises:
+        ConfigError, DataError: as :func:`build`, and if the folder cannot be used.
+    """
+    folder = Path(cfg.run_dir)
+    check_folder(folder, cfg.ckpt_path)
+    parts = build(cfg)
+    with lock_run(folder):
+        pass
+    _prepared[folder] = parts
+
+
+def check_folder(folder: Path, ckpt_path: str | None) -> None:
+    """Raise ConfigError if the folder holds another run than the one that is resumed."""
+    resumed = ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
+    if not resumed and ((folder / "result.json").exists() or (folder / "checkpoints").exists()):
+        raise ConfigError(
+            f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or "
+            f"resume={display_path(folder)}"
+        )
+
+
+@contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Make the run folder and hold it for this run; ConfigError if that is not possible."""
+    if not _is_main_process():
+        yield
+        return
+    key = f"hydra.run.dir={display_path(folder)}"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(reserved(folder))
+        except BlockingIOError as error:
+            raise ConfigError(f"{key}: a run is in progress there") from error
+        except OSError as error:
+            raise ConfigError(
+                f"{key}: cannot write there ({error.strerror}); choose another folder"
+            ) from error
+        yield
+
+
+def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Parts:
+    """Check the configuration, load the data, and build network, callbacks and trainer.
+
+    Args:
+        cfg: as ``conf/config.yaml`` composes it.
+        cache: loaded data to share with other runs, see :class:`DigitsDataModule`.
+
+    Raises:
+        ConfigError: for a configuration that cannot work.
+        DataError: if the data cannot be loaded.
+    """
+    check(cfg)
+    # momentum of a dead unit fades into subnormal numbers, which make an epoch three times as long
+    torch.set_flush_denormal(True)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+
+    data: DigitsDataModule = _instantiate(cfg, "data", cache=cache)
+    data.prepare_data()
+    data.setup("fit")
+
+    settings = resume_settings(cfg)
+    classifier: Classifier = _instantiate(
+        cfg if cfg.ckpt_path is None else without_weights(cfg),
+        "classifier",
+        mean=data.mean,
+        std=data.std,
+        example=data.splits["train"].images[:1] / 255,
+        settings=settings,
+    )
+    check_outputs(classifier, len(data.classes))
+
+    check_accelerator(cfg.trainer.accelerator)
+    history = EpochHistory(Path(cfg.run_dir) / "metrics.csv")
+    summary = TensorBoardSummary(hparams(cfg), _as_yaml(cfg))
+    callbacks = [history, summary, *_instantiate_all(cfg, "callbacks")]
+    trainer: Trainer = _instantiate(
+        cfg,
+        "trainer",
+        callbacks=callbacks,
+        logger=_instantiate_all(cfg, "logger"),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+    )
+
+    horizon = check_optimizer(trainer, classifier, data)
+    if cfg.ckpt_path is not None:
+        steps = {"steps": horizon} if horizon else {}
+        check_checkpoint(cfg, settings | steps, classifier, data)
+    best = next((c for c in callbacks if isinstance(c, BestAndLastCheckpoint)), None)
+    return Parts(trainer, classifier, data, history, best, horizon)
+
+
+def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"run_dir={folder}: cannot write there ({error.strerror})") from error
-    first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    with alone(folder) if first else nullcontext():
-        return _train(cfg, folder, first)
+        # plain lists and mappings, since some end up in checkpoints
+        return instantiate(cfg[key], **parts, _convert_="all")
+    except InstantiationException as error:
+        path = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else key
+        # conf/classifier takes its parts from the groups that users know: net is ${model}
+        path = path.replace("classifier.net", "model").replace("classifier.", "")
+        path = path.replace("data.augment", "augment")
+        raise ConfigError(with_key(path, error.__cause__ or error)) from error
 
 
-def _train(cfg: DictConfig, folder: Path, first: bool) -> float | None:
-    result, extendable = _blank(cfg), True
-    try:
-        check(cfg)
-        if first:
-            (folder / "result.json").unlink(missing_ok=True)  # of a run that goes on here
-        parts = build(cfg)
-        result |= _facts(parts)
-        extendable = "steps" not in parts.classifier.settings
-        if parts.trainer.is_global_zero:
-            if (found := parts.data.prepared.findings()) is not None:
-                write_json(folder / "cleaning.json", found)
-            say(_summary(cfg, parts))
-        _fit(cfg, parts, result)
-        _evaluate(cfg, parts, result)
-        result["status"] = "finished"
-    except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        result["status"] = "interrupted" if stopped else "failed"
-        result["error"] = "stopped before its end" if stopped else _one_line(error)
-        raise
-    finally:
-        if first:
-            write_json(folder / "result.json", result)
-            say(end_summary(result, display_path(folder), extendable, not _in_sweep()))
-    return result["metrics"].get("val/acc")
+def _instantiate_all(cfg: DictConfig, group: str) -> list[Any]:
+    """The parts of a group, without those that an override such as ``logger.x=null`` removed."""
+    return [part for part in _instantiate(cfg, group).values() if part is not None]
 
 
-def _one_line(error: BaseException) -> str:
-    expected = isinstance(error, (UserError, FloatingPointError))
-    return " ".join(f"{'' if expected else type(error).__name__ + ': '}{error}".split())
+def hparams(cfg: DictConfig) -> dict[str, Any]:
+    """The columns of TensorBoard's HParams tab; a class is given by its name."""
+    values = OmegaConf.to_container(cfg.hparams, resolve=True)
+    assert isinstance(values, dict)
+    return {
+        str(name): value.rpartition(".")[2] if isinstance(value, str) else value
+        for name, value in values.items()
+    }
+
+
+def _as_yaml(cfg: DictConfig) -> str:
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    return OmegaConf.to_yaml(own, resolve=True)
 
 
 def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
-    trainer, history = parts.trainer, parts.history
+    """Train, and record what there is of the run even if it is cut short."""
+    trainer = parts.trainer
     started = time.perf_counter()
     try:
         trainer.fit(parts.classifier, parts.data, ckpt_path=cfg.ckpt_path, weights_only=True)
     finally:
-        seconds = [row["seconds"] for row in history.rows]
-        result["epochs"] = len(seconds)
+        rows = parts.history.rows
+        seconds = [row["seconds"] for row in rows]
+        result["epochs"] = len(rows)
         result["seconds"]["fit"] = time.perf_counter() - started
         result["seconds"]["epoch_median"] = statistics.median(seconds) if seconds else None
-        if parts.best and parts.best.epoch:  # so far, should this be as far as it comes
+        if parts.best and parts.best.epoch:
             result["best_epoch"] = parts.best.epoch
-            row = history.rows[parts.best.epoch - 1]
+            row = rows[parts.best.epoch - 1]
             result["metrics"] = {name: row[name] for name in ("val/acc", "val/loss")}
-    result["stopped_early"] = len(seconds) < (trainer.max_epochs or 0)
+    result["stopped_early"] = len(rows) < (trainer.max_epochs or 0)
 
 
 def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
-    """Validate the best weights, so that what is reported is what is kept; then test them."""
-    trainer, classifier, data, history, best = parts
-    result["best_epoch"] = len(history.rows)  # the last weights are what there is, unless …
+    """Validate the best weights, so that the reported ones are those kept; then test them."""
+    trainer, classifier, data, best = parts.trainer, parts.classifier, parts.data, parts.best
+    result["best_epoch"] = len(parts.history.rows)  # without checkpoints, the last weights
     if best and best.epoch:
         result["best_epoch"] = best.epoch
         checkpoint = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
         classifier.load_state_dict(checkpoint["state_dict"])
     trainer.validate(classifier, data, verbose=False)
     metrics = _logged(trainer, "val")
-    # in a sweep the test set is not looked at: it must not choose among the jobs
+    # the test set must not choose among the jobs of a sweep
     if cfg.test and not _in_sweep():
         trainer.test(classifier, data, verbose=False)
         logits, labels = classifier.outputs["test"]
         correct = int((logits.argmax(1) == labels).sum())
         low, high = wilson_interval(correct, len(labels))
         metrics |= _logged(trainer, "test") | {"test/acc_low": low, "test/acc_high": high}
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # one batch measures nothing
+    if not cast(Any, trainer).fast_dev_run:  # a single batch measures nothing
         result["metrics"] = metrics
 
 
@@ -128,12 +307,16 @@ def _logged(trainer: Trainer, stage: str) -> dict[str, float]:
     return {name: trainer.callback_metrics[name].item() for name in names}
 
 
+def _is_main_process() -> bool:
+    return cast(Any, rank_zero_only).rank == 0
+
+
 def _in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _blank(cfg: DictConfig) -> dict[str, Any]:
-    """``result.json`` of a run of which nothing is known yet but what was asked for."""
+def _initial_result(cfg: DictConfig) -> dict[str, Any]:
+    """``result.json`` before anything has been built."""
     hydra = HydraConfig.initialized()
     return {
         "status": None,
@@ -153,15 +336,15 @@ def _blank(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _facts(parts: Parts) -> dict[str, Any]:
+def _describe(parts: Parts) -> dict[str, Any]:
     return {
         "parameters": sum(p.numel() for p in parts.classifier.net.parameters()),
-        "device": _device(parts.trainer),
+        "device": _device_name(parts.trainer),
         "data": parts.data.facts(),
     }
 
 
-def _device(trainer: Trainer) -> str:
+def _device_name(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -170,24 +353,24 @@ def _device(trainer: Trainer) -> str:
     return cpu if device.type == "cpu" else str(device)
 
 
-def _summary(cfg: DictConfig, parts: Parts) -> RenderableType:
-    trainer, classifier, data, _, _ = parts
-    notes = [f"data        {data.origin}", *data.prepared.notes()]
+def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
+    trainer, net, data = parts.trainer, parts.classifier.net, parts.data
+    notes = [f"data        {data.origin}", *data.notes()]
     notes.append(f"run folder  {display_path(Path(cfg.run_dir))}")
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in cast(Any, trainer).callbacks:
         if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:
-            fires = f"after {callback.patience} epochs in a row without a better one"
+            text = f"after {callback.patience} epochs without improvement"
             if callback.patience >= trainer.max_epochs - 1:
-                fires = f"has no time to: it waits for {callback.patience} epochs in vain"
-            notes.append(f"early stop  on {callback.monitor}, {fires}")
-    name = getattr(classifier.net, "name", type(classifier.net).__name__)
+                text = f"cannot trigger: patience {callback.patience}, {trainer.max_epochs} epochs"
+            notes.append(f"early stop  on {callback.monitor}, {text}")
     return start_summary(
-        title=f"{name} on {data.source.name} · {_device(trainer)} · seed {cfg.seed}",
+        title=f"{model_name(net)} on {data.source.name} · {_device_name(trainer)} · "
+        f"seed {cfg.seed}",
         counts={
             name: torch.bincount(split.labels, minlength=len(data.classes)).tolist()
             for name, split in data.splits.items()
         },
         classes=data.classes,
-        layers=layers(classifier.net, data.splits["train"].images[:1] / 255),
+        layers=layers(net, data.splits["train"].images[:1] / 255),
         notes=notes,
     )

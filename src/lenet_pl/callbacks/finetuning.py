@@ -25,7 +25,7 @@ class Unfreeze(BaseFinetuning):
         self.lr_factor = lr_factor
 
     def freeze_before_training(self, pl_module: Any) -> None:
-        pl_module.frozen_lr = self.lr_factor  # the model has frozen itself
+        pl_module.frozen_lr_factor = self.lr_factor  # the model has frozen itself
 
     def finetune_function(
         self, pl_module: LightningModule, epoch: int, optimizer: Optimizer

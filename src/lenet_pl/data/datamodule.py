@@ -65,6 +65,7 @@ class DigitsDataModule(LightningDataModule):
         clean: bool = False,
         suspect_folds: int = 0,
         on_error: str = "skip",
+        cache: Any = None,
     ) -> None:
         super().__init__()
         self.source = source(root)
@@ -96,6 +97,12 @@ class DigitsDataModule(LightningDataModule):
         self.classes, self.origin = prepared.classes, prepared.origin
         self.digest, self.split_digest = prepared.digest, prepared.split_digest
         self.mean, self.std = prepared.mean, prepared.std
+
+    def notes(self) -> list[str]:
+        return self.prepared.notes()
+
+    def cleaning_report(self) -> dict[str, Any] | None:
+        return self.prepared.findings()
 
     def facts(self) -> dict[str, Any]:
         """What identifies the data of a run, in plain types."""

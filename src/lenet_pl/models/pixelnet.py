@@ -38,3 +38,8 @@ class PixelNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images ``[N, C, H, W]``, either uint8 or float in [0, 1]."""
         return self.net(standardise(images, self.mean, self.std))
+
+
+def model_name(net: nn.Module) -> str:
+    """A network's name: its own attribute, or the name of its class."""
+    return str(getattr(net, "name", type(net).__name__))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lenet_pl.console import console
 from lenet_pl.errors import ConfigError
-from lenet_pl.runs import display_path, hydra_mode
+from lenet_pl.files import display_path
+from lenet_pl.runs import hydra_mode
 from lenet_pl.sweeps.files import as_dict, write
 from lenet_pl.sweeps.results import job_folders, read_sweep
 from lenet_pl.sweeps.tables import table

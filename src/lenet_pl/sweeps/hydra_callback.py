@@ -20,10 +20,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl.config import explain
+from lenet_pl.cli import explain
 from lenet_pl.console import ConsoleHandler, console
 from lenet_pl.errors import ConfigError, UserError, fail
-from lenet_pl.runs import display_path
+from lenet_pl.files import display_path
 from lenet_pl.sweeps.files import write
 from lenet_pl.sweeps.plan import Plan, make_plan
 from lenet_pl.sweeps.progress import Watch, begun, ended, read_result
@@ -56,6 +56,9 @@ class Sweep(Callback):
             Sweep.watch = Watch(self.plan)
             Sweep.watch.start()
         Sweep.current = self
+        from lenet_pl import cli
+
+        cli.launch_error_hook = self.broken
 
     def _open_folder(self, config: DictConfig) -> None:
         """Take the folder for this process alone, and note what is going to happen in it."""
@@ -99,6 +102,10 @@ class Sweep(Callback):
         if not hasattr(self, "plan"):  # a single run
             return
         Sweep.current = self
+        from lenet_pl import training
+        from lenet_pl.sweeps.job import run_job
+
+        training.job_hook = lambda cfg: run_job(cfg, training.train_run)
         if self.plan.cwd.is_dir():
             os.chdir(self.plan.cwd)
         for handler in logging.getLogger().handlers:

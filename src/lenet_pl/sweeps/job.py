@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lenet_pl.console import console
 from lenet_pl.errors import fail
-from lenet_pl.runs import display_path
+from lenet_pl.files import display_path
 from lenet_pl.sweeps.hydra_callback import Sweep
 from lenet_pl.sweeps.progress import label, read_result
 from lenet_pl.sweeps.results import parameters
