@@ -57,6 +57,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def checkpoint(composed: Callable[..., DictConfig], tmp_path: Path) -> Path:
+    """The last checkpoint of a run of one short epoch, in ``tmp_path / "run"``."""
+    from lenet_pl.training import train
+
+    short = ["trainer.limit_train_batches=2", "trainer.max_epochs=1", "test=false", "logger=none"]
+    train(composed(*FAST, *short))
+    return tmp_path / "run" / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
 def lenet_pl(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> Callable[..., tuple[int, str, str]]:

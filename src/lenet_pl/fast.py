@@ -57,7 +57,7 @@ class FastClassifier(Classifier):
         trainer: Any = self.trainer
         optimizer.zero_grad()
         with trainer.precision_plugin.train_step_context():
-            loss = super().training_step(batch, 0)
+            loss: Any = super().training_step(batch, 0)
         loss.backward()
         self.configure_gradient_clipping(
             optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm

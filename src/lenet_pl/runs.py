@@ -233,7 +233,8 @@ class Run:
         """The loss function of training."""
         from torch import nn
 
-        return instantiate(trusted(self.config, "loss", nn.Module))
+        loss: nn.Module = instantiate(trusted(self.config, "loss", nn.Module))
+        return loss
 
     def data(self) -> "DigitsDataModule":
         """The run's data, split as for training.
@@ -306,7 +307,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         if missing := {"state_dict", "epoch", "settings", DATA_KEY} - state.keys():
             raise KeyError(*missing)
     except Exception as error:

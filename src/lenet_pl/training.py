@@ -308,7 +308,7 @@ def _logged(trainer: Trainer, stage: str) -> dict[str, float]:
 
 
 def _is_main_process() -> bool:
-    return cast(Any, rank_zero_only).rank == 0
+    return int(cast(Any, rank_zero_only).rank) == 0
 
 
 def _in_sweep() -> bool:

@@ -1,0 +1,51 @@
+"""Commands in the README parse, and the constraints name versions only."""
+
+import re
+import shlex
+
+import pytest
+from helpers.commands import ROOT
+
+from lenet_pl.cli import COMMANDS, prefer_own_presets
+from lenet_pl.config import check
+
+
+def readme_commands() -> list[str]:
+    """The lines of all bash blocks, and the commands inline."""
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    inline = re.findall(r"`((?:python train\.py|lenet-pl) [^`…]*)`", text)
+    return [line for line in lines + inline if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_readme_command_parses(composed, line):
+    for part in line.split(" && "):
+        words = shlex.split(part)
+        if words[:2] in (["python", "train.py"], ["lenet-pl", "train"]):
+            words = [word for word in words[2:] if word not in ("-m", "--help")]
+            overrides = [re.sub(r"=([^\[,]*),.*", r"=\1", word) for word in words]
+            prefer_own_presets()
+            folders = ("resume=", "ckpt_path=", "hydra.sweep.dir=")
+            check(composed(*(item for item in overrides if not item.startswith(folders))))
+        elif words[0] == "lenet-pl":
+            assert words[1] in COMMANDS
+        elif words[0] == "python":
+            assert (ROOT / words[1]).is_file()
+        else:
+            programs = {"pip", "pytest", "git", "cd", "tensorboard", "uv", "bash", "make"}
+            assert words[0] in programs, line
+
+
+def test_readme_has_the_two_commands():
+    commands = readme_commands()
+    assert "pip install -e . && python train.py trainer.max_epochs=20" in commands
+    assert 'pip install -e ".[dev]" && pytest' in commands
+
+
+def test_constraints_name_versions_and_nothing_else():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][\w.]*", line) for line in lines)
+    names = {line.split("==")[0].lower() for line in lines}
+    assert {"torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf"} <= names
