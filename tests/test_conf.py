@@ -1,6 +1,8 @@
 """Every YAML in conf/ composes, and its keys are arguments of what it names."""
 
 import inspect
+import re
+import shlex
 
 import pytest
 from helpers.commands import ROOT
@@ -63,3 +65,28 @@ def test_config_yaml_names_no_tool():
     text = (ROOT / "conf" / "config.yaml").read_text()
     for tool in ("sweeps", "evaluation", "report", "export"):
         assert f"lenet_pl.{tool}" not in text
+
+
+EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_begins_with_its_command(composed, path):
+    # Hydra reads the package from the first line only, and ignores it silently elsewhere
+    package, comment = path.read_text().splitlines()[:2]
+    assert package == "# @package _global_"
+    command = re.fullmatch(r"# python train\.py (.*)", comment)
+    assert command, comment
+    overrides = [word for word in shlex.split(command[1]) if word != "-m"]
+    assert f"experiment={path.stem}" in overrides
+    cfg, plain = composed(*overrides), composed()
+    check(cfg)
+    assert "experiment" not in cfg and cfg.keys() == plain.keys()
+
+
+def test_tutorial_experiment(composed):
+    cfg = composed("experiment=tutorial")
+    assert cfg.data.normalise == "scale"
+    assert (cfg.data.batch_size, cfg.trainer.max_epochs) == (32, 20)
+    assert (cfg.optimizer.lr, cfg.optimizer.momentum) == (0.001, 0.9)
+    assert cfg.model._target_.endswith(".LeNet") and cfg.augment == {}

@@ -1,25 +1,22 @@
-"""Many optimizer steps to one of Lightning's, and the same numbers."""
+"""Many optimizer steps per Lightning step give the same numbers."""
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.runs import FAST, result, rows
 
-from lenet_pl import fast
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.classifier import Classifier
 from lenet_pl.errors import ConfigError
-from lenet_pl.fast import FastClassifier
 from lenet_pl.training import build, train
 
-# 14 batches of 64 and one of what is left over
+# 14 batches of 64 and a smaller one
 FEW = [*FAST, "logger=none", "data.fraction=0.19", "trainer.max_epochs=3", "test=false"]
 FEW += ["data.eval_batch_size=1000", "callbacks.early_stopping=null"]
 
-DIFFERENT = [
+CONFIGURATIONS = [
     "",
     "classifier.steps_per_execution=1",
     "classifier.steps_per_execution=4 scheduler=onecycle trainer.gradient_clip_val=0.5",
@@ -37,59 +34,61 @@ DIFFERENT = [
 ]
 
 
-def same(ours: object, theirs: object) -> bool:
-    """Whether two checkpoints hold the same, tensors to the bit."""
-    if isinstance(ours, torch.Tensor):
-        return torch.equal(ours, theirs)
-    if isinstance(ours, dict):
-        return ours.keys() == theirs.keys() and all(same(ours[k], theirs[k]) for k in ours)
-    if isinstance(ours, list | tuple):
-        return len(ours) == len(theirs) and all(map(same, ours, theirs))
-    return ours == theirs
+def equal(a: object, b: object) -> bool:
+    """Whether two checkpoints are equal, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
 
 
 def last(run: Path) -> dict:
-    """The last checkpoint, without what tells where and how long."""
+    """The last checkpoint, without paths and durations."""
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     callbacks = checkpoint["callbacks"]
     for row in callbacks["EpochHistory"]["rows"]:
         row.pop("seconds")
     for key in ("dirpath", "best_model_path", "kth_best_model_path", "best_k_models"):
-        callbacks["BestAndLastCheckpoint"].pop(key)
+        callbacks["BestAndLast"].pop(key)
     return checkpoint
 
 
-@pytest.mark.parametrize("words", DIFFERENT)
-def test_the_same_to_the_bit(composed, tmp_path, words):
-    steps = [word for word in words.split() if "steps_per" in word]
-    words = [*FEW, *(word for word in words.split() if word not in steps)]
-    train(composed(*words, f"run_dir={tmp_path / 'plain'}"))
-    train(composed(*words, "classifier=fast", *steps, f"run_dir={tmp_path / 'fast'}"))
+@pytest.mark.parametrize("overrides", CONFIGURATIONS)
+def test_equal_to_the_plain_classifier_bit_for_bit(composed, tmp_path, overrides):
+    steps = [override for override in overrides.split() if "steps_per" in override]
+    overrides = [*FEW, *(override for override in overrides.split() if override not in steps)]
+    train(composed(*overrides, f"run_dir={tmp_path / 'plain'}"))
+    train(composed(*overrides, "classifier=fast", *steps, f"run_dir={tmp_path / 'fast'}"))
     assert rows(tmp_path / "fast") == rows(tmp_path / "plain")
     # weights, optimizer, schedule, averages, counters of steps and batches
-    assert same(last(tmp_path / "fast"), last(tmp_path / "plain"))
-    ours, theirs = (result(tmp_path / name) for name in ("fast", "plain"))
+    assert equal(last(tmp_path / "fast"), last(tmp_path / "plain"))
+    fast, plain = (result(tmp_path / name) for name in ("fast", "plain"))
     for key in ("metrics", "epochs", "best_epoch"):
-        assert ours[key] == theirs[key]
+        assert fast[key] == plain[key]
 
 
-def test_lightning_is_asked_once_for_many_steps(composed):
-    words = ["classifier=fast", "classifier.steps_per_execution=6", "callbacks=none"]
-    cfg = composed(*FEW[:-1], *words)
+def test_hooks_run_once_per_execution(composed):
+    overrides = ["classifier=fast", "classifier.steps_per_execution=6", "callbacks=none"]
+    cfg = composed(*FEW[:-1], *overrides)
     Path(cfg.run_dir).mkdir()
-    parts, seen = build(cfg), []
-    parts.history.on_train_batch_end = lambda trainer, *_: seen.append(trainer.global_step)
+    parts, steps = build(cfg), []
+    parts.history.on_train_batch_end = lambda trainer, *_: steps.append(trainer.global_step)
     parts.trainer.fit(parts.classifier, parts.data)
-    assert seen == [6, 12, 15, 21, 27, 30, 36, 42, 45]
+    assert steps == [6, 12, 15, 21, 27, 30, 36, 42, 45]
     assert parts.trainer.estimated_stepping_batches == parts.trainer.global_step == 45
 
 
 @pytest.mark.parametrize("first", ["plain", "fast"])
-@pytest.mark.parametrize("then", ["plain", "fast"])
-def test_a_run_cut_off_goes_on_with_either(composed, tmp_path, monkeypatch, first, then):
-    words = [*FEW, "scheduler=onecycle", "callbacks=ema", "augment=noise"]
+@pytest.mark.parametrize("second", ["plain", "fast"])
+def test_interrupted_run_resumes_with_either_classifier(
+    composed, tmp_path, monkeypatch, first, second
+):
+    overrides = [*FEW, "scheduler=onecycle", "callbacks=ema", "augment=noise"]
     steps = {"plain": [], "fast": ["classifier.steps_per_execution=4"]}
-    train(composed(*words))
+    train(composed(*overrides))
     step = Classifier.training_step
 
     def power_cut(self, batch, batch_idx):
@@ -105,110 +104,44 @@ def test_a_run_cut_off_goes_on_with_either(composed, tmp_path, monkeypatch, firs
         if first == "fast":
             patch.setattr(Classifier, "training_step", power_cut)
         else:
-            patch.setattr(EpochHistory, "on_train_epoch_start", _cut_before_the_second)
-        train(composed(*words, f"classifier={first}", *steps[first], cut))
+            patch.setattr(EpochHistory, "on_train_epoch_start", _fail_in_the_second_epoch)
+        train(composed(*overrides, f"classifier={first}", *steps[first], cut))
     assert len(rows(tmp_path / "cut")) == 1
-    again = f"ckpt_path={tmp_path / 'cut' / 'checkpoints' / 'last.ckpt'}"
-    train(composed(*words, f"classifier={then}", *steps[then], cut, again))
+    resumed = f"ckpt_path={tmp_path / 'cut' / 'checkpoints' / 'last.ckpt'}"
+    train(composed(*overrides, f"classifier={second}", *steps[second], cut, resumed))
     assert rows(tmp_path / "cut") == rows(tmp_path / "run")
-    assert same(last(tmp_path / "cut"), last(tmp_path / "run"))
+    assert equal(last(tmp_path / "cut"), last(tmp_path / "run"))
 
 
-def _cut_before_the_second(self, trainer, pl_module):
+def _fail_in_the_second_epoch(self, trainer, pl_module):
     if trainer.current_epoch == 1:
         raise RuntimeError("power cut")
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("override", "message"),
     [
-        ("trainer.accumulate_grad_batches=2", r"=2: must be 1 with classifier=fast; classifier=pl"),
-        ("trainer.devices=2", r"trainer.devices=2: must be 1 with classifier=fast; classif"),
+        (
+            "trainer.accumulate_grad_batches=2",
+            r"=2: must be 1 with classifier=fast; choose classifier=pl",
+        ),
+        ("trainer.devices=2", r"trainer.devices=2: must be 1 with classifier=fast; choose classif"),
         ("trainer.precision=64-true", r"=64-true: must be 32-true or bf16-mixed with class"),
         ("+trainer.val_check_interval=4", r"val_check_interval=4: must be 1.0 with classif"),
         ("trainer.strategy=ddp", r"trainer.strategy=DDPStrategy: must be auto with cla"),
-        ("optimizer=lbfgs", r"optimizer: LBFGS evaluates the loss itself; add classifier=plain"),
+        ("optimizer=lbfgs", r"optimizer: LBFGS evaluates the loss itself; choose classifier=plain"),
     ],
 )
-def test_what_only_lightning_does(composed, word, told):
-    words = [word]
-    if word == "optimizer=lbfgs":
-        words = ["optimizer._target_=torch.optim.LBFGS", "~optimizer.momentum"]
-        words += ["~optimizer.nesterov", "~optimizer.weight_decay"]
-    with pytest.raises(ConfigError, match=told):
-        build(composed(*FEW, "classifier=fast", *words))
+def test_unsupported_settings_are_rejected(composed, override, message):
+    overrides = [override]
+    if override == "optimizer=lbfgs":
+        overrides = ["optimizer._target_=torch.optim.LBFGS", "~optimizer.momentum"]
+        overrides += ["~optimizer.nesterov", "~optimizer.weight_decay"]
+    with pytest.raises(ConfigError, match=message):
+        build(composed(*FEW, "classifier=fast", *overrides))
 
 
-def test_a_graph_is_captured_of_fresh_nodes(composed, monkeypatch):
-    # what a step before has tied the parameters to is bound to that step's stream
-    cfg = composed(*FEW[:-1], "classifier=fast", "callbacks=none", "classifier.cuda_graph=true")
-    Path(cfg.run_dir).mkdir()
-    parts, seen = build(cfg), []
-    weight = parts.classifier.net.fc1.weight
-
-    def node():
-        return weight.view_as(weight).grad_fn.next_functions[0][0]
-
-    step = Classifier.training_step
-
-    def tag(self, batch, batch_idx):
-        node_of_this_step = node()
-        seen.append("old" in node_of_this_step.metadata)
-        node_of_this_step.metadata["old"] = True
-        return step(self, batch, batch_idx)
-
-    monkeypatch.setattr(Classifier, "training_step", tag)
-    monkeypatch.setattr(FastClassifier, "captures", property(lambda self: True))
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
-    monkeypatch.setattr(Graph, "replay", lambda self: None)
-    parts.trainer.fit(parts.classifier, parts.data)
-    assert len(seen) > 1 and not any(seen)
-
-
-class Graph:
-    """In place of a CUDA graph on the CPU: a replay does again what was captured."""
-
-    def replay(self) -> None:
-        for parameter in self.replayed.parameters:
-            parameter.grad = None
-        self.replayed.passes(self.classifier)
-        for kept, parameter in zip(self.replayed.gradients, self.replayed.parameters, strict=True):
-            if kept is not None:
-                kept.copy_(parameter.grad)
-
-
-def test_a_graph_is_replayed_with_each_batch(composed, tmp_path, monkeypatch):
-    words = [*FEW, "scheduler=onecycle", "trainer.gradient_clip_val=0.5", "callbacks=ema"]
-    train(composed(*words, f"run_dir={tmp_path / 'plain'}"))
-    passes, captured = fast.Replay.passes, []
-
-    def note(self, classifier):
-        if self.graph not in captured:
-            captured.append(self.graph)
-            self.graph.replayed, self.graph.classifier = self, classifier
-        passes(self, classifier)
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda graph: nullcontext())
-    monkeypatch.setattr(fast.Replay, "passes", note)
-    monkeypatch.setattr(FastClassifier, "captures", property(lambda self: self.cuda_graph))
-    train(composed(*words, "classifier=fast", "classifier.cuda_graph=true"))
-    assert len(captured) == 1  # for three epochs, each with a last batch that is smaller
-    assert rows(tmp_path / "run") == rows(tmp_path / "plain")
-    assert same(last(tmp_path / "run"), last(tmp_path / "plain"))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_a_graph_trains_as_kernels_do(composed, tmp_path):
-    words = [*FEW, "trainer.accelerator=gpu", "classifier=fast", "scheduler=onecycle"]
-    for name in ("true", "false"):
-        train(composed(*words, f"classifier.cuda_graph={name}", f"run_dir={tmp_path / name}"))
-    ours, theirs = (rows(tmp_path / name)[-1] for name in ("true", "false"))
-    assert ours == pytest.approx(theirs, rel=0.02)
-
-
-def test_an_epoch_of_no_more_than_one_batch(composed, tmp_path):
+def test_epoch_of_a_single_batch(composed, tmp_path):
     train(composed(*FEW, "classifier=fast", "data.batch_size=5000"))
     assert len(rows(tmp_path / "run")) == 3
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "finished"
