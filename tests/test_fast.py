@@ -123,7 +123,7 @@ def _fail_in_the_second_epoch(self, trainer, pl_module):
     [
         (
             "trainer.accumulate_grad_batches=2",
-            r"=2: must be 1 with classifier=fast; choose classifier=pl",
+            r"=2: must be 1 with classifier=fast; choose",
         ),
         ("trainer.devices=2", r"trainer.devices=2: must be 1 with classifier=fast; choose classif"),
         ("trainer.precision=64-true", r"=64-true: must be 32-true or bf16-mixed with class"),
