@@ -1,8 +1,9 @@
-"""Losses, optimizers and learning-rate schedules that torch does not have."""
+"""Losses, optimizers and learning-rate schedules that torch does not provide."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from math import ceil, cos, pi
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Trainer
@@ -11,42 +12,38 @@ from torch.nn.functional import mse_loss, one_hot
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
+Mode = Literal["min", "max"]
+Schedule = dict[str, Any]  # what Lightning expects under "lr_scheduler"
+
 
 class OneHotMSE(nn.Module):
-    """Mean squared error of the logits themselves against one-hot targets.
+    """Mean squared error between logits and one-hot targets.
 
-    Logits, not probabilities: behind a softmax the square's gradient vanishes where the network
-    is confidently wrong. Source: L. Hui, M. Belkin, "Evaluation of neural architectures trained
-    with square loss vs cross-entropy in classification tasks", ICLR 2021, section 3, whose
-    rescaling for many classes is not needed for ten.
+    Source: L. Hui, M. Belkin, "Evaluation of neural architectures trained with square loss vs
+    cross-entropy in classification tasks", ICLR 2021, section 3, without rescaling. Behind a
+    softmax, the gradient would vanish where the network is confidently wrong.
     """
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The mean over images and classes, of logits ``[N, K]`` and labels ``int64 [N]``."""
+        """Average over images and classes, given logits ``[N, K]`` and labels ``int64 [N]``."""
         return mse_loss(logits, one_hot(labels, logits.shape[1]).to(logits.dtype))
 
 
-# of the odd polynomial that is iterated: steep at 0, near 1 from 0.7 on
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-
-
 class Muon(Optimizer):
-    """Momentum whose steps go as far in every direction of a matrix; vectors step as in SGD.
+    """SGD with Nesterov momentum and orthogonalised updates of matrices.
 
-    A kernel ``[out, in, k, k]`` is taken as the matrix ``[out, in · k · k]`` that it is where
-    images are unfolded; ``torch.optim.Muon`` takes matrices only. What has but one row or column
-    is a vector. Source: K. Jordan et al.,
+    Unlike ``torch.optim.Muon`` it takes kernels ``[out, in, k, k]``, as matrices
+    ``[out, in · k · k]``, and vectors, whose updates stay those of SGD. Sources: K. Jordan et al.,
     "Muon: an optimizer for hidden layers in neural networks" (2024),
-    https://kellerjordan.github.io/posts/muon, with Nesterov's momentum and the decoupled decay of
-    J. Liu et al., "Muon is scalable for LLM training", arXiv:2502.16982, equation 3.
+    https://kellerjordan.github.io/posts/muon; J. Liu et al., "Muon is scalable for LLM training",
+    arXiv:2502.16982, equation 3, for the decoupled weight decay.
 
     Args:
-        params: of the network, or groups of them.
-        lr: of a matrix, how far a step goes in each direction, for a tall one times the square
-            root of rows over columns; of a vector, as usual.
-        momentum: the share of the running sum of gradients that is kept in a step.
-        weight_decay: times lr, the share of all weights that is taken off in a step.
-        iterations: of Newton and Schulz; each brings the singular values of a step nearer to 1.
+        params: parameters or parameter groups.
+        lr: learning rate; a tall matrix multiplies it by the square root of rows / columns.
+        momentum: fraction of the momentum buffer that a step keeps.
+        weight_decay: times lr, the fraction that a step takes off all weights.
+        iterations: Newton-Schulz iterations, which bring singular values closer to 1.
     """
 
     def __init__(
@@ -57,39 +54,36 @@ class Muon(Optimizer):
         weight_decay: float,
         iterations: int,
     ) -> None:
-        options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(params, options | {"iterations": iterations})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults | {"iterations": iterations})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = closure() if closure else None
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad, group)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-        step = gradient.add(momentum, alpha=group["momentum"])
-        if parameter.ndim > 1 and min(step.flatten(1).shape) > 1:
-            matrix = orthogonalised(step.flatten(1), group["iterations"])
+        update = gradient.add(momentum, alpha=group["momentum"])
+        if parameter.ndim > 1 and min(update.flatten(1).shape) > 1:
+            matrix = orthogonalise(update.flatten(1), group["iterations"])
             rows, columns = matrix.shape
-            step = matrix.mul_(max(1.0, rows / columns) ** 0.5).view(parameter.shape)
+            update = matrix.mul_(max(1.0, rows / columns) ** 0.5).view(parameter.shape)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(step, alpha=-group["lr"])
+        parameter.add_(update, alpha=-group["lr"])
 
 
-def orthogonalised(matrix: Tensor, iterations: int) -> Tensor:
-    """A matrix ``[m, n]`` with its singular vectors, and singular values of about 0.7 to 1.2."""
-    a, b, c = COEFFICIENTS
+def orthogonalise(matrix: Tensor, iterations: int) -> Tensor:
+    """Replace the singular values of a matrix ``[m, n]`` by values of about 0.7 to 1.2."""
+    a, b, c = 3.4445, -4.7750, 2.0315  # an odd polynomial, steep at 0 and near 1 from 0.7 on
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
@@ -100,14 +94,9 @@ def orthogonalised(matrix: Tensor, iterations: int) -> Tensor:
 
 
 def planned_steps(trainer: Trainer, images: int, batch_size: int) -> int:
-    """Optimizer steps of a run that is not yet attached to its trainer.
+    """Compute ``trainer.estimated_stepping_batches`` for a trainer that has no data yet.
 
-    Afterwards it is ``trainer.estimated_stepping_batches``.
-
-    Args:
-        trainer: says for how many epochs, on how many devices, and with what limits.
-        images: of the training split.
-        batch_size: images per step and device.
+    ``images`` is the size of the training split, ``batch_size`` that of a batch on one device.
     """
     batches = ceil(images // (trainer.num_devices * trainer.num_nodes) / batch_size)
     limit = trainer.limit_train_batches
@@ -121,31 +110,31 @@ def one_cycle(
     warmup: float,
     div_factor: float,
     final_div_factor: float,
-) -> dict[str, Any]:
-    """Up to the optimizer's lr and down to almost nothing, each along half a cosine.
+) -> Schedule:
+    """Raise the learning rate to its peak and lower it to almost 0, both along half a cosine.
 
     Source: L. N. Smith, N. Topin, "Super-convergence: very fast training of neural networks using
-    large learning rates", arXiv:1708.07120, section 3. The momentum stays what it is.
+    large learning rates", arXiv:1708.07120, section 3, with constant momentum.
 
     Args:
-        optimizer: whose lr is the peak.
-        total_steps: of the run.
-        warmup: the share of the steps that go up.
-        div_factor: the peak over the lr of the first step.
-        final_div_factor: the lr of the first step over that of the last.
+        optimizer: its lr is the peak.
+        total_steps: optimizer steps of the run.
+        warmup: fraction of the steps that raise the lr.
+        div_factor: peak lr / first lr.
+        final_div_factor: first lr / last lr.
 
     Raises:
-        ValueError: for so few steps that it cannot go up.
+        ValueError: if there are too few steps for a warm-up.
     """
     if not 1 < warmup * total_steps < total_steps:
         raise ValueError(
-            f"warmup={warmup}: of the run's {total_steps} steps, more than one must go up; "
+            f"warmup={warmup}: must cover more than one of the run's {total_steps} steps; "
             "raise it, or trainer.max_epochs"
         )
     scheduler = OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=total_steps + 1,  # it is asked once more after the last step
+        total_steps=total_steps + 1,  # Lightning calls it once more after the last step
         pct_start=warmup,
         div_factor=div_factor,
         final_div_factor=final_div_factor,
@@ -154,56 +143,51 @@ def one_cycle(
     return {"scheduler": scheduler, "interval": "step"}
 
 
-def cosine(optimizer: Optimizer, total_steps: int, warmup: float, final: float) -> dict[str, Any]:
-    """Up in a straight line, and down along half a cosine.
+def cosine(optimizer: Optimizer, total_steps: int, warmup: float, final: float) -> Schedule:
+    """Raise the learning rate linearly to its peak and lower it along half a cosine.
 
     Sources: I. Loshchilov, F. Hutter, "SGDR: stochastic gradient descent with warm restarts",
-    ICLR 2017, equation 5, without restarts; the warm-up of P. Goyal et al., "Accurate, large
-    minibatch SGD", arXiv:1706.02677, section 2.2.
+    ICLR 2017, equation 5; P. Goyal et al., "Accurate, large minibatch SGD", arXiv:1706.02677,
+    section 2.2, for the warm-up.
 
     Args:
-        optimizer: whose lr is the peak.
-        total_steps: of the run.
-        warmup: the share of the steps that go up; 0 begins at the peak.
-        final: the lr at the end, as a share of the peak.
+        optimizer: its lr is the peak.
+        total_steps: optimizer steps of the run.
+        warmup: fraction of the steps that raise the lr; 0 starts at the peak.
+        final: last lr / peak lr.
 
     Raises:
-        ValueError: for so few steps that none goes down.
+        ValueError: if no steps remain after the warm-up.
     """
-    if (up := round(warmup * total_steps)) >= total_steps:
+    if (warmup_steps := round(warmup * total_steps)) >= total_steps:
         raise ValueError(
-            f"warmup={warmup}: leaves none of the run's {total_steps} steps to go down; "
+            f"warmup={warmup}: leaves none of the run's {total_steps} steps for the decay; "
             "lower it, or raise trainer.max_epochs"
         )
-    scheduler = LambdaLR(optimizer, Cosine(total_steps, up, final))
-    return {"scheduler": scheduler, "interval": "step"}
+    factor = partial(cosine_factor, total=total_steps, warmup=warmup_steps, final=final)
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+
+
+def cosine_factor(step: int, total: int, warmup: int, final: float) -> float:
+    """Return the factor of the peak learning rate at a step of :func:`cosine`."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / (total - warmup))
+    return final + (1 - final) * (1 + cos(pi * progress)) / 2
 
 
 def plateau(
-    optimizer: Optimizer, total_steps: int, monitor: str, mode: str, factor: float, patience: int
-) -> dict[str, Any]:
-    """Less, each time that a metric has not got better for some epochs.
+    optimizer: Optimizer, total_steps: int, monitor: str, mode: Mode, factor: float, patience: int
+) -> Schedule:
+    """Lower the learning rate when a validation metric stops improving.
 
     Args:
-        optimizer: whose lr is that of the beginning.
-        total_steps: of the run; of no consequence here.
-        monitor: the metric, of validation.
-        mode: ``min`` or ``max``, what is better.
-        factor: what the lr is multiplied by.
-        patience: epochs in a row without a better one that are borne.
+        optimizer: starts with its own lr.
+        total_steps: unused.
+        monitor: the metric.
+        mode: ``min`` if lower values are better, ``max`` if higher.
+        factor: new lr / old lr.
+        patience: epochs in a row without improvement that are tolerated.
     """
-    scheduler = ReduceLROnPlateau(optimizer, mode, factor, patience)  # type: ignore[arg-type]
+    scheduler = ReduceLROnPlateau(optimizer, mode, factor, patience)
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}
-
-
-class Cosine:
-    """The factor of :func:`cosine` at a step, as an object whose numbers checkpoints keep."""
-
-    def __init__(self, total: int, warmup: int, final: float) -> None:
-        self.total, self.warmup, self.final = total, warmup, final
-
-    def __call__(self, step: int) -> float:
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        done = min(1.0, (step - self.warmup) / (self.total - self.warmup))
-        return self.final + (1 - self.final) * (1 + cos(pi * done)) / 2

@@ -1,1 +1,1 @@
-"""What happens at an epoch's end."""
+"""Lightning callbacks."""

@@ -1,4 +1,4 @@
-"""The average of the weights along the way, which is often better than the last of them."""
+"""Averages of the weights over the steps of training."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,55 +10,52 @@ from torch import Tensor
 
 
 class WeightAverage(WeightAveraging):
-    """Validates, keeps and tests the average of the weights; training goes on from the last.
-
-    The running statistics of batch norms are averaged likewise.
+    """Validates, saves and tests the average of the weights, while training uses the last.
 
     Args:
-        decay: of an exponential moving average over the steps: the share that the average keeps
-            of itself in a step. None weighs all steps alike: stochastic weight averaging, after
-            P. Izmailov et al., "Averaging weights leads to wider optima and better
-            generalization", UAI 2018, algorithm 1.
-        start: the share of the epochs after which it begins; until then the average is the
-            current weights.
+        decay: fraction that an exponential moving average keeps in a step. None weights all steps
+            equally, which is stochastic weight averaging: P. Izmailov et al., "Averaging weights
+            leads to wider optima and better generalization", UAI 2018, algorithm 1.
+        start: fraction of the epochs during which the average is a copy of the weights.
     """
 
     def __init__(self, decay: float | None, start: float) -> None:
-        super().__init__(multi_avg_fn=partial(update, decay=decay))
+        super().__init__(multi_avg_fn=partial(update_average, decay=decay))
         self.start = start
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        def take(*_: Any) -> None:
-            assert self._average_model is not None and trainer.max_epochs is not None
-            if trainer.current_epoch < self.start * trainer.max_epochs:
-                self._average_model.n_averaged.zero_()  # the first to be averaged is copied
-            self._average_model.update_parameters(pl_module)
+        average, first_epoch = self._average_model, self.start * (trainer.max_epochs or 1)
+        assert average is not None
 
-        # a step may be one of several that Lightning takes for a single batch
-        self._hook = trainer.optimizers[0].register_step_post_hook(take)
+        def update(*_: Any) -> None:
+            if trainer.current_epoch < first_epoch:
+                average.n_averaged.zero_()  # so that torch copies the weights
+            average.update_parameters(pl_module)
+
+        # FastClassifier takes several optimizer steps for each batch of Lightning's
+        self._hook = trainer.optimizers[0].register_step_post_hook(update)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Lightning would take the weights in here."""
+        """Override Lightning's update, which the optimizer's hook replaces."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         self._hook.remove()
-        # Lightning would go on to swap the last average in, whatever weights are validated now
-        self._average_model = None
+        self._average_model = None  # or Lightning swaps it in at every later validation
 
 
-def update(
+def update_average(
     averages: Sequence[Tensor], currents: Sequence[Tensor], count: Tensor, decay: float | None
 ) -> None:
-    """Take the current weights into the average of the ``count`` before them.
+    """Add the current weights and buffers to an average of ``count`` earlier ones, in place.
 
-    The decay begins small, as ``(1 + count) / (10 + count)``, so that the first weights, which
-    are random, do not stay: TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``.
+    The decay is at most ``(1 + count) / (10 + count)``, which soon forgets the random initial
+    weights; as in TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``.
     """
-    seen = int(count)
-    keep = seen / (seen + 1) if decay is None else min(decay, (1 + seen) / (10 + seen))
+    n = int(count)
+    keep = n / (n + 1) if decay is None else min(decay, (1 + n) / (10 + n))
     for average, current in zip(averages, currents, strict=True):
         if average.is_floating_point():
-            average.lerp_(current, 1 - keep)  # equal values stay what they are, to the bit
+            average.lerp_(current, 1 - keep)  # exact where both are equal
         else:
-            average.copy_(current)  # a count of batches
+            average.copy_(current)  # a batch norm's number of batches

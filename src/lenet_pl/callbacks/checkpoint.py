@@ -1,4 +1,4 @@
-"""The best weights, twice: to go on from, and to take away; and the last, to resume."""
+"""Checkpoints of the best and the last epoch, and the best weights alone."""
 
 import shutil
 from pathlib import Path
@@ -8,24 +8,26 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from lenet_pl.files import replacing
+
 
 class BestAndLastCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt`` and ``last.ckpt``, and the best network's bare weights.
+    """Saves ``best.ckpt``, ``last.ckpt`` and the state dict of the best network.
 
-    The first of equally good epochs is kept. A run that goes on in a new folder takes the best
-    weights so far along.
+    Of equally good epochs the first is the best. A run that resumes in a new folder copies the
+    best weights so far into it.
 
     Args:
-        dirpath: the folder of the checkpoints.
-        weights: the file of the network's state dict, loadable without Lightning.
-        monitor: the metric that decides.
+        dirpath: folder of the checkpoints.
+        weights: file of the state dict, loadable without Lightning.
+        monitor: metric that defines the best epoch.
         mode: ``max`` or ``min``.
 
     Attributes:
-        epoch: the best one so far, from 1; 0 before the first.
+        epoch: the best epoch so far, from 1; 0 before the first.
     """
 
-    state_key = "BestAndLast"  # there is one; Lightning would spell out its options at every hook
+    state_key = "BestAndLast"  # Lightning's default is computed from all arguments in every hook
 
     def __init__(self, dirpath: str, weights: str, monitor: str, mode: str) -> None:
         super().__init__(
@@ -42,18 +44,21 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        before = self.best_model_score
-        epoch, self.epoch = self.epoch, trainer.current_epoch + 1  # as best.ckpt is to know it
+        previous_score, previous_epoch = self.best_model_score, self.epoch
+        self.epoch = trainer.current_epoch + 1  # as best.ckpt has to store it
         super().on_train_epoch_end(trainer, pl_module)
-        if self.best_model_score is before:
-            self.epoch = epoch
+        if self.best_model_score is previous_score:
+            self.epoch = previous_epoch
         elif trainer.is_global_zero:
-            _take_out(Path(self.best_model_path), self.weights)
-        assert self.dirpath is not None
-        trainer.save_checkpoint(Path(self.dirpath) / "last.ckpt", weights_only=False)
+            self._save_weights(Path(self.best_model_path))
+        trainer.save_checkpoint(f"{self.dirpath}/last.ckpt", weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.epoch = state_dict["epoch"]
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -61,41 +66,33 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         state = checkpoint["callbacks"].get(self.state_key)
         if not state or not state["best_model_path"]:
             return
-        # the best lies beside the checkpoint that is loaded, wherever it was when that was saved
-        assert self.dirpath is not None and trainer.ckpt_path is not None
-        old, new = (
-            Path(place) / "best.ckpt" for place in (Path(trainer.ckpt_path).parent, self.dirpath)
-        )
-        if not old.exists():
-            checkpoint["callbacks"].pop(self.state_key)
+        # beside the checkpoint that is loaded, because the run folder may have been moved
+        source = Path(str(trainer.ckpt_path)).absolute().with_name("best.ckpt")
+        best = Path(str(self.dirpath)) / "best.ckpt"
+        if not source.exists():
+            del checkpoint["callbacks"][self.state_key]
             return
-        if old.absolute() != new and trainer.is_global_zero:
-            new.parent.mkdir(parents=True, exist_ok=True)
-            part = new.with_suffix(".part")
-            shutil.copy(old, part)
-            part.replace(new)
         if trainer.is_global_zero:
-            _take_out(new, self.weights)
+            if source != best:
+                best.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(best) as part:
+                    shutil.copy(source, part)
+            self._save_weights(best)
         state |= {
             "dirpath": self.dirpath,
-            "best_model_path": str(new),
-            "kth_best_model_path": str(new),
-            "best_k_models": {str(new): state["best_model_score"]},
+            "best_model_path": str(best),
+            "kth_best_model_path": str(best),
+            "best_k_models": {str(best): state["best_model_score"]},
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.epoch = state_dict["epoch"]
-
-
-def _take_out(checkpoint: Path, path: Path) -> None:
-    """The bare network's weights out of a checkpoint, which may be those of an average."""
-    weights = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
-    state = {
-        name.removeprefix("net."): value.contiguous()
-        for name, value in weights.items()
-        if name.startswith("net.")
-    }
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+    def _save_weights(self, checkpoint: Path) -> None:
+        # averaged weights are in the file only
+        weights = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+        state = {
+            name.removeprefix("net."): value.contiguous()
+            for name, value in weights.items()
+            if name.startswith("net.")
+        }
+        # an open file, because torch would store the name of the temporary one
+        with replacing(self.weights) as part, part.open("wb") as file:
+            torch.save(state, file)

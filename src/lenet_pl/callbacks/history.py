@@ -1,6 +1,5 @@
-"""The record of a run: a row per epoch."""
+"""The metrics of each epoch: ``metrics.csv``, the loggers and the log."""
 
-import csv
 import logging
 import math
 import time
@@ -10,6 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lenet_pl.console import percent
+from lenet_pl.files import write_csv
 
 log = logging.getLogger(__name__)
 
@@ -17,66 +17,60 @@ Row = dict[str, float]
 
 
 class EpochHistory(Callback):
-    """Keeps a row per epoch, writes them to ``metrics.csv`` and hands them to the loggers.
+    """Writes a row per epoch to ``metrics.csv`` and to the loggers.
 
-    A row has the epoch (from 1), the metrics that were logged in it, the learning rate that it
-    ended with and its seconds, validation included. The loggers get the epoch as their x-axis, so
-    runs of different batch size compare. The rows travel in the checkpoints: a resumed run's file
-    is that of an uninterrupted one.
+    A row has the epoch (from 1), its metrics, its last learning rate and its seconds including
+    validation. Loggers get the epoch as step, so that runs with different batch sizes compare.
+    Rows are saved in checkpoints, for resumed runs.
 
     Args:
-        path: of the CSV file.
+        path: the CSV file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[Row] = []
-        self._validated: Row = {}
-        self._started = 0.0
+        self._validation: Row = {}
+        self._start = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.rows and trainer.is_global_zero:  # of a run that goes on, here or in a new folder
+        if self.rows and trainer.is_global_zero:  # a resumed run, maybe in a new folder
             self._write()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started = time.perf_counter()
-        self._validated = {}
+        self._start = time.perf_counter()
+        self._validation = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validated = _metrics(trainer, "val/")
+        self._validation = _metrics(trainer, "val/")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         row: Row = {
             "epoch": trainer.current_epoch + 1,
             **_metrics(trainer, "train/"),
-            **self._validated,
+            **self._validation,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "seconds": time.perf_counter() - self._started,
+            "seconds": time.perf_counter() - self._start,
         }
         for name, value in row.items():
             if name.endswith("/loss") and not math.isfinite(value):
                 raise FloatingPointError(
                     f"{name} is {value} in epoch {row['epoch']}; try a smaller optimizer.lr"
                 )
-        best = max((old.get("val/acc", 0.0) for old in self.rows), default=0.0)
+        best = max((previous.get("val/acc", 0.0) for previous in self.rows), default=0.0)
         self.rows.append(row)
         if not trainer.is_global_zero:
             return
         self._write()
         for logger in trainer.loggers:
-            logger.log_metrics(
-                {key: value for key, value in row.items() if key != "epoch"}, int(row["epoch"])
-            )
+            metrics = {name: value for name, value in row.items() if name != "epoch"}
+            logger.log_metrics(metrics, int(row["epoch"]))
             logger.save()
-        log.info(epoch_line(row, trainer.max_epochs, row.get("val/acc", 0.0) > best))
+        log.info(_line(row, trainer.max_epochs, row.get("val/acc", 0.0) > best))
 
     def _write(self) -> None:
-        part = self.path.with_suffix(".part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=max((list(row) for row in self.rows), key=len))
-            writer.writeheader()
-            writer.writerows(self.rows)
-        part.replace(self.path)
+        header = max(map(list, self.rows), key=len)  # validation may not run in every epoch
+        write_csv(self.path, header, ([row.get(name) for name in header] for row in self.rows))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -90,13 +84,13 @@ def _metrics(trainer: Trainer, prefix: str) -> Row:
     return {name: value.item() for name, value in metrics if name.startswith(prefix)}
 
 
-def epoch_line(row: Row, max_epochs: int | None, best: bool) -> str:
-    """``epoch  3/20  train 0.0912  97.20 %  val 0.0713  97.90 %  5.1 s  best``"""
+def _line(row: Row, max_epochs: int | None, best: bool) -> str:
+    """``epoch  3/20  train 0.0912  97.20 %  val 0.0713  97.90 %  5.1 s  best``."""
     total = str(max_epochs)
-    words = [f"epoch {row['epoch']:{len(total)}.0f}/{total}"]
-    for stage in ("train", "val"):
-        if f"{stage}/loss" in row:
-            accuracy = percent(row[f"{stage}/acc"])
-            words.append(f"{stage} {row[f'{stage}/loss']:.4f} {accuracy:>8}")
-    words.append(f"{row['seconds']:.1f} s")
-    return "  ".join(words + ["best"] * best)
+    scores = [
+        f"{stage} {row[f'{stage}/loss']:.4f} {percent(row[f'{stage}/acc']):>8}"
+        for stage in ("train", "val")
+        if f"{stage}/loss" in row
+    ]
+    start, end = f"epoch {row['epoch']:{len(total)}.0f}/{total}", f"{row['seconds']:.1f} s"
+    return "  ".join([start, *scores, end, *["best"] * best])

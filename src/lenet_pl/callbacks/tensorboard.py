@@ -1,4 +1,4 @@
-"""What TensorBoard shows besides the curves."""
+"""What TensorBoard shows besides the metrics of each epoch."""
 
 import logging
 import warnings
@@ -16,23 +16,20 @@ from lenet_pl.metrics import confusion_matrix, most_confident_errors
 
 log = logging.getLogger(__name__)
 
-# train and validation in one chart each
-LAYOUT = {
-    "training": {name: ["Multiline", [f"train/{name}", f"val/{name}"]] for name in ("loss", "acc")}
-}
+# training and validation in the same chart
+CHARTS = {x: ["Multiline", [f"train/{x}", f"val/{x}"]] for x in ("loss", "acc")}
 METRICS = ("val/acc", "val/loss")
-SHOWN = 32  # images in a picture
-KERNELS = 16  # in a row
+IMAGES = 32  # in a grid
+KERNELS = 16
 
 
 class TensorBoardSummary(Callback):
-    """Hyper-parameters with the best epoch's metrics, the graph, the configuration, pictures.
+    """Adds hyper-parameters, graph, configuration and images, where TensorBoard is a logger.
 
-    The metrics and pictures of the best epoch are written when the best weights are validated
-    after training. Does nothing where there is no TensorBoard logger.
+    Metrics and images of the best epoch follow after training, when it is validated again.
 
     Args:
-        hparams: flat, of plain types: the columns of the HParams tab.
+        hparams: columns of the HParams tab, plain values.
         config: the resolved configuration as YAML.
     """
 
@@ -42,12 +39,12 @@ class TensorBoardSummary(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in _loggers(trainer):
-            logger.hparams.update(self.hparams)  # for the hparams.yaml that the logger writes
+            logger.hparams.update(self.hparams)  # the logger writes them to hparams.yaml
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in _loggers(trainer):
             writer = logger.experiment
-            writer.add_custom_scalars(LAYOUT)
+            writer.add_custom_scalars({"training": CHARTS})
             writer.add_text("config", f"```yaml\n{self.config}\n```")
             _add_graph(writer, pl_module)
             _add_training_images(writer, trainer)
@@ -55,67 +52,64 @@ class TensorBoardSummary(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.VALIDATING:
             return
-        best = next((c for c in trainer.callbacks if isinstance(c, BestAndLastCheckpoint)), None)  # type: ignore[attr-defined]
-        epoch = best.epoch if best else trainer.current_epoch
-        # under tags of their own: the tab shows a tag's last value, and the last is not the best
+        callbacks = trainer.checkpoint_callbacks
+        epochs = [c.epoch for c in callbacks if isinstance(c, BestAndLastCheckpoint)]
+        epoch = epochs[0] if epochs else trainer.current_epoch
+        # tags of their own, because the HParams tab shows the last value of a tag
         metrics = {f"best/{name}": trainer.callback_metrics[name].item() for name in METRICS}
         for logger in _loggers(trainer):
             logger.log_hyperparams(self.hparams, metrics, epoch)
-            _add_pictures(logger.experiment, trainer, pl_module, epoch)
+            _add_validation_images(logger.experiment, trainer, epoch)
             logger.save()
 
 
-def _loggers(trainer: Trainer) -> list[TensorBoardLogger]:
-    real = trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
-    return [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)] if real else []
+def _loggers(trainer: Any) -> list[TensorBoardLogger]:
+    writes = trainer.is_global_zero and not trainer.fast_dev_run
+    return [x for x in trainer.loggers if writes and isinstance(x, TensorBoardLogger)]
 
 
 def _add_graph(writer: SummaryWriter, pl_module: Any) -> None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer is deprecated, and the only one there is
+            warnings.simplefilter("ignore")  # add_graph uses a deprecated tracer
             writer.add_graph(pl_module.net, pl_module.example_input_array.to(pl_module.device))
-    except Exception as error:  # a network that cannot be traced trains all the same
+    except Exception as error:  # networks that cannot be traced can still be trained
         log.warning("no graph in TensorBoard: %s", str(error).strip().splitlines()[0])
 
 
-def _add_training_images(writer: SummaryWriter, trainer: Trainer) -> None:
-    """The first batch as the network sees it; the run's own draws do not depend on this look."""
-    from lenet_pl import plots  # matplotlib costs half a second: only where it draws
+def _add_training_images(writer: SummaryWriter, trainer: Any) -> None:
+    from lenet_pl import plots  # matplotlib takes half a second to import
 
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    images, labels = next(iter(trainer.train_dataloader or ()))
-    images = images[:SHOWN].cpu()
+    data = trainer.datamodule
+    images, labels = next(iter(trainer.train_dataloader))  # generators are seeded per epoch
+    images = images[:IMAGES].cpu()
     if images.is_floating_point():  # augmented
         images = images.mul(255).round().byte()
-    captions = [data.classes[label] for label in labels[:SHOWN]]
-    changes = ", ".join(data.augment) or "not augmented"
-    figure = plots.gallery(images, captions, f"training images, {changes}")
+    captions = [data.classes[label] for label in labels[:IMAGES]]
+    augmentation = ", ".join(data.augment) or "not augmented"
+    figure = plots.gallery(images, captions, f"training images, {augmentation}")
     writer.add_image("train/images", plots.pixels(figure), dataformats="HWC")
 
 
-def _add_pictures(writer: SummaryWriter, trainer: Trainer, pl_module: Any, epoch: int) -> None:
-    from lenet_pl import plots  # matplotlib costs half a second: only where it draws
+def _add_validation_images(writer: SummaryWriter, trainer: Any, epoch: int) -> None:
+    from lenet_pl import plots  # matplotlib takes half a second to import
 
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    logits, labels = pl_module.outputs["val"]
-    wrong = most_confident_errors(logits, labels, SHOWN)
-    confidence, predicted = logits[wrong].softmax(1).max(1)
+    data, classifier = trainer.datamodule, trainer.lightning_module
+    logits, labels = classifier.outputs["val"]
+    wrong = most_confident_errors(logits, labels, IMAGES)
+    confidences, predicted = logits[wrong].softmax(1).max(1)
     captions = [
-        f"{data.classes[label]} → {data.classes[guess]} {share:.0%}"
-        for label, guess, share in zip(labels[wrong], predicted, confidence, strict=True)
+        f"{data.classes[label]} → {data.classes[prediction]} {confidence:.0%}"
+        for label, prediction, confidence in zip(labels[wrong], predicted, confidences, strict=True)
     ]
+    matrix, images = confusion_matrix(logits, labels), data.splits["val"].images[wrong]
     figures = {
-        "val/confusion": plots.confusion(
-            confusion_matrix(logits, labels), data.classes, f"validation, epoch {epoch}"
-        ),
-        "val/mistakes": plots.gallery(
-            data.splits["val"].images[wrong], captions, f"label → confident guess, epoch {epoch}"
-        ),
+        "val/confusion": plots.confusion(matrix, data.classes, f"validation, epoch {epoch}"),
+        "val/misclassified": plots.gallery(images, captions, f"label → prediction, epoch {epoch}"),
     }
-    first = next((m for m in pl_module.net.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is not None:
-        kernels = first.weight[:KERNELS].detach().float().cpu()
+    convolution = next((m for m in classifier.net.modules() if isinstance(m, nn.Conv2d)), None)
+    if convolution is not None:
+        kernels = convolution.weight[:KERNELS].detach().float().cpu()
         figures["net/first filters"] = plots.filters(kernels, f"first layer, epoch {epoch}")
     for tag, figure in figures.items():
         writer.add_image(tag, plots.pixels(figure), epoch, dataformats="HWC")

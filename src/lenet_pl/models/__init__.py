@@ -1,1 +1,1 @@
-"""Networks: plain ``nn.Module``s that take float images and return logits."""
+"""Networks: plain ``nn.Module`` classes that map float images to logits."""

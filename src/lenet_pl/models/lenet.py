@@ -1,44 +1,39 @@
-"""LeNet-5 as it is taught today, with ReLU, average pooling and a linear output.
+"""LeNet-5 in its modern form, with ReLU, average pooling and a linear output layer.
 
 After Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning applied to document
 recognition", Proc. IEEE 86 (1998), p. 2283, figure 2.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 
 class FullConv2d(nn.Conv2d):
-    """A convolution that trains as the matrix product it is where its kernel covers the whole map.
+    """A convolution that is trained as a matrix product where its kernel covers the whole input.
 
-    LeCun's C5 is "labelled as a convolutional layer, instead of a fully-connected layer, because
-    if the input were made bigger with everything else kept constant, the feature map dimension
-    would be larger than 1 × 1" (p. 2283). The product makes a training step a fifth faster; what
-    is evaluated and exported is a convolution like any other.
+    This makes a training step a fifth faster. Evaluation and exports use the convolution.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Maps ``[N, out_channels, H, W]`` of maps ``[N, in_channels, H, W]``."""
+        """Map ``[N, in_channels, H, W]`` to ``[N, out_channels, H', W']``."""
         covers = input.shape[-2:] == self.kernel_size and self.padding == (0, 0)
         if not (self.training and covers and self.groups == 1):
             return super().forward(input)
-        # with the channels last, as they lie in memory, neither is copied
-        maps, kernels = (x.permute(0, 2, 3, 1).flatten(1) for x in (input, self.weight))
-        return F.linear(maps, kernels, self.bias)[..., None, None]  # [N, out_channels, 1, 1]
+        # channels last, as they lie in memory, so that neither tensor is copied
+        features, kernels = (x.permute(0, 2, 3, 1).flatten(1) for x in (input, self.weight))
+        return linear(features, kernels, self.bias)[..., None, None]  # [N, out_channels, 1, 1]
 
 
 class LeNet(nn.Module):
     """Three convolutions and two linear layers: 61,706 parameters for ten classes.
 
-    A convolution or pool of a feature map gives one of side
-    ``(side - kernel + 2 * padding) / stride + 1``.
-
     Args:
-        num_classes: how many logits come out.
+        num_classes: number of logits.
     """
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
+        # side of a feature map: (side - kernel + 2 · padding) / stride + 1
         self.conv1 = nn.Conv2d(1, 6, kernel_size=5, padding=2)  # (28 - 5 + 2·2) / 1 + 1 = 28
         self.pool1 = nn.AvgPool2d(kernel_size=2, stride=2)  # (28 - 2) / 2 + 1 = 14
         self.conv2 = nn.Conv2d(6, 16, kernel_size=5)  # (14 - 5) / 1 + 1 = 10
@@ -50,7 +45,7 @@ class LeNet(nn.Module):
         self.fc2 = nn.Linear(84, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, num_classes]`` of images ``[N, 1, 28, 28]``."""
+        """Map images ``[N, 1, 28, 28]`` to logits ``[N, num_classes]``."""
         x = self.relu(self.conv1(x))  # [N, 6, 28, 28]
         x = self.pool1(x)  # [N, 6, 14, 14]
         x = self.relu(self.conv2(x))  # [N, 16, 10, 10]
@@ -58,4 +53,5 @@ class LeNet(nn.Module):
         x = self.relu(self.conv3(x))  # [N, 120, 1, 1]
         x = self.flatten(x)  # [N, 120]
         x = self.relu(self.fc1(x))  # [N, 84]
-        return self.fc2(x)  # [N, num_classes]
+        x = self.fc2(x)  # [N, num_classes]
+        return x

@@ -1,7 +1,7 @@
-"""A recurrent network, which reads an image row by row.
+"""A recurrent network that reads an image row by row.
 
-The cell: S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9 (1997),
-p. 1735, with the forget gate of F. A. Gers et al., Neural Computation 12 (2000), p. 2451.
+The cell is that of S. Hochreiter, J. Schmidhuber, "Long short-term memory", Neural Computation 9
+(1997), p. 1735, with the forget gate of F. A. Gers et al., Neural Computation 12 (2000), p. 2451.
 """
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class LSTM(nn.Module):
-    """28 rows of 28 pixels as a sequence; the last state decides.
+    """An LSTM over 28 rows of 28 pixels, with a linear layer on its last hidden state.
 
     Args:
-        hidden_size: units of the state.
-        num_layers: recurrent layers, one on top of the other.
-        bidirectional: read from below as well.
-        dropout: share of the units left out of a training step, between layers and at the end.
-        num_classes: how many logits come out.
+        hidden_size: units of the hidden state.
+        num_layers: number of stacked layers.
+        bidirectional: whether to read the rows from the bottom as well.
+        dropout: probability of dropping a unit between layers and before the linear layer.
+        num_classes: number of logits.
     """
 
     def __init__(
@@ -25,24 +25,20 @@ class LSTM(nn.Module):
         num_layers: int,
         bidirectional: bool,
         dropout: float,
-        num_classes: int = 10,
+        num_classes: int,
     ) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(
-            input_size=28,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            batch_first=True,
-            dropout=dropout if num_layers > 1 else 0.0,  # torch's is between layers
-            bidirectional=bidirectional,
-        )
+        between = dropout if num_layers > 1 else 0.0  # torch warns about it for a single layer
+        options = {"dropout": between, "bidirectional": bidirectional}
+        self.lstm = nn.LSTM(28, hidden_size, num_layers, batch_first=True, **options)
         self.directions = 2 if bidirectional else 1
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.directions * hidden_size, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, num_classes]`` of images ``[N, 1, 28, 28]``."""
-        x = x.squeeze(1)  # [N, 28, 28]: rows in order of time
-        _, (states, _) = self.lstm(x)  # [layers × directions, N, hidden_size]
+        """Map images ``[N, 1, 28, 28]`` to logits ``[N, num_classes]``."""
+        x = x.squeeze(1)  # [N, 28, 28]: one row per time step
+        _, (states, _) = self.lstm(x)  # [num_layers × directions, N, hidden_size]
         x = torch.cat([*states[-self.directions :]], dim=1)  # [N, directions × hidden_size]
-        return self.fc(self.dropout(x))  # [N, num_classes]
+        x = self.fc(self.dropout(x))  # [N, num_classes]
+        return x

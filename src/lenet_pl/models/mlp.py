@@ -1,4 +1,4 @@
-"""A multilayer perceptron, which does not know that pixels have neighbours."""
+"""A multilayer perceptron, which ignores which pixels are neighbours."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU and dropout between them: 535,818 parameters as configured.
+    """Linear layers with ReLU and dropout in between: 535,818 parameters by default.
 
     Args:
-        hidden: units of each hidden layer; none makes it a softmax regression.
-        dropout: share of the units of a hidden layer that is left out of a training step.
-        num_classes: how many logits come out.
+        hidden: units of each hidden layer; an empty list gives softmax regression.
+        dropout: probability of dropping a hidden unit.
+        num_classes: number of logits.
     """
 
-    def __init__(self, hidden: Sequence[int], dropout: float, num_classes: int = 10) -> None:
+    def __init__(self, hidden: Sequence[int], dropout: float, num_classes: int) -> None:
         super().__init__()
         sizes = [28 * 28, *hidden]
         self.flatten = nn.Flatten()
@@ -25,7 +25,8 @@ class MLP(nn.Module):
         self.output = nn.Linear(sizes[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, num_classes]`` of images ``[N, 1, 28, 28]``."""
+        """Map images ``[N, 1, 28, 28]`` to logits ``[N, num_classes]``."""
         x = self.flatten(x)  # [N, 784]
         x = self.hidden(x)  # [N, hidden[-1]]
-        return self.output(x)  # [N, num_classes]
+        x = self.output(x)  # [N, num_classes]
+        return x

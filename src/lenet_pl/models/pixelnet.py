@@ -1,28 +1,14 @@
-"""From plain pixels to what a network is trained on."""
+"""A network together with the normalisation of its input."""
 
 import torch
 from torch import Tensor, nn
 
 
-def standardise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Pixels less their mean, over their standard deviation.
-
-    Args:
-        images: ``[N, C, H, W]``, either uint8 or float in [0, 1].
-        mean, std: scalars, of pixels scaled to [0, 1]; of the type that is wanted.
-    """
-    if images.dtype == torch.uint8:
-        images = images.to(mean.dtype).div_(255)
-    return (images - mean).div_(std)
-
-
 class PixelNet(nn.Module):
-    """A trained network behind its normalisation, which is what leaves a run folder.
-
-    Its state dict has the names of the classifier's in a checkpoint.
+    """A network for plain pixels, which loads the ``state_dict`` of a training checkpoint.
 
     Args:
-        net: takes standardised images ``[N, C, H, W]``, returns logits ``[N, classes]``.
+        net: maps standardised images ``[N, C, H, W]`` to logits ``[N, classes]``.
         mean, std: of the training pixels, scaled to [0, 1].
     """
 
@@ -36,10 +22,13 @@ class PixelNet(nn.Module):
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of images ``[N, C, H, W]``, either uint8 or float in [0, 1]."""
-        return self.net(standardise(images, self.mean, self.std))
+        """Map images ``[N, C, H, W]``, uint8 or float in [0, 1], to logits ``[N, classes]``."""
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype).div_(255)
+        logits: Tensor = self.net((images - self.mean).div_(self.std))
+        return logits
 
 
 def model_name(net: nn.Module) -> str:
-    """A network's name: its own attribute, or the name of its class."""
+    """Return the ``name`` of a network, or the name of its class where it has none."""
     return str(getattr(net, "name", type(net).__name__))
