@@ -61,6 +61,21 @@ def test_links_lead_to_files_and_headings(path):
             assert anchor in [heading.lower().replace(" ", "-") for heading in headings], target
 
 
+def test_file_tree_lists_every_module():
+    text = (ROOT / "README.md").read_text()
+    tree = re.search(r"```\n(train\.py .*?)```", text, re.DOTALL)
+    assert tree
+    folders: list[str] = []
+    listed = []
+    for prefix, name in re.findall(r"^([│├└─ ]*)([\w./]+)", tree[1], re.MULTILINE):
+        folders[len(prefix) // 4 :] = [name]
+        if folders[0] == "src/lenet_pl/" and name.endswith(".py"):
+            listed.append("".join(folders))
+    modules = (ROOT / "src" / "lenet_pl").rglob("*.py")
+    names = [path.relative_to(ROOT).as_posix() for path in modules if path.stem != "__init__"]
+    assert sorted(listed) == sorted(names)
+
+
 def test_constraints_name_versions_and_nothing_else():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][\w.]*", line) for line in lines)
