@@ -1,90 +1,81 @@
-"""Test accuracy of a recipe, over seeds: mean, standard deviation and 95 % interval of the mean.
+"""Test accuracy of a recipe over several seeds: mean, standard deviation and 95 % interval.
 
     python benchmarks/accuracy.py [--seeds 10] [--jobs 2] [experiment=best …]
 
-Each seed is a run as ``python train.py`` makes it: the weights of the best epoch by validation
-accuracy, tested once. Several run side by side with the threads divided among them; that changes
-the time, not the accuracy. The interval is Student's, over runs that differ by seed alone: the
-weights they begin with, the order of the images, their augmentation.
+Each seed is one run of ``train.py``: the weights of the epoch with the best validation accuracy,
+tested once. Runs that differ only in their seed differ in initial weights, image order and
+augmentation. With ``--jobs`` they run side by side and divide the threads among them, which
+changes the time but not the accuracy. The interval is Student's, for the mean.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from common import TRAIN, markdown, positive_int, run_python, save
 from scipy.stats import t
-from table import count, keep, markdown
-
-TRAIN = Path(__file__).parents[1] / "train.py"
 
 
-def run(folder: Path, seed: int, words: list[str], threads: int) -> dict:
-    """``result.json`` of a run."""
-    command = [sys.executable, str(TRAIN), *words, f"seed={seed}", f"hydra.run.dir={folder}"]
-    limits = {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=os.environ | limits, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stdout + done.stderr)
-    found = json.loads((folder / "result.json").read_text())
-    metrics = found["metrics"]
-    told = f"test {metrics['test/acc']:.2%}, validation {metrics['val/acc']:.2%}"
-    print(f"seed {seed}: {told}", flush=True)
-    return found
+def run_seeds(overrides: list[str], seeds: range, jobs: int, threads: int) -> list[dict[str, Any]]:
+    """Train once per seed and return the ``result.json`` of each run."""
 
+    def run(seed: int) -> dict[str, Any]:
+        path = Path(folder) / str(seed)
+        arguments = [*overrides, f"seed={seed}", f"hydra.run.dir={path}"]
+        run_python(TRAIN, *arguments, threads=threads)
+        result = json.loads((path / "result.json").read_text())
+        test, val = (result["metrics"][f"{split}/acc"] for split in ("test", "val"))
+        print(f"seed {seed}: test {test:.2%}, validation {val:.2%}", flush=True)
+        return result
 
-def runs(words: list[str], seeds: range, jobs: int, threads: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
-        calls = [pool.submit(run, Path(folder) / str(s), s, words, threads) for s in seeds]
-        try:
-            return [call.result() for call in calls]
-        except RuntimeError as error:
-            pool.shutdown(cancel_futures=True)
-            sys.exit(str(error))
+        return list(pool.map(run, seeds))
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean, sample standard deviation, and half of the mean's 95 % interval."""
+    """Mean, sample standard deviation and half the width of the mean's 95 % interval."""
     deviation = statistics.stdev(values)
-    half = t.ppf(0.975, len(values) - 1) * deviation / len(values) ** 0.5
-    return statistics.mean(values), deviation, half
+    half_width = t.ppf(0.975, len(values) - 1) * deviation / len(values) ** 0.5
+    return statistics.mean(values), deviation, half_width
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--first", type=int, default=0, help="seed")
-    parser.add_argument("--jobs", type=count, default=1, help="runs side by side")
-    parser.add_argument("overrides", nargs="*", help="of the configuration measured")
+    parser.add_argument("--seeds", type=int, default=10, help="number of runs")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=positive_int, default=1, help="runs side by side")
+    parser.add_argument("overrides", nargs="*", help="configuration overrides of all runs")
     options = parser.parse_args()
     if options.seeds < 2:
-        parser.error(f"--seeds={options.seeds}: must be 2 or more, to tell how they differ")
+        parser.error(f"--seeds={options.seeds}: must be at least 2 to give a standard deviation")
     if "test=false" in options.overrides:
-        parser.error("test=false: the test accuracy is what is measured")
+        parser.error("test=false: this benchmark measures the test accuracy")
+
     seeds = range(options.first, options.first + options.seeds)
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    found = runs(options.overrides, seeds, options.jobs, threads)
+    results = run_seeds(options.overrides, seeds, options.jobs, threads)
+
     rows = []
     for name in ("test/acc", "val/acc"):
-        values = [one["metrics"][name] for one in found]
+        values = [result["metrics"][name] for result in results]
         mean, deviation, half = mean_and_interval(values)
         interval = f"{mean - half:.3%} to {mean + half:.3%}"
         spread = f"{min(values):.2%} to {max(values):.2%}"
         rows.append([name, len(values), f"{mean:.3%}", f"{deviation:.3%}", interval, spread])
-    head = ["", "seeds", "mean", "standard deviation", "95 % interval of the mean", "from, to"]
-    epochs = statistics.mean(one["epochs"] for one in found)
-    seconds = statistics.median(one["seconds"]["fit"] for one in found)
-    device = found[0]["device"]
+    header = ["", "seeds", "mean", "standard deviation", "95 % interval of the mean", "range"]
+    epochs = statistics.mean(result["epochs"] for result in results)
+    seconds = statistics.median(result["seconds"]["fit"] for result in results)
     note = (
-        f"{epochs:g} epochs, {seconds:.0f} s a run (median) on {device}, {options.jobs} at once\n"
+        f"{epochs:g} epochs, {seconds:.0f} s per run (median) on {results[0]['device']}, "
+        f"{options.jobs} at a time\n"
     )
     name = "_".join(["accuracy", *options.overrides]).replace("=", "-").replace("/", "-")
-    keep(name, f"{markdown(head, rows)}\n{note}", threads)
+    save(name, f"{markdown(header, rows)}\n{note}", threads)
 
 
 if __name__ == "__main__":

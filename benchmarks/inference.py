@@ -1,16 +1,15 @@
-"""Inference: the evaluation of this project, and the formats it exports, side by side.
+"""Inference speed: evaluation against hand-written loops, and the exported formats.
 
     python benchmarks/inference.py RUN [--rounds 7] [--threads 1]
 
-RUN is a run folder, a checkpoint in it, or latest. Everything in one process and in turn, round by
-round, with the same number of threads; a ratio is that of one round's times, and what is printed
-is the median. First table: the logits of all test images, as ``lenet-pl test`` computes them,
-against a bare PyTorch loop over large batches of the same images. Second: probabilities of plain
-pixels, a batch at a time, by PyTorch and by the two formats that programs load.
+RUN is a run folder, a checkpoint in it, or latest. Everything runs in one process on the same
+number of threads, in turn in each round; speeds are ratios within a round, summarised by the
+median. The first table has the logits of all test images, computed as ``lenet-pl test`` does and
+by bare PyTorch loops over large batches. The others have probabilities from plain pixels, one
+batch per call, from PyTorch and from the two exported formats that programs can load.
 """
 
 import argparse
-import platform
 import statistics
 import tempfile
 import time
@@ -18,21 +17,23 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import onnxruntime
 import torch
+from common import markdown, median_and_range, positive_int, save
 from torch import Tensor, nn
 
-from lenet_pl.export.export import FILES, Probabilities, export
-from lenet_pl.export.torch_formats import load_onnx, load_torch
-from lenet_pl.metrics import predict_logits
+from lenet_pl.evaluation.evaluate import predict
+from lenet_pl.export.export import export
 from lenet_pl.runs import Run, open_run
 
 Call = Callable[[], object]
+Times = dict[str, list[float]]  # seconds of a call in each round, by name
 
 
-def rounds(calls: dict[str, Call], count: int) -> dict[str, list[float]]:
-    """Seconds of each call, round by round, after one that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(count + 1):
+def measure(calls: dict[str, Call], rounds: int) -> Times:
+    """Time each call once per round, after one round that is not counted."""
+    times: Times = {name: [] for name in calls}
+    for number in range(rounds + 1):
         for name, call in calls.items():
             started = time.perf_counter()
             call()
@@ -41,89 +42,92 @@ def rounds(calls: dict[str, Call], count: int) -> dict[str, list[float]]:
     return times
 
 
-def bare(network: nn.Module, images: Tensor, mean: float, std: float, size: int) -> Tensor:
-    """What one would write by hand."""
+def table(times: Times, images: int, repeats: int = 1) -> str:
+    """Milliseconds per call and the speed relative to the first row, as Markdown.
+
+    Args:
+        times: seconds of each row.
+        images: how many a call takes.
+        repeats: calls that were timed together.
+    """
+    first = next(iter(times.values()))
+    rows = []
+    for name, seconds in times.items():
+        ratio = statistics.median(a / b for a, b in zip(first, seconds, strict=True))
+        milliseconds = [1e3 * value / repeats for value in seconds]
+        median = statistics.median(milliseconds)
+        cells = median_and_range(milliseconds, ",.0f" if median > 20 else ",.2f")
+        rows.append([name, *cells, f"{1e3 * images / median:,.0f}", f"{ratio:.2f}"])
+    return markdown(["", "ms (median)", "range", "images/s", "speed / first row"], rows)
+
+
+def logits(network: nn.Module, images: Tensor, mean: float, std: float, size: int) -> Tensor:
+    """A hand-written loop over batches of standardised images."""
     with torch.inference_mode():
         return torch.cat([network((x.float() / 255 - mean) / std) for x in images.split(size)])
 
 
-def table(times: dict[str, list[float]], images: int, calls: int = 1) -> None:
-    """Print median and spread in milliseconds per call, and the ratio to the first."""
-    first = next(iter(times.values()))
-    print("| | ms (median) | from, to | images/s | speed / first |")
-    print("|---|---|---|---|---|")
-    for name, seconds in times.items():
-        ratio = statistics.median(a / b for a, b in zip(first, seconds, strict=True))
-        low, median, high = (1e3 * pick(seconds) / calls for pick in (min, statistics.median, max))
-        rate = 1e3 * images / median
-        digits = 0 if median > 20 else 2
-        spread = f"{low:,.{digits}f} to {high:,.{digits}f}"
-        print(f"| {name} | {median:,.{digits}f} | {spread} | {rate:,.0f} | {ratio:.2f} |")
-    print()
-
-
-def evaluation(run: Run, images: Tensor, eval_batch: int, count: int) -> None:
-    """The evaluation path against loops over the network as built, and as lenet-pl lays it out."""
+def compare_loops(run: Run, images: Tensor, rounds: int) -> str:
+    """``lenet-pl test`` against bare loops, with weights in torch's memory format and its own."""
     network = run.network()
     mean, std = float(network.mean), float(network.std)
-    plain = run.network().net.to(memory_format=torch.contiguous_format)
-    ours = f"lenet-pl test, batches of {eval_batch:,}"
-    bares: dict[str, Call] = {
-        f"bare loop{order}, batches of {size:,}": partial(bare, net, images, mean, std, size)
-        for net, order in ((plain, ""), (network.net, " in channels_last"))
+    contiguous = run.network().net.to(memory_format=torch.contiguous_format)
+    loops: dict[str, Call] = {
+        f"bare loop{layout}, batches of {size:,}": partial(logits, net, images, mean, std, size)
+        for net, layout in ((contiguous, ""), (network.net, " in channels_last"))
         for size in (500, 1000, 10_000)
     }
-    times = rounds({ours: partial(predict_logits, network, images, eval_batch), **bares}, count)
-    by_speed = sorted(bares, key=lambda name: statistics.median(times[name]))
-    print(f"{len(images):,} test images, first the fastest of the bare loops\n")
-    table({name: times[name] for name in (by_speed[0], ours, *by_speed[1:])}, len(images))
+    evaluation = f"lenet-pl test, batches of {run.config.data.eval_batch_size:,}"
+    times = measure({evaluation: partial(predict, run, network, images), **loops}, rounds)
+    fastest, *rest = sorted(loops, key=lambda name: statistics.median(times[name]))
+    ordered = {name: times[name] for name in (fastest, evaluation, *rest)}
+    return f"{len(images):,} test images\n\n{table(ordered, len(images))}"
 
 
-def formats(run: Run, images: Tensor, size: int, count: int) -> None:
-    """Side by side at one batch size; a round is as many calls as take a while."""
+def compare_formats(run: Run, images: Tensor, size: int, rounds: int) -> str:
+    """PyTorch, torch.export and ONNX Runtime on batches of one size."""
     batch, repeats = images[:size].clone(), max(1, 500 // size)
-    eager = Probabilities(run.network()).eval()
+    network = run.network()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / FILES[name] for name in ("onnx", "torch")}
-        for name, file in files.items():
-            export(run, name, file)
-        named = {
-            "PyTorch": eager,
-            "torch.export": load_torch(files["torch"])[1],
-            "ONNX Runtime": load_onnx(files["onnx"])[1],
-        }
+        onnx, torch_export = Path(folder) / "model.onnx", Path(folder) / "model.pt2"
+        export(run, "onnx", onnx)
+        export(run, "torch", torch_export)
+        session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        program = torch.export.load(torch_export).module()
 
-    def repeated(network: Callable[[Tensor], Tensor]) -> Call:
-        def call() -> None:
+    def repeated(call: Callable[[Tensor], object]) -> Call:
+        def calls() -> None:
             with torch.inference_mode():
                 for _ in range(repeats):
-                    network(batch)
+                    call(batch)
 
-        return call
+        return calls
 
-    calls = {name: repeated(network) for name, network in named.items()}
-    print(f"batch of {size:,}\n")
-    table(rounds(calls, count), size, repeats)
+    calls = {
+        "PyTorch": repeated(lambda x: network(x).softmax(1)),
+        "torch.export": repeated(program),
+        "ONNX Runtime": repeated(lambda x: session.run(None, {"images": x.numpy()})),
+    }
+    return f"batches of {size:,}\n\n{table(measure(calls, rounds), size, repeats)}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=positive_int, default=7)
+    parser.add_argument("--threads", type=positive_int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    import onnxruntime  # after the threads are set
-
     run = open_run(options.run)
-    data = run.data()
-    images = data.splits["test"].images
-    print(f"{platform.machine()}, cpu, {torch.get_num_threads()} threads, ", end="")
-    print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, ", end="")
-    print(f"{options.rounds} rounds, {run.config.model._target_.rpartition('.')[2]}\n")
-    evaluation(run, images, data.eval_batch_size, options.rounds)
-    for size in (1, 1000):
-        formats(run, images, size, options.rounds)
+    images = run.data().splits["test"].images
+    tables = [
+        compare_loops(run, images, options.rounds),
+        *(compare_formats(run, images, size, options.rounds) for size in (1, 1000)),
+    ]
+    note = f"{options.rounds} rounds, onnxruntime {onnxruntime.__version__}"
+    save("inference", "\n".join([*tables, f"{note}\n"]))
 
 
 if __name__ == "__main__":

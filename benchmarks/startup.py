@@ -1,33 +1,28 @@
-"""From the command to its first training step, against importing torch and Lightning alone.
+"""Time from the command to its first training step, against importing torch and Lightning.
 
     python benchmarks/startup.py [--rounds 7] [overrides …]
 
-Whole processes in turn, round by round. What is printed is the median of each, and of the
-difference within a round.
+Both are complete processes, run in turn in each round. Printed are the median of each, and the
+median of the differences within a round.
 """
 
 import argparse
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-from table import count, keep, markdown
+from common import TRAIN, markdown, median_and_range, positive_int, run_python, save
 
-ROOT = Path(__file__).parents[1]
 IMPORTS = "import torch, pytorch_lightning"
-# train.py up to the end of its first optimizer step
+# runs a script up to the end of its first optimizer step
 FIRST_STEP = """
 import os, runpy, sys
 import torch
 
 def hook(step):
-    def last(*args, **kwargs):
+    def only_step(*args, **kwargs):
         step(*args, **kwargs)
         os._exit(0)
-    return last
+    return only_step
 
 torch.optim.Optimizer.profile_hook_step = staticmethod(hook)
 sys.argv = sys.argv[1:]
@@ -35,35 +30,29 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def seconds(*command: str) -> float:
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
-    return time.perf_counter() - started
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=count, default=7)
-    parser.add_argument("overrides", nargs="*", help="of the configuration measured")
+    parser.add_argument("--rounds", type=positive_int, default=7)
+    parser.add_argument("overrides", nargs="*", help="configuration overrides of the run")
     options = parser.parse_args()
-    times: dict[str, list[float]] = {"import torch, pytorch_lightning": [], "first step": []}
+    imports, steps = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(options.rounds + 1):  # the first fills the disk's cache
-            run = f"hydra.run.dir={Path(folder) / str(number)}"
-            alone = seconds("-c", IMPORTS)
-            step = seconds("-c", FIRST_STEP, str(ROOT / "train.py"), *options.overrides, run)
-            if number:
-                for kept, value in zip(times.values(), (alone, step), strict=True):
-                    kept.append(value)
-    imports, steps = times.values()
-    times["difference"] = [b - a for a, b in zip(imports, steps, strict=True)]
+        for number in range(options.rounds + 1):
+            run_dir = f"hydra.run.dir={Path(folder) / str(number)}"
+            seconds = (
+                run_python("-c", IMPORTS),
+                run_python("-c", FIRST_STEP, TRAIN, *options.overrides, run_dir),
+            )
+            if number:  # the first round fills the disk cache and is not counted
+                imports.append(seconds[0])
+                steps.append(seconds[1])
+    differences = [step - alone for alone, step in zip(imports, steps, strict=True)]
     rows = [
-        [name, f"{statistics.median(s):.2f}", f"{min(s):.2f} to {max(s):.2f}"]
-        for name, s in times.items()
+        [IMPORTS, *median_and_range(imports)],
+        ["first step", *median_and_range(steps)],
+        ["difference", *median_and_range(differences)],
     ]
-    keep("startup", markdown(["", "seconds (median)", "from, to"], rows))
+    save("startup", markdown(["", "seconds (median)", "range"], rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The model that CONTRIBUTING shows works as it stands there."""
+"""The model in CONTRIBUTING.md trains as it is printed there."""
 
 import re
 
@@ -10,7 +10,7 @@ import lenet_pl.models
 from lenet_pl.training import train
 
 
-def test_a_model_of_one_s_own(composed, tmp_path, monkeypatch):
+def test_the_model_example_trains(composed, tmp_path, monkeypatch):
     text = (ROOT / "CONTRIBUTING.md").read_text()
     files = dict(re.findall(r"`([\w/]+\.\w+)`:\n\n```\w+\n(.*?)```", text, re.DOTALL))
     assert list(files) == ["src/lenet_pl/models/tiny.py", "conf/model/tiny.yaml"]
@@ -20,8 +20,8 @@ def test_a_model_of_one_s_own(composed, tmp_path, monkeypatch):
     models = tmp_path / "src" / "lenet_pl" / "models"
     assert set(imports(models / "tiny.py")) <= {"torch"}
     monkeypatch.setattr(lenet_pl.models, "__path__", [*lenet_pl.models.__path__, str(models)])
-    search = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    search_path = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
     assert "python train.py model=tiny data=mini optimizer.lr=0.05" in text
-    words = ["model=tiny", "data=mini", "optimizer.lr=0.05", "trainer=debug"]
-    train(composed(search, *words))
+    overrides = ["model=tiny", "data=mini", "optimizer.lr=0.05", "trainer=debug"]
+    train(composed(search_path, *overrides))
     assert result(tmp_path / "run")["parameters"] == 26 * 16 + (25 * 16 + 1) * 32 + 33 * 10

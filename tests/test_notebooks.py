@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom."""
+"""The notebooks run from top to bottom and draw figures."""
 
 import nbformat
 import pytest
@@ -10,10 +10,10 @@ from nbclient import NotebookClient
 def test_notebook(path):
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}).execute()
-    pictures = [
+    figures = [
         output
         for cell in notebook.cells
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
-    assert pictures
+    assert figures

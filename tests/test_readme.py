@@ -1,4 +1,4 @@
-"""Commands in the README parse, and the constraints name versions only."""
+"""Commands and links in the documentation are valid, and the constraints name versions only."""
 
 import re
 import shlex
@@ -9,18 +9,20 @@ from helpers.commands import ROOT
 from lenet_pl.cli import COMMANDS, prefer_own_presets
 from lenet_pl.config import check
 
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-def readme_commands() -> list[str]:
+
+def documented_commands() -> list[str]:
     """The lines of all bash blocks, and the commands inline."""
-    text = (ROOT / "README.md").read_text()
+    text = "\n".join(path.read_text() for path in DOCS)
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
     inline = re.findall(r"`((?:python train\.py|lenet-pl) [^`…]*)`", text)
     return [line for line in lines + inline if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("line", readme_commands())
-def test_readme_command_parses(composed, line):
+@pytest.mark.parametrize("line", documented_commands())
+def test_documented_command_parses(composed, line):
     for part in line.split(" && "):
         words = shlex.split(part)
         if words[:2] in (["python", "train.py"], ["lenet-pl", "train"]):
@@ -39,9 +41,39 @@ def test_readme_command_parses(composed, line):
 
 
 def test_readme_has_the_two_commands():
-    commands = readme_commands()
+    commands = (ROOT / "README.md").read_text().splitlines()
     assert "pip install -e . && python train.py trainer.max_epochs=20" in commands
     assert 'pip install -e ".[dev]" && pytest' in commands
+
+
+@pytest.mark.parametrize(
+    "path", [*DOCS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda path: path.name
+)
+def test_links_lead_to_files_and_headings(path):
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        if target.startswith("https://"):
+            continue
+        file, _, anchor = target.partition("#")
+        linked = path.parent / file if file else path
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)", linked.read_text(), re.MULTILINE)
+            assert anchor in [heading.lower().replace(" ", "-") for heading in headings], target
+
+
+def test_file_tree_lists_every_module():
+    text = (ROOT / "README.md").read_text()
+    tree = re.search(r"```\n(train\.py .*?)```", text, re.DOTALL)
+    assert tree
+    folders: list[str] = []
+    listed = []
+    for prefix, name in re.findall(r"^([│├└─ ]*)([\w./]+)", tree[1], re.MULTILINE):
+        folders[len(prefix) // 4 :] = [name]
+        if folders[0] == "src/lenet_pl/" and name.endswith(".py"):
+            listed.append("".join(folders))
+    modules = (ROOT / "src" / "lenet_pl").rglob("*.py")
+    names = [path.relative_to(ROOT).as_posix() for path in modules if path.stem != "__init__"]
+    assert sorted(listed) == sorted(names)
 
 
 def test_constraints_name_versions_and_nothing_else():
