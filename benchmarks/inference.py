@@ -21,8 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lenet_pl.export.export import FILES, Probabilities, export
-from lenet_pl.export.torch_formats import load_onnx, load_torch
+from lenet_pl.export.export import FILES, Probabilities, export, load_onnx, load_torch
 from lenet_pl.metrics import predict_logits
 from lenet_pl.runs import Run, open_run
 
@@ -89,8 +88,8 @@ def formats(run: Run, images: Tensor, size: int, count: int) -> None:
             export(run, name, file)
         named = {
             "PyTorch": eager,
-            "torch.export": load_torch(files["torch"])[1],
-            "ONNX Runtime": load_onnx(files["onnx"])[1],
+            "torch.export": load_torch(files["torch"].read_bytes())[1],
+            "ONNX Runtime": load_onnx(files["onnx"].read_bytes())[1],
         }
 
     def repeated(network: Callable[[Tensor], Tensor]) -> Call:
