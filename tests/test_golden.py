@@ -35,6 +35,7 @@ import pytest
 import torch
 import yaml
 from helpers.commands import ROOT, Running
+from helpers.programs import require
 from PIL import Image
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -418,9 +419,7 @@ def run_torch(file: Path, images: np.ndarray) -> np.ndarray:
 
 def run_html(file: Path, images: np.ndarray) -> np.ndarray:
     """The page's own first script, in Node.js."""
-    node = shutil.which("node")
-    if node is None:
-        pytest.skip("no Node.js here")
+    node = require("node")
     pixels = [base64.b64encode(image.tobytes()).decode() for image in images]
     script = f"""
 const html = require("fs").readFileSync({json.dumps(str(file))}, "utf8");

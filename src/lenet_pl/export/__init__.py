@@ -1,1 +1,1 @@
-"""A trained network as ONNX, torch.export or a web page."""
+"""Export of trained networks: ONNX, torch.export and a web page."""

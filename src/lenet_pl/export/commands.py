@@ -1,54 +1,54 @@
-"""``lenet-pl export RUN``: the network as a file that runs anywhere."""
+"""``lenet-pl export RUN``: the network in a file that runs without this package."""
 
 import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
+from lenet_pl.errors import FAILED, fail
 from lenet_pl.runs import RUN_HELP
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``lenet-pl export``."""
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser.add_argument(
         "--format",
         required=True,
         choices=("onnx", "torch", "html"),
-        help="an ONNX model, a torch.export program, or one page to draw on; all but the page "
-        "take plain pixels, uint8 [N, C, H, W], and return probabilities [N, classes]",
+        help="an ONNX model or a torch.export program, both from plain pixels, uint8 "
+        "[N, C, H, W], to probabilities [N, classes]; or a web page to draw on",
     )
-    parser.add_argument(
-        "--output", metavar="FILE", type=Path, help="where to (default: export/ in the run folder)"
-    )
-    parser.add_argument("--json", action="store_true", help="the answer for a program to read")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="default: in RUN's export/")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def export(options: argparse.Namespace) -> int | None:
+def export(options: argparse.Namespace) -> None:
+    """Export, verify and print a summary."""
     from lenet_pl.console import console, percent
-    from lenet_pl.evaluation.evidence import MEANING
-    from lenet_pl.export.export import Refused  # imports torch: --help need not wait
+    from lenet_pl.export.browser import NODE_VERSION
+    from lenet_pl.export.export import VerificationError
     from lenet_pl.export.export import export as export_run
     from lenet_pl.runs import open_run
 
     try:
-        done = export_run(open_run(options.run), options.format, options.output)
-    except Refused as error:
-        print("error:", error, file=sys.stderr)
-        return 1
+        result = export_run(open_run(options.run), options.format, options.output)
+    except VerificationError as error:
+        fail(str(error), FAILED)
     if options.json:
-        answer = dataclasses.asdict(done) | {"file": str(done.file)}
-        print(json.dumps(answer, indent=2))
-        return None
-    same = "all" if done.agree == done.images else f"{done.agree:,} of {done.images:,}"
-    count = f"{done.images:,} {MEANING[done.split]} images"
-    for name, value in (
-        ("written", f"{done.file}  {done.size / 1024:,.0f} KiB"),
-        ("checked with", f"{done.checked_with}, against PyTorch, on {count}"),
-        ("probabilities", f"differ by {done.difference:.1e} at most"),
-        ("classes", f"the same for {same}"),
-        ("accuracy", f"{percent(done.accuracy)} of these images"),
-        *(("note", note) for note in done.notes),
-    ):
+        print(json.dumps(dataclasses.asdict(result) | {"file": str(result.file)}, indent=2))
+        return
+    images = f"{result.images:,} {'test' if result.split == 'test' else 'validation'} images"
+    rows = [
+        ("written", f"{result.file}  {result.size / 1024:,.0f} KiB"),
+        ("accuracy", f"{percent(result.accuracy)} on {images}"),
+    ]
+    if result.checked_with is None:
+        rows.append(("not verified", f"Node.js {NODE_VERSION} or later was not found"))
+    else:
+        same = "all" if result.agree == result.images else f"{result.agree:,}"
+        rows.append(("verified with", f"{result.checked_with}, against PyTorch"))
+        rows.append(("probabilities", f"differ by at most {result.difference:.1e}"))
+        rows.append(("classes", f"the same for {same} of {images}"))
+    for name, value in (*rows, *(("note", note) for note in result.notes)):
         console.print(f"{name:<15} {value}", soft_wrap=True, markup=False)
-    return None

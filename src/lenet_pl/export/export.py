@@ -1,11 +1,14 @@
-"""A trained network leaves its run folder, checked against PyTorch before it is kept."""
+"""Export of a run's network, verified against PyTorch before the file is written."""
 
+import io
+import json
+import logging
 import subprocess
-import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,170 +16,191 @@ import torch
 from torch import Tensor, nn
 
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.evidence import MEANING
-from lenet_pl.evaluation.images import Images, own
-from lenet_pl.evaluation.loading import model_name
-from lenet_pl.export import browser as export_html
-from lenet_pl.export import torch_formats as export_torch
+from lenet_pl.export.browser import load_html, write_html
+from lenet_pl.files import write_bytes
+from lenet_pl.models.pixelnet import model_name
 from lenet_pl.runs import Run
 
-TOLERANCE = 1e-4  # the largest difference in a probability that is let through
+ONNX = ("onnx", "onnxscript", "onnxruntime")  # packages of the extra "export"
+POOLED = "pooled: the accuracy is not comparable with published results of the official test set"
+TOLERANCE = 1e-4  # the largest accepted difference in a probability
+DYNAMIC_BATCH = ({0: torch.export.Dim("batch")},)
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "html": "digit.html"}
+Facts = dict[str, Any]  # what a file says about itself, in plain types
+Loaded = tuple[str, Callable[[Tensor], Tensor]]  # the runtime's name; images to probabilities
 
 
-class Refused(Exception):
-    """An export that does not compute what the network computes."""
+class VerificationError(Exception):
+    """An exported network that does not compute what the original computes."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """An export that was checked and kept.
-
-    Attributes:
-        file: where it lies.
-        format: ``onnx``, ``torch`` or ``html``.
-        size: its bytes.
-        checked_with: the program that ran it for the check.
-        split: whose images both sides saw: ``test`` where the run was tested, else ``val``.
-        images: how many these are.
-        difference: the largest difference in a probability, of all images and classes.
-        agree: for how many images both sides choose the same class.
-        accuracy: the network's share of right answers on these images.
-        notes: what one has to know to read the figures.
-    """
+    """An exported file and its verification, which is None where there was no runtime for it."""
 
     file: Path
     format: str
-    size: int
-    checked_with: str
-    images: int
-    difference: float
-    agree: int
-    accuracy: float
-    split: str
-    notes: tuple[str, ...]
+    size: int  # bytes
+    checked_with: str | None  # the runtime
+    images: int  # the number of images compared
+    difference: float | None  # the largest, in a probability
+    agree: int | None  # the number of images with the same predicted class
+    accuracy: float  # on these images
+    split: str  # test if the run was tested, else val
+    notes: tuple[str, ...]  # caveats about the accuracy
 
 
 class Probabilities(nn.Module):
-    """What is exported: plain pixels ``uint8 [N, C, H, W]`` to probabilities ``[N, classes]``.
-
-    Args:
-        network: takes the pixels, returns logits.
-    """
+    """What is exported: ``network`` and a softmax, from plain pixels to probabilities."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images).softmax(1)
+        return torch.softmax(self.network(images), 1)
 
 
 def export(run: Run, format: str, output: Path | None = None) -> Export:
-    """Write a run's network to a file that needs nothing of this project.
+    """Export a run's network to a file that does not need this package.
 
-    The file gets its name only after it was run on all of the run's test images; of
-    a run that was never tested, such as a job of a sweep, on its validation images.
+    The file is written if it gives the same probabilities as PyTorch on the run's test images, or
+    on its validation images if it was not tested. A page needs Node.js for this verification, and
+    is written without it if there is none.
 
     Args:
-        run: whose network is meant.
-        format: a key of ``FILES``.
-        output: the file; ``export/`` in the run folder if None.
+        run: the run whose network is exported.
+        format: a key of :data:`FORMATS`.
+        output: the file; by default one in ``export/`` in the run folder.
 
     Raises:
-        ConfigError: if the format needs what is not installed, the network is nothing for it, or
-            the file cannot be written.
-        DataError: if the run's data cannot be had.
-        Refused: if a probability differs by more than ``TOLERANCE``.
+        ConfigError: if a package is missing, the format does not support the network, or the file
+            cannot be written.
+        DataError: if the run's data cannot be loaded or has changed.
+        VerificationError: if a probability differs by more than :data:`TOLERANCE`.
     """
     write, load = FORMATS[format]
     file = output or run.folder / "export" / FILES[format]
     if file.is_dir():
-        raise ConfigError(f"--output {file}: is a folder; name a file")
+        raise ConfigError(f"--output {file}: is a folder; give a file name")
     if format == "torch" and file.suffix != ".pt2":
-        raise ConfigError(f"--output {file}: torch loads programs from names that end in .pt2")
-    if format == "onnx":
-        _need("onnx", "onnxscript", "onnxruntime")
-    split = "test" if "test/acc" in run.result.get("metrics", {}) else "val"
-    seen = own(run, split)
-    images, labels = seen.labelled.images, seen.labelled.labels
-    pixels = run.network()
-    network = Probabilities(pixels).eval()
-    expected = by_batches(network, images)
+        raise ConfigError(f"--output {file}: torch.export.load needs a name that ends in .pt2")
+    if format == "onnx" and (missing := [name for name in ONNX if find_spec(name) is None]):
+        raise ConfigError(f'--format onnx: needs {missing[0]}: pip install "lenet-pl[export]"')
+    split, data, pixel_net = "test" if run.tested else "val", run.data(), run.network()
+    images, labels = data.splits[split].images, data.splits[split].labels
+    network = Probabilities(pixel_net).eval()
+    expected = predict(network, images)
     accuracy = (expected.argmax(1) == labels).double().mean().item()
-    facts = describe(run, model_name(pixels), seen, accuracy)
-    anchor = next(folder for folder in file.absolute().parents if folder.is_dir())
-    try:
-        with tempfile.TemporaryDirectory(dir=anchor, prefix=".export-") as folder:
-            part = Path(folder) / FILES[format]
-            write(network, images, labels, facts, part)
-            program, exported = load(part)
-            found = by_batches(exported, images)
-            difference = (found - expected).abs().max().item()
-            if not difference <= TOLERANCE:  # nor where it is not a number
-                raise Refused(
-                    f"{file.name}: a probability differs by {difference:.1e} between {program} "
-                    f"and PyTorch, {TOLERANCE:.0e} is let through; nothing was kept"
-                )
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part.replace(file)
-    except subprocess.CalledProcessError as error:
-        raise Refused(f"{file.name}: its check did not run through ({program})") from error
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be written ({error.strerror or error})") from error
-    agree = int((found.argmax(1) == expected.argmax(1)).sum())
-    size = file.stat().st_size
-    return Export(
-        file, format, size, program, len(found), difference, agree, accuracy, split, seen.notes
-    )
-
-
-def by_batches(network: Callable[[Tensor], Tensor], images: Tensor, size: int = 500) -> Tensor:
-    """Probabilities of all images; the first goes alone, so that two batch sizes are seen."""
-    with torch.inference_mode():
-        return torch.cat([network(batch) for batch in (images[:1], *images[1:].split(size))])
-
-
-def describe(run: Run, model: str, seen: Images, accuracy: float) -> dict[str, Any]:
-    """What a file says about itself, in plain types.
-
-    Args:
-        run: where the network comes from.
-        model: the name of its network.
-        seen: the images it was checked on.
-        accuracy: the share of them that the network has right.
-    """
-    shape = ", ".join(str(side) for side in seen.labelled.images.shape[1:])
-    return {
+    notes = (POOLED,) if run.pooled else ()
+    shape = ", ".join(map(str, images.shape[1:]))
+    facts: Facts = {
         "classes": list(run.classes),
         "input": f"images: uint8 [batch, {shape}], plain pixels from 0 to 255, light on dark",
         "output": f"probabilities: float32 [batch, {len(run.classes)}], in the order of classes",
-        "mean": float(run.state["state_dict"]["mean"]),
-        "std": float(run.state["state_dict"]["std"]),
+        "mean": pixel_net.mean.tolist(),
+        "std": pixel_net.std.tolist(),
         "accuracy": accuracy,
-        "split": MEANING[seen.split],
-        "images": len(seen.labelled),
-        "notes": list(seen.notes),
-        "model": model,
-        "data": seen.data,
-        "run": "/".join(run.folder.absolute().parts[-2:]),
-        "epoch": int(run.state["epoch"]) + 1,
+        "split": "test" if run.tested else "validation",
+        "images": len(images),
+        "notes": list(notes),
+        "model": model_name(pixel_net.net),
+        "data": data.source.name,
+        "run": run.name,
+        "epoch": run.epoch,
         "versions": {name: version(name) for name in ("lenet-pl", "torch")},
     }
-
-
-def _need(*packages: str) -> None:
-    for package in packages:
+    content = write(network, images, labels, facts)
+    checked_with, difference, agree = None, None, None
+    if loaded := load(content):
+        checked_with, exported = loaded
         try:
-            import_module(package)
-        except ImportError as error:
-            raise ConfigError(
-                f'--format onnx: needs {package}, which pip install "lenet-pl[export]" brings'
-            ) from error
+            actual = predict(exported, images)
+        except subprocess.CalledProcessError as error:
+            raise VerificationError(f"{file.name}: failed in {checked_with}") from error
+        difference = (actual - expected).abs().max().item()
+        agree = int((actual.argmax(1) == expected.argmax(1)).sum())
+        if not difference <= TOLERANCE:  # NaN fails too
+            raise VerificationError(
+                f"{file.name}: a probability differs by {difference:.1e} between {checked_with} "
+                f"and PyTorch, more than {TOLERANCE:.0e}; nothing was written"
+            )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, content)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written ({error.strerror or error})") from error
+    checked = (checked_with, len(images), difference, agree)
+    return Export(file, format, len(content), *checked, accuracy, split, notes)
 
 
-FORMATS = {
-    "onnx": (export_torch.write_onnx, export_torch.load_onnx),
-    "torch": (export_torch.write_torch, export_torch.load_torch),
-    "html": (export_html.write, export_html.load),
+def predict(network: Callable[[Tensor], Tensor], images: Tensor, size: int = 500) -> Tensor:
+    """Probabilities of all images; the first batch has one image, so that two sizes are run."""
+    with torch.inference_mode():
+        batches = (images[:1], *torch.split(images[1:], size))
+        return torch.cat([network(batch) for batch in batches])
+
+
+def write_onnx(network: nn.Module, images: Tensor, labels: Tensor, facts: Facts) -> bytes:
+    """An ONNX model with a dynamic batch size; the facts are its metadata, lists as JSON."""
+    import onnx
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.onnx.export(
+            network,
+            (images[:2].clone(),),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=DYNAMIC_BATCH,
+            verbose=False,
+        )
+    assert program is not None
+    for node in program.model.graph:
+        node.metadata_props.clear()  # paths of this machine
+    for key, value in facts.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        program.model.metadata_props[key] = text
+    content: bytes = program.model_proto.SerializeToString()
+    onnx.checker.check_model(content, full_check=True)
+    return content
+
+
+def load_onnx(content: bytes) -> Loaded:
+    """An ONNX Runtime session on the CPU, with as many threads as PyTorch."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+    return f"ONNX Runtime {onnxruntime.__version__}", run
+
+
+def write_torch(network: nn.Module, images: Tensor, labels: Tensor, facts: Facts) -> bytes:
+    """A ``torch.export`` program with a dynamic batch size; the facts are ``metadata.json``."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.export.export(network, (images[:2].clone(),), dynamic_shapes=DYNAMIC_BATCH)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # paths of this machine
+        extra = {"metadata.json": json.dumps(facts, ensure_ascii=False)}
+        torch.export.save(program, buffer, extra_files=extra)
+    return buffer.getvalue()
+
+
+def load_torch(content: bytes) -> Loaded:
+    """A ``torch.export`` program as a module."""
+    program = torch.export.load(io.BytesIO(content))
+    return f"torch.export, torch {torch.__version__}", program.module()
+
+
+FORMATS: dict[str, tuple[Callable[..., bytes], Callable[[bytes], Loaded | None]]] = {
+    "onnx": (write_onnx, load_onnx),
+    "torch": (write_torch, load_torch),
+    "html": (write_html, load_html),
 }

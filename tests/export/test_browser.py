@@ -1,0 +1,196 @@
+"""The web page: its script in Node.js, and the page itself in a browser."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import chromium
+from helpers.commands import ROOT
+from helpers.programs import require
+from torch import nn
+
+from lenet_pl.errors import ConfigError
+from lenet_pl.export import browser
+from lenet_pl.export.browser import Graph, load_html, write_html
+from lenet_pl.export.export import Probabilities, export
+from lenet_pl.models.pixelnet import PixelNet
+from lenet_pl.runs import open_run
+
+CLASSES = ["</script><b>0", *"123456789"]  # the name of a folder may contain anything
+
+
+class Recurrent(nn.Module):
+    """A two-layer LSTM whose final states are used as ``model=lstm`` uses them."""
+
+    def __init__(self, bidirectional: bool):
+        super().__init__()
+        self.lstm = nn.LSTM(28, 8, 2, batch_first=True, bidirectional=bidirectional)
+        self.directions = 2 if bidirectional else 1
+        self.fc = nn.Linear(8 * self.directions, 10)
+
+    def forward(self, x):
+        sequence, (states, _) = self.lstm(x.squeeze(1))
+        last = torch.cat([*states[-self.directions :]], dim=1)
+        return self.fc(last + sequence[:, 13])
+
+
+class Concatenated(nn.Module):
+    """Slices and concatenations along the axes of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+        self.fc = nn.Linear(3 * 26 * 30, 10)
+
+    def forward(self, x):
+        x = self.conv(x)  # [N, 3, 26, 26]
+        x = torch.cat([x[:, -1:], x[:, :2].relu()], dim=1)
+        return self.fc(torch.cat([x, x[..., 4:8]], dim=-1).flatten(1))
+
+
+def edited() -> nn.Module:
+    """A LeNet with many changes."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(4),
+        nn.LeakyReLU(0.1),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        nn.Conv2d(4, 6, (3, 5), padding="same"),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(6, 12),
+        nn.SiLU(),
+        nn.Linear(12, 10),
+    )
+
+
+def recurrent() -> nn.Module:
+    return Recurrent(bidirectional=False)
+
+
+def bidirectional() -> nn.Module:
+    return Recurrent(bidirectional=True)
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Sigmoid(), nn.Linear(16, 10))
+
+
+@pytest.mark.parametrize("build", [edited, perceptron, bidirectional, recurrent, Concatenated])
+def test_script_computes_the_probabilities_of_pytorch(build, test_split):
+    require("node")
+    torch.manual_seed(0)
+    net = build()
+    net.train()(torch.randn(64, 1, 28, 28))  # updates the statistics of a batch norm
+    net.eval()
+    images = test_split.images[::50]
+    with torch.no_grad():
+        expected = net(images / 255 - 0.5).softmax(1)
+    graph = Graph(net, torch.zeros(1, 1, 28, 28))
+    spec = {"classes": [*"0123456789"], "mean": 0.5, "std": 1.0, "side": 28, "steps": graph.steps}
+    weights = base64.b64encode(graph.weights.tobytes()).decode()
+    script = (ROOT / "src/lenet_pl/export/templates/network.js").read_text()
+    page = (
+        f'<script id="network">{json.dumps(spec)}</script>'
+        f'<script id="weights">{weights}</script><script>{script}</script>'
+    )
+    _, classify = load_html(page.encode())
+    assert (classify(images) - expected).abs().max() < 1e-5
+
+
+class Sine(nn.Module):
+    def forward(self, x):
+        return x.flatten(1).sin()[:, :10]
+
+
+class DataDependent(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :10] if x.sum() > 0 else x.flatten(1)[:, 10:20]
+
+
+@pytest.mark.parametrize("net", [Sine(), DataDependent()], ids=lambda net: type(net).__name__)
+def test_unsupported_network_is_an_error(net):
+    with pytest.raises(ConfigError, match=r"cannot compute this \w+ .*model=lenet, mlp and lstm"):
+        Graph(net, torch.zeros(1, 1, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"), [((3, 28, 28), "not 3 × 28 × 28"), ((1, 28, 20), "not 1 × 28 × 20")]
+)
+def test_unsupported_images_are_an_error(shape, reason):
+    images = torch.zeros(2, *shape, dtype=torch.uint8)
+    with pytest.raises(ConfigError, match=reason):
+        write_html(nn.Identity(), images, torch.zeros(2).long(), {})
+
+
+def test_slow_network_is_an_error(monkeypatch):
+    monkeypatch.setattr(browser, "MAX_MULTIPLICATIONS", 10_000)
+    network = Probabilities(PixelNet(perceptron()).eval())
+    images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
+    with pytest.raises(ConfigError, match=r"MLP .*multiplications per image.*--format onnx"):
+        write_html(network, images, torch.zeros(2).long(), {"model": "MLP"})
+
+
+@pytest.fixture(scope="module")
+def page(run, tmp_path_factory):
+    """The page in an offline browser; the name of its first class contains markup."""
+    opened = open_run(str(run))
+    opened.state["DigitsDataModule"]["classes"] = CLASSES
+    folder = tmp_path_factory.mktemp("page")
+    export(opened, "html", folder / "markup.html")
+    with chromium.Page(folder / "profile") as page:
+        page.open(folder / "markup.html", width=1280, height=1600)
+        yield page
+
+
+def test_page_shows_the_predictions_of_pytorch(page, probabilities, test_split):
+    images = test_split.images[::10].flatten(1).tolist()
+    classify = "(pixels) => [show(pixels), prediction.textContent]"
+    shown = page.evaluate(f"{json.dumps(images)}.map({classify})")
+    expected = probabilities[::10]
+    actual = np.array([values for values, _ in shown])
+    assert len(actual) == 100
+    assert np.abs(actual - expected.numpy()).max() < 1e-4
+    assert [text for _, text in shown] == [CLASSES[i] for i in expected.argmax(1)]
+    assert page.requests == [page.url]
+    assert page.messages == []
+    assert page.evaluate("document.querySelector('#probabilities b')") is None
+
+
+def test_page_cannot_send_requests(page):
+    outcome = page.evaluate("fetch('https://example.org/').then(() => 'sent', () => 'refused')")
+    assert outcome == "refused"
+    assert any("Content Security Policy" in message for message in page.messages)
+
+
+def test_drawing_with_the_mouse(page):
+    page.evaluate("clear.click()")
+    left, top, width = page.evaluate(
+        "[drawing.getBoundingClientRect()].map((box) => [box.left, box.top, box.width])[0]"
+    )
+    before = page.evaluate("document.querySelector('.map').toDataURL()")
+    page.draw([(left + width / 2, top + y * width) for y in np.linspace(0.2, 0.8, 9)])
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    assert page.evaluate("prediction.textContent") == "1"
+    assert page.evaluate("document.querySelector('.map').toDataURL()") != before
+    page.evaluate("undo.click()")
+    assert page.evaluate("prediction.textContent") == "?"
+    page.evaluate("undo.click()")  # restores what was cleared
+    assert page.evaluate("prediction.textContent") != "?"
+
+
+def test_drawing_is_preprocessed_like_mnist(page, test_split):
+    """A test image that is enlarged and moved becomes that image again."""
+    images = test_split.images[::50, 0]
+    drawings = np.zeros((len(images), 448, 448), np.uint8)
+    for i, image in enumerate(np.kron(images.numpy(), np.ones((9, 9), np.uint8))):
+        drawings[i, 3 * i : 3 * i + 252, 150 - 5 * i : 402 - 5 * i] = image
+    for drawing, image in zip(drawings, images, strict=True):
+        encoded = base64.b64encode(drawing.tobytes()).decode()
+        pixels = page.evaluate(f"[...preprocess(decode('{encoded}'), 448, 28)]")
+        difference = np.abs(np.array(pixels).reshape(28, 28) - image.numpy().astype(int))
+        assert difference.mean() < 3, difference.mean()
