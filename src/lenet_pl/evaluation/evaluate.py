@@ -98,6 +98,10 @@ def other_images(name: str, split: str, model: LoadedModel, root: str) -> ImageS
         split: ``test`` or ``train`` of a data set.
         model: the network; a folder's images are preprocessed like its training images.
         root: data root of the data sets.
+
+    Raises:
+        ConfigError: if there is no such data, or its classes are not the network's.
+        DataError: if it cannot be loaded.
     """
     if name not in SOURCES:
         return _folder_images(name, model)
@@ -184,13 +188,10 @@ def _setting(run: Run | None, key: str, default: Any) -> Any:
 
 
 def _device(run: Run | None) -> torch.device:
-    """The run's device, or the CPU where this machine does not have it."""
-    if (
-        _setting(run, "trainer.accelerator", "auto") == "cpu"
-        or not torch.accelerator.is_available()
-    ):
-        return torch.device("cpu")
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    """The accelerator of this machine, if there is one and the run is not configured for the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    configured = _setting(run, "trainer.accelerator", "auto") != "cpu"
+    return accelerator if accelerator and configured else torch.device("cpu")
 
 
 def compute_metrics(run: Run | None, predictions: SplitPredictions) -> dict[str, Any]:
