@@ -1,31 +1,20 @@
 """Photographs and scans: what is made of them, and what the command answers."""
 
 import io
-import json
 import random
-import shutil
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, PngImagePlugin
 
-from lenet_pl.data.mnist import MNIST, Mini
+from lenet_pl.data.mnist import Mini
 from lenet_pl.data.preprocess import open_image, prepare
 from lenet_pl.errors import DataError
 
 TEST = Mini().load().test
 FLOOR = 0.92  # of 100 drawn digits; seeds 0 to 4 gave 0.94 to 0.99
-
-
-@pytest.fixture(scope="module")
-def run(trained, tmp_path_factory) -> Path:
-    """A finished run that may be written into."""
-    return shutil.copytree(trained, tmp_path_factory.mktemp("tested") / "run")
 
 
 def drawn(digit: torch.Tensor, rng: random.Random, dark: bool = True) -> Image.Image:
@@ -223,70 +212,6 @@ def test_a_file_that_is_not_there(tmp_path):
         open_image(tmp_path / "none.png")
 
 
-def test_drawn_digits_are_recognised(lenet_pl, run, tmp_path):
-    (tmp_path / "drawn").mkdir()
-    for i, image in enumerate(drawn_in_every_way(TEST.images[:100], seed=0)):
-        image.save(tmp_path / "drawn" / f"{i:03}.png")
-    status, said, errors = lenet_pl("predict", run, "drawn", "--json")
-    assert (status, errors) == (0, "")
-    found = [int(answer["prediction"]) for answer in json.loads(said)]
-    assert (torch.tensor(found) == TEST.labels[:100]).double().mean() >= FLOOR
-
-
-def test_the_answer(lenet_pl, run, tmp_path):
-    seven("L").save(tmp_path / "a [b].png")
-    seven("RGBA").save(tmp_path / "b.png")
-    status, said, errors = lenet_pl("predict", run, "*.png", "a [b].png", "--show")
-    assert status == 0
-    lines = said.splitlines()
-    assert len(lines) == 3 and "a [b].png" in lines[1] and " 7 " in lines[1]
-    assert lines[1].count("%") == 3
-    assert errors == f"what the network saw: {run / 'seen.png'}\n"
-    assert Image.open(run / "seen.png").size == (2 * 144, 174)
-    answers = json.loads(lenet_pl("predict", run, "b.png", "--json")[1])
-    assert answers[0]["picture"] == "b.png" and answers[0]["prediction"] == "7"
-    assert list(answers[0]["probabilities"]) == list(MNIST.classes)
-    assert sum(answers[0]["probabilities"].values()) == pytest.approx(1)
-
-
-def test_invert_is_done_as_told(lenet_pl, run, tmp_path):
-    seven("L").save(tmp_path / "dark.png")
-    shares = [
-        json.loads(lenet_pl("predict", run, "dark.png", "--json", "--invert", choice)[1])[0]
-        for choice in ("auto", "yes", "no")
-    ]
-    assert shares[0] == shares[1]
-    assert shares[2] != shares[1]
-
-
-def test_standard_input(lenet_pl, run, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(png())))
-    status, said, _ = lenet_pl("predict", run, "-", "--json")
-    answer = json.loads(said)[0]
-    assert (status, answer["picture"], answer["prediction"]) == (0, "-", "7")
-
-
-def test_one_bad_picture_does_not_stop_the_others(lenet_pl, run, tmp_path):
-    for name, (content, _) in BAD.items():
-        (tmp_path / name).write_bytes(content())
-    (tmp_path / "good.png").write_bytes(png())
-    (tmp_path / "nothing").mkdir()
-    words = ["good.png", *BAD, "none.png", "nothing", "no*.jpg"]
-    status, said, errors = lenet_pl("predict", run, *words)
-    assert status == 1
-    assert "good.png" in said and len(said.splitlines()) == 2
-    lines = errors.splitlines()
-    told = [f"{name}: {told}" for name, (_, told) in BAD.items()]
-    told += ["none.png: there is no such file", "nothing: a folder without a picture"]
-    told.append("no*.jpg: matches no file")
-    assert len(lines) == len(told)
-    assert all(line.startswith(f"error: {start}") for line, start in zip(lines, told, strict=True))
-    status, said, errors = lenet_pl("predict", run, *words[1:])
-    assert (status, said) == (2, "") and errors.splitlines() == lines
-    answers = json.loads(lenet_pl("predict", run, *words, "--json")[1])
-    assert [list(answer)[1] for answer in answers] == ["prediction"] + ["error"] * len(told)
-
-
 @pytest.mark.parametrize("error", [TypeError("not\n a tag"), KeyError("tag"), RecursionError()])
 def test_whatever_a_decoder_raises_is_a_damaged_picture(monkeypatch, error):
     def fail(self):
@@ -300,63 +225,3 @@ def test_whatever_a_decoder_raises_is_a_damaged_picture(monkeypatch, error):
     monkeypatch.setattr(Image.Image, "getexif", fail)
     with pytest.raises(DataError, match=r"^pixels that cannot be read \(L: .*$"):
         prepare(whole.copy())
-
-
-def test_a_folder_is_searched_as_one_to_train_on(lenet_pl, run, tmp_path):
-    for place in ("mine/inner", "mine/__MACOSX", "mine/.cache"):
-        (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / "a.png").write_bytes(png())
-    (tmp_path / "mine" / "._a.png").write_bytes(b"left by a system")
-    status, said, errors = lenet_pl("predict", run, "mine", "--json")
-    assert (status, errors) == (0, "")
-    assert [answer["picture"] for answer in json.loads(said)] == ["mine/inner/a.png"]
-
-
-def test_no_run(lenet_pl, tmp_path):
-    (tmp_path / "good.png").write_bytes(png())
-    status, said, errors = lenet_pl("predict", "nowhere", "good.png")
-    assert (status, said, errors.count("\n")) == (2, "", 1)
-    assert errors.startswith("error: nowhere: there is no such folder")
-
-
-def test_weights_of_the_tutorial_s_script(lenet_pl, run, tmp_path):
-    shutil.copy(run / "best.pth", tmp_path / "weights.pth")
-    (tmp_path / "good.png").write_bytes(png())
-    words = ["weights.pth", "good.png", "--model", "lenet", "--show"]
-    status, said, errors = lenet_pl("predict", *words)
-    assert (status, errors) == (0, "what the network saw: weights-seen.png\n")
-    assert (tmp_path / "weights-seen.png").is_file() and "good.png" in said
-
-
-def test_a_prediction_imports_little_beside_torch(run, tmp_path):
-    (tmp_path / "good.png").write_bytes(png())
-    script = (
-        "import sys\n"
-        "from lenet_pl import cli\n"
-        f"sys.argv = ['lenet-pl', 'predict', {str(run)!r}, {str(tmp_path / 'good.png')!r}]\n"
-        "try:\n"
-        "    cli.main()\n"
-        "finally:\n"
-        "    print(*sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.splitlines()[-1].split())
-    assert "torch" in loaded
-    slow = {"pytorch_lightning", "torchvision", "matplotlib", "tensorboard", "scipy", "pandas"}
-    assert loaded & (slow | {"torch._dynamo", "rich.progress"}) == set()
-
-
-@pytest.mark.download
-def test_a_model_of_99_percent_recognises_drawn_digits(command, lenet_pl, tmp_path):
-    root, run = tmp_path / "data", tmp_path / "run"
-    words = ["optimizer.lr=0.02", "optimizer.nesterov=true", "data.batch_size=64"]
-    done = command(*words, "trainer.max_epochs=6", f"data.root={root}", f"hydra.run.dir={run}")
-    assert done.returncode == 0, done.stderr
-    test = MNIST(str(root)).load().test
-    (tmp_path / "drawn").mkdir()
-    for i, image in enumerate(drawn_in_every_way(test.images[:100], seed=1)):
-        image.save(tmp_path / "drawn" / f"{i:03}.png")
-    answers = json.loads(lenet_pl("predict", run, "drawn", "--json")[1])
-    found = torch.tensor([int(answer["prediction"]) for answer in answers])
-    assert (found == test.labels[:100]).sum() >= 97

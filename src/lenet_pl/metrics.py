@@ -1,6 +1,7 @@
-"""How good a classifier is: figures from logits ``[N, classes]`` and labels ``int64 [N]``."""
+"""Classification metrics, from logits ``[N, classes]`` and labels ``int64 [N]``."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 from math import sqrt
 from typing import NamedTuple
 
@@ -9,47 +10,22 @@ from torch import Tensor, nn
 
 
 def predict_logits(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
-    """Logits ``[N, classes]``, on the CPU, of images that the network takes in order.
+    """Compute the logits ``[N, classes]`` of images, in order and batch by batch, on the CPU.
 
     Args:
-        network: ready to predict, on the device that is to compute.
+        network: in evaluation mode; its device does the computation.
         images: ``[N, C, H, W]``, on any device.
-        batch_size: images per batch. The last digits depend on it, so what is to equal the
-            figures of training takes the batches of training, ``data.eval_batch_size``.
+        batch_size: images per batch; the last digits of the logits depend on it.
     """
     device = next(network.parameters()).device
     with torch.inference_mode():
-        batches = [network(batch.to(device)) for batch in images.split(batch_size)]
-    return torch.cat(batches).cpu()
-
-
-def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a share, 95 % by default.
-
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
-    J. Am. Stat. Assoc. 22 (1927), p. 209.
-
-    Args:
-        correct: successes, 0 to ``total``.
-        total: trials, at least one.
-        z: quantile of the normal distribution.
-    """
-    share, square = correct / total, z * z / total
-    centre = (share + square / 2) / (1 + square)
-    half = z * sqrt(share * (1 - share) / total + square / total / 4) / (1 + square)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
-    """Counts ``int64 [classes, classes]``: row the label, column the prediction."""
-    classes = logits.shape[1]
-    pairs = labels * classes + logits.argmax(1)
-    return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        batches = torch.split(images, batch_size)
+        return torch.cat([network(batch.to(device)) for batch in batches]).cpu()
 
 
 @dataclass(frozen=True)
 class Proportion:
-    """A number of successes and the number of trials."""
+    """A number of successes out of a number of trials."""
 
     count: int
     total: int
@@ -60,15 +36,27 @@ class Proportion:
         return self.count / self.total
 
 
-class ClassScores(NamedTuple):
-    """How well one class is told from the others.
+def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a proportion; ``z`` is the normal quantile, 95 % by default.
 
-    Attributes:
-        precision: of the images taken for this class, the share that are of it.
-        recall: of the images of this class, the share that were taken for it.
-        f1: the harmonic mean of the two.
-        support: the images of this class.
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    J. Am. Stat. Assoc. 22 (1927), p. 209.
     """
+    proportion, square = correct / total, z * z / total
+    centre = (proportion + square / 2) / (1 + square)
+    half = z * sqrt(proportion * (1 - proportion) / total + square / total / 4) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
+    """Counts ``int64 [classes, classes]``: rows are labels, columns are predictions."""
+    classes = logits.shape[1]
+    pairs = labels * classes + logits.argmax(1)
+    return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+class ClassScores(NamedTuple):
+    """Precision, recall, F1 and the number of images (support) of one class."""
 
     precision: float
     recall: float
@@ -77,90 +65,73 @@ class ClassScores(NamedTuple):
 
 
 def per_class_scores(matrix: Tensor) -> list[ClassScores]:
-    """Scores of each class from a confusion matrix; a share of no images is 0.0."""
-    right, labelled, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    counts = zip(right.tolist(), labelled.tolist(), predicted.tolist(), strict=True)
+    """Scores of each class from a confusion matrix; 0.0 where a denominator is zero."""
+    columns = matrix.diagonal().tolist(), matrix.sum(1).tolist(), matrix.sum(0).tolist()
     return [
         ClassScores(
-            precision=hits / taken if taken else 0.0,
-            recall=hits / support if support else 0.0,
-            f1=2 * hits / (support + taken) if support + taken else 0.0,
+            precision=correct / predicted if predicted else 0.0,
+            recall=correct / support if support else 0.0,
+            f1=2 * correct / (support + predicted) if support + predicted else 0.0,
             support=support,
         )
-        for hits, support, taken in counts
+        for correct, support, predicted in zip(*columns, strict=True)
     ]
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
-    """The mean of -ln of the probability that each label was given; in nats."""
+    """Mean of -ln p(label), in nats."""
     return nn.functional.cross_entropy(logits.double(), labels).item()
 
 
 class Calibration(NamedTuple):
-    """What a classifier's confidence is worth, in bins of equal width.
+    """Confidence and accuracy in bins of equal width; both are 0 in an empty bin."""
 
-    Attributes:
-        edges: float64 ``[bins + 1]``; bin m holds confidences in (edges[m], edges[m + 1]].
-        confidence: float64 ``[bins]``, the mean confidence; 0 where the bin is empty.
-        accuracy: float64 ``[bins]``, the share of right predictions; 0 where the bin is empty.
-        counts: int64 ``[bins]``.
-    """
-
-    edges: Tensor
-    confidence: Tensor
-    accuracy: Tensor
-    counts: Tensor
+    edges: Tensor  # float64 [bins + 1]; bin m holds confidences in (edges[m], edges[m + 1]]
+    confidence: Tensor  # float64 [bins], mean confidence
+    accuracy: Tensor  # float64 [bins]
+    counts: Tensor  # int64 [bins], images
 
 
 def calibration(logits: Tensor, labels: Tensor, bins: int = 15) -> Calibration:
-    """The reliability diagram's figures.
+    """Bin the predictions by confidence.
 
     Source: C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural
     networks", ICML 2017, section 2.
     """
     confidence, predicted = logits.double().softmax(1).max(1)
     edges = torch.arange(bins + 1, dtype=torch.double) / bins
-    # a confidence of 1 may come out a rounding above it
-    place = torch.bucketize(confidence, edges[1:]).clamp_max(bins - 1)
-    counts = torch.bincount(place, minlength=bins)
-    right = (predicted == labels).double()
-    confidence, accuracy = (
-        torch.bincount(place, values, minlength=bins) / counts.clamp_min(1)
-        for values in (confidence, right)
+    # rounding can take a confidence slightly above 1
+    index = torch.bucketize(confidence, edges[1:]).clamp_max(bins - 1)
+    counts = torch.bincount(index, minlength=bins)
+    mean_confidence, accuracy = (
+        torch.bincount(index, values, minlength=bins) / counts.clamp_min(1)
+        for values in (confidence, (predicted == labels).double())
     )
-    return Calibration(edges, confidence, accuracy, counts)
+    return Calibration(edges, mean_confidence, accuracy, counts)
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """The distance between confidence and accuracy, averaged over the images.
-
-    Source: Guo et al., ICML 2017, equation 3.
-    """
+    """Mean gap between confidence and accuracy, weighted by bin size (Guo et al., equation 3)."""
     _, confidence, accuracy, counts = calibration(logits, labels, bins)
-    return ((accuracy - confidence).abs() @ counts.double() / counts.sum()).item()
+    return float((accuracy - confidence).abs() @ counts.double() / counts.sum())
 
 
 def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
-    """The p-value of two classifiers being equally good, by the images one of them got wrong.
+    """Exact McNemar test of two classifiers, from which images each has right: bool ``[N]``.
 
-    The exact two-sided binomial test. Source: Q. McNemar, "Note on the sampling error of the
-    difference between correlated proportions or percentages", Psychometrika 12 (1947), p. 153.
-
-    Args:
-        correct_a, correct_b: bool ``[N]``, of the same images.
+    Returns the two-sided p-value of the hypothesis that both are equally accurate. Source:
+    Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", Psychometrika 12 (1947), p. 153.
     """
-    only_a = int((correct_a & ~correct_b).sum())
-    only_b = int((correct_b & ~correct_a).sum())
-    trials, fewer = only_a + only_b, min(only_a, only_b)
-    ways = term = 1
-    for k in range(fewer):
-        term = term * (trials - k) // (k + 1)
-        ways += term
-    return min(1.0, 2 * ways / 2**trials)
+    only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
+    n, tail = only_a + only_b, range(min(only_a, only_b))
+    # comb(n, k), each from the one before: a thousand times as fast for 10,000 disagreements
+    ways = accumulate(tail, lambda ways, k: ways * (n - k) // (k + 1), initial=1)
+    return min(1.0, 2 * sum(ways) / (1 << n))
 
 
 def most_confident_errors(logits: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Indices of the wrong predictions, the most confident first, ``count`` at most."""
+    """Indices of at most ``count`` misclassified images, the most confident first."""
     confidence, predicted = logits.softmax(1).max(1)
     wrong = (predicted != labels).nonzero().flatten()
     return wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]

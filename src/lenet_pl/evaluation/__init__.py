@@ -1,1 +1,1 @@
-"""Metrics and predictions of a trained network."""
+"""Metrics and predictions of trained networks."""

@@ -1,176 +1,351 @@
-"""A trained network on labelled images: every figure, and every prediction."""
+"""Evaluate a trained network on labelled images."""
 
-import contextlib
-import csv
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from lenet_pl import metrics as evaluate
-from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.images import Images
-from lenet_pl.evaluation.loading import LoadedModel
-from lenet_pl.runs import Run
+from lenet_pl import metrics
+from lenet_pl.data.folder import SPLITS, Folder, class_folders
+from lenet_pl.data.mnist import MNIST, Mini
+from lenet_pl.data.mnist_like import KMNIST, FashionMNIST
+from lenet_pl.data.pictures import read
+from lenet_pl.errors import ConfigError, DataError
+from lenet_pl.evaluation.loading import LoadedModel, source_class
+from lenet_pl.files import write_csv, write_json
+from lenet_pl.metrics import Proportion
+from lenet_pl.models.pixelnet import PixelNet, model_name
+from lenet_pl.runs import DATA_KEY, Run, open_run, read_metrics, read_overrides, read_result
 
-BATCH = 500  # images, where no run says how many
+if TYPE_CHECKING:
+    from lenet_pl.data.datamodule import DigitsDataModule
+
+BATCH_SIZE = 500  # for bare weights
 DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
+MEANING = {"train": "training", "val": "validation", "test": "test", "": ""}
+POOLED = "pooled: the splits mix official training and test images; not comparable with others"
+SOURCES = {source.name: source for source in (Mini, MNIST, FashionMNIST, KMNIST)}
 
 
 @dataclass(frozen=True)
-class Tested:
-    """How good a network is on some images.
+class ImageSet:
+    """Labelled images to evaluate a network on."""
 
-    Attributes:
-        logits: float32 ``[N, classes]``.
-        correct: how many predictions are right.
-        loss: by the loss that was trained with.
-        accuracy, low, high: the share that is right, and its 95 % Wilson interval.
-        nll: negative log-likelihood of the labels, in nats.
-        ece: expected calibration error of 15 bins.
-        matrix: int64 ``[classes, classes]``, row the label, column the prediction.
-        scores: precision, recall, F1 and support of each class.
-    """
+    split: str  # train, val or test; empty for a folder of images
+    images: Tensor  # uint8 [N, C, H, W]
+    labels: Tensor  # int64 [N]
+    indices: Tensor  # int64 [N], positions in the official files, or in a folder
+    files: Sequence[str]  # of each image; empty where images have no files of their own
+    _: KW_ONLY
+    data: str = ""  # name of the data set
+    own: bool = False  # whether it is the data set of the network's run
+    notes: tuple[str, ...] = ()  # what to know when reading the metrics
+
+
+@dataclass(frozen=True)
+class SplitPredictions(ImageSet):
+    """Labelled images and a network's logits, float32 ``[N, classes]``."""
 
     logits: Tensor
-    correct: int
-    loss: float
-    accuracy: float
-    low: float
-    high: float
-    nll: float
-    ece: float
-    matrix: Tensor
-    scores: list[evaluate.ClassScores]
+
+    @property
+    def meaning(self) -> str:
+        """The name of the split in a sentence."""
+        return MEANING[self.split]
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """Predicted labels, int64 ``[N]``."""
+        return self.logits.argmax(1)
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """Whether each prediction is correct, bool ``[N]``."""
+        return self.predicted == self.labels
+
+    @property
+    def accuracy(self) -> Proportion:
+        """The proportion of correct predictions."""
+        return Proportion(int(self.correct.sum()), len(self.labels))
 
 
-def score(subject: LoadedModel, images: Tensor, labels: Tensor) -> Tested:
-    """Predict, in the batches, on the device and in the precision of the run's own testing."""
-    device = _as_trained(subject.run)[1]
-    logits = predict(subject.run, subject.network, images)
-    loss = subject.run.loss() if subject.run else nn.CrossEntropyLoss()
-    correct = int((logits.argmax(1) == labels).sum())
-    matrix = evaluate.confusion_matrix(logits, labels)
-    return Tested(
-        logits,
-        correct,
-        loss(logits.to(device), labels.to(device)).item(),
-        correct / len(labels),
-        *evaluate.wilson_interval(correct, len(labels)),
-        evaluate.negative_log_likelihood(logits, labels),
-        evaluate.expected_calibration_error(logits, labels),
-        matrix,
-        evaluate.per_class_scores(matrix),
-    )
+def run_images(run: Run, split: str, data: "DigitsDataModule | None" = None) -> ImageSet:
+    """A split of a run's data, which is loaded unless given.
+
+    Raises:
+        DataError: if the data cannot be loaded or has changed, or the split is empty.
+    """
+    data = data or run.data()
+    images, labels = data.splits[split].images, data.splits[split].labels
+    name, indices, files = data.source.name, data.indices[split], data.files.get(split, ())
+    if not len(labels):
+        raise DataError(f"--split {split}: {name} has no {MEANING[split]} images")
+    notes = (POOLED,) if run.pooled else ()
+    return ImageSet(split, images, labels, indices, files, data=name, own=True, notes=notes)
+
+
+def other_images(name: str, split: str, model: LoadedModel, root: str) -> ImageSet:
+    """An official split of another data set, or a folder with a folder of images per class.
+
+    Args:
+        name: a key of ``SOURCES``, or the folder.
+        split: ``test`` or ``train`` of a data set.
+        model: the network; a folder's images are preprocessed like its training images.
+        root: data root of the data sets.
+
+    Raises:
+        ConfigError: if there is no such data, or its classes are not the network's.
+        DataError: if it cannot be loaded.
+    """
+    if name not in SOURCES:
+        return _folder_images(name, model)
+    source = Mini() if name == "mini" else SOURCES[name](root)
+    source.prepare()
+    official = source.load()
+    if official.classes != model.classes:
+        raise ConfigError(
+            f"--data {name}: its classes are {', '.join(official.classes)}; "
+            f"the network's are {', '.join(model.classes)}"
+        )
+    if split == "val":
+        raise ConfigError(f"--split val: {name} has no official one; choose from test, train")
+    dataset = official.test if split == "test" else official.train
+    related = model.run and _family(source_class(model.run)) == _family(type(source))
+    notes = _leakage_note(model.run, split) if model.run and related else ()
+    indices = torch.arange(len(dataset))
+    return ImageSet(split, dataset.images, dataset.labels, indices, (), data=name, notes=notes)
+
+
+def _family(source: type | None) -> str:
+    name = getattr(source, "name", "").replace("mini", "mnist")
+    return str(getattr(source, "family", name))
+
+
+def _folder_images(name: str, model: LoadedModel) -> ImageSet:
+    folder = Path(name).resolve()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"--data {name}: neither a folder nor a data set; choose from {', '.join(SOURCES)}"
+        )
+    folders = class_folders(folder)
+    if unknown := sorted(folders.keys() - set(model.classes)):
+        raise ConfigError(
+            f"--data {name}: the network does not know {', '.join(unknown)}; "
+            f"its classes are {', '.join(model.classes)}"
+        )
+    dataset, files, broken = read(folder, folders, model.classes, *model.preparation)
+    if not files:
+        raise DataError(f"--data {name}: no image in a folder named after one of its classes")
+    notes = tuple(f"skipped {file}: {reason}" for file, reason in broken.items())
+    if model.run and source_class(model.run) is Folder:
+        root = Path(str(model.run.config.data.root)).resolve()
+        if folder.is_relative_to(root):
+            top = (*folder.relative_to(root).parts, "train")[0].lower()
+            notes = _leakage_note(model.run, SPLITS.get(top, "train")) + notes
+    images, labels, indices = dataset.images, dataset.labels, torch.arange(len(files))
+    return ImageSet("", images, labels, indices, files, data=folder.name, notes=notes)
+
+
+def _leakage_note(run: Run, split: str) -> tuple[str, ...]:
+    """A note if a run was trained on images of this official split of its own data set."""
+    pooled = run.config.data.get("split") is not None
+    if not pooled and split != "train":
+        return ()
+    reason = "these are training images of the run's own data set"
+    if pooled:
+        reason = "the run pooled training and test images of this data set"
+    return (f"{reason}, so it was trained on some of them: the metrics are optimistic",)
 
 
 def predict(run: Run | None, network: nn.Module, images: Tensor) -> Tensor:
-    """Logits, float32 ``[N, classes]``, in the batches, device and precision of a run's testing.
+    """Logits, float32 ``[N, classes]``, equal to the last bit to those of the run's own testing.
 
-    The network goes to that device, and to that precision where it is ``true`` and not mixed.
+    Batch size, device and precision are the run's. The network is moved to the device, and cast
+    where ``trainer.precision`` is not mixed.
     """
-    batch_size, device, precision = _as_trained(run)
-    network = network.to(device)
-    with _computing(network, device, precision):
-        return evaluate.predict_logits(network, images, batch_size).float()
+    bits, _, mode = str(_setting(run, "trainer.precision", "32-true")).partition("-")
+    dtype, device = DTYPES.get(bits), _device(run)
+    mixed = dtype is not None and mode != "true" and bits != "64"
+    network = network.to(device) if mixed else network.to(device, dtype)
+    with torch.autocast(device.type, dtype) if mixed else nullcontext():
+        batch_size = _setting(run, "data.eval_batch_size", BATCH_SIZE)
+        return metrics.predict_logits(network, images, batch_size).float()
 
 
-def _as_trained(run: Run | None) -> tuple[int, torch.device, str]:
-    """Batch size, device and precision that a run tested with, as far as it can be had here."""
-    config = run.config if run else OmegaConf.create()
-    wanted = OmegaConf.select(config, "trainer.accelerator", default="auto")
-    device = torch.device("cpu")
-    if wanted != "cpu" and torch.accelerator.is_available():
-        device = torch.accelerator.current_accelerator() or device
-    precision = str(OmegaConf.select(config, "trainer.precision", default="32-true"))
-    return OmegaConf.select(config, "data.eval_batch_size", default=BATCH), device, precision
+def predict_split(run: Run | None, network: nn.Module, images: ImageSet) -> SplitPredictions:
+    """Like :func:`predict`, for a set of labelled images."""
+    return SplitPredictions(**vars(images), logits=predict(run, network, images.images))
 
 
-def _computing(
-    network: nn.Module, device: torch.device, precision: str
-) -> contextlib.AbstractContextManager[Any]:
-    """What Lightning's ``trainer.precision`` does: ``bf16-mixed``, ``16-true`` and so on."""
-    bits, _, how = precision.partition("-")
-    dtype = DTYPES.get(bits)
-    if dtype and (how == "true" or bits == "64"):
-        network.to(dtype)
-    elif dtype:
-        return torch.autocast(device.type, dtype)
-    return contextlib.nullcontext()
+def _setting(run: Run | None, key: str, default: Any) -> Any:
+    return OmegaConf.select(run.config, key, default=default) if run else default
 
 
-def as_reported(subject: LoadedModel, images: Images, tested: Tested) -> dict[str, Any] | None:
-    """What training reported of the same weights and images, and whether it is the same.
+def _device(run: Run | None) -> torch.device:
+    """The accelerator of this machine, if there is one and the run is not configured for the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    configured = _setting(run, "trainer.accelerator", "auto") != "cpu"
+    return accelerator if accelerator and configured else torch.device("cpu")
+
+
+def compute_metrics(run: Run | None, predictions: SplitPredictions) -> dict[str, Any]:
+    """Compute the metrics that ``lenet-pl test`` prints.
 
     Returns:
-        ``acc`` and ``loss`` of ``result.json``, and ``same``; None where it has none of these.
+        ``correct`` predictions, the ``loss`` (the run's, or cross-entropy), ``accuracy`` and its
+        95 % Wilson interval from ``low`` to ``high``, ``nll`` in nats per image, ``ece`` with 15
+        bins, the confusion ``matrix`` (rows are labels) and the ``scores`` of each class.
     """
-    run = subject.run
-    known = run is not None and run.checkpoint.stem == "best" and images.own
-    metrics = run.result.get("metrics", {}) if run and known else {}
-    if f"{images.split}/acc" not in metrics:
-        return None
-    acc, loss = metrics[f"{images.split}/acc"], metrics[f"{images.split}/loss"]
-    return {"acc": acc, "loss": loss, "same": (acc, loss) == (tested.accuracy, tested.loss)}
-
-
-def summary(subject: LoadedModel, images: Images, tested: Tested) -> dict[str, Any]:
-    """The figures in plain types, for a program to read."""
-    figures = asdict(tested)
-    del figures["logits"]
-    figures["matrix"] = tested.matrix.tolist()
-    figures["scores"] = [
-        {"class": name, **scores._asdict()}
-        for name, scores in zip(subject.classes, tested.scores, strict=True)
-    ]
+    logits, labels, accuracy = predictions.logits, predictions.labels, predictions.accuracy
+    loss, device = run.loss() if run else nn.CrossEntropyLoss(), _device(run)
+    low, high = metrics.wilson_interval(accuracy.count, accuracy.total)
+    matrix = metrics.confusion_matrix(logits, labels)
     return {
-        "run": str(subject.run.folder) if subject.run else None,
-        "weights": str(subject.run.checkpoint) if subject.run else subject.name,
-        "epoch": subject.run.state["epoch"] + 1 if subject.run else None,
-        "data": images.data,
-        "split": images.split,
-        "images": len(images.labelled),
-        "notes": list(images.notes),
-        **figures,
-        "reported": as_reported(subject, images, tested),
+        "correct": accuracy.count,
+        "loss": loss(logits.to(device), labels.to(device)).item(),
+        "accuracy": accuracy.value,
+        "low": low,
+        "high": high,
+        "nll": metrics.negative_log_likelihood(logits, labels),
+        "ece": metrics.expected_calibration_error(logits, labels),
+        "matrix": matrix.tolist(),
+        "scores": metrics.per_class_scores(matrix),
     }
 
 
-def write_predictions(subject: LoadedModel, images: Images, tested: Tested) -> Path:
-    """Write a row per image to ``predictions.csv``; returns its path.
+def write_predictions(model: LoadedModel, predictions: SplitPredictions) -> Path:
+    """Write a row per image to ``predictions.csv``, and return its path.
 
-    That is the name for a run's own test images and best weights; what differs is added to it:
-    ``predictions-val.csv``, ``predictions-mnist.csv``, ``last-predictions.csv``.
+    Weights other than the best, other data and other splits than the test split are part of the
+    name: ``last-predictions.csv``, ``predictions-mnist.csv``, ``predictions-val.csv``.
 
     Raises:
-        ConfigError: if it cannot be written.
+        ConfigError: if the file cannot be written.
     """
-    words = ["predictions"] + ([] if images.own else [images.data])
-    words += [] if images.split in ("test", "") else [images.split]
-    path = subject.folder / f"{subject.prefix}{'-'.join(words)}.csv"
-    part = path.with_suffix(".part")
-    shares = tested.logits.double().softmax(1)
-    columns = [
-        images.indices.tolist(),
-        images.files or [""] * len(images.labelled),
-        images.labelled.labels.tolist(),
-        tested.logits.argmax(1).tolist(),
-        shares.tolist(),
+    parts = ["predictions"] if predictions.own else ["predictions", predictions.data]
+    parts += [predictions.split] if predictions.split in ("train", "val") else []
+    path = model.folder / f"{model.prefix}{'-'.join(parts)}.csv"
+    names = model.classes
+    columns = {
+        "index": predictions.indices.tolist(),
+        **({"file": predictions.files} if predictions.files else {}),
+        "label": [names[label] for label in predictions.labels.tolist()],
+        "prediction": [names[label] for label in predictions.predicted.tolist()],
+    }
+    probabilities = [
+        [f"{p:.9g}" for p in (max(row), *row)]
+        for row in predictions.logits.double().softmax(1).tolist()
     ]
-    names = subject.classes
+    header = [*columns, "confidence", *(f"p({name})" for name in names)]
+    rows = zip(*columns.values(), probabilities, strict=True)
     try:
-        with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            head = ["index", *(["file"] if images.files else []), "label", "prediction"]
-            writer.writerow([*head, "confidence", *(f"p({name})" for name in names)])
-            for index, picture, label, guess, row in zip(*columns, strict=True):
-                where = [index, picture] if images.files else [index]
-                cells = [f"{share:.9g}" for share in row]
-                writer.writerow([*where, names[label], names[guess], cells[guess], *cells])
-        part.replace(path)
+        write_csv(path, header, ([*start, *row] for *start, row in rows))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
     return path
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """A run and its predictions."""
+
+    run: Run
+    data: "DigitsDataModule"
+    network: PixelNet  # in evaluation mode
+    rows: list[dict[str, float]]  # of metrics.csv
+    epoch: int  # of the weights, from 1
+    val: SplitPredictions
+    test: SplitPredictions | None  # None unless the run tested these very weights
+    train: Proportion  # correct of a sample of the training images, without augmentation
+
+    @property
+    def shown(self) -> SplitPredictions:
+        """The predictions for the test split if there are any, else for the validation split."""
+        return self.test or self.val
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def model(self) -> str:
+        return model_name(self.network.net)
+
+    @property
+    def pooled(self) -> bool:
+        return self.run.pooled
+
+    @property
+    def overrides(self) -> list[str]:
+        """The run's overrides that describe the training, not its folder, resumption or sweep."""
+        if not (self.run.folder / ".hydra" / "overrides.yaml").is_file():
+            return []
+        skipped = ("ckpt_path=", "hydra.", "sweep=")
+        return [item for item in read_overrides(self.run.folder) if not item.startswith(skipped)]
+
+
+def evaluate_run(run: Run, data: "DigitsDataModule | None" = None) -> RunEvaluation:
+    """Evaluate a run on validation, and on test only if the run tested these very weights.
+
+    Args:
+        run: the run.
+        data: data that is loaded already and used if it is the run's.
+
+    Raises:
+        ConfigError: if ``metrics.csv`` is missing or damaged.
+        DataError: if the data cannot be loaded or has changed.
+    """
+    rows = read_metrics(run.folder)
+    needed = {"epoch", "lr", "train/loss", "train/acc", "val/loss", "val/acc"}
+    if not rows or any(needed - row.keys() for row in rows):
+        raise ConfigError(
+            f"{run.folder / 'metrics.csv'}: missing or damaged; a report needs the training and "
+            "validation metrics of every epoch"
+        )
+    if data is None or data.state_dict() != run.state[DATA_KEY]:
+        data = run.data()
+    tested = run.tested and run.result["best_epoch"] == run.epoch
+    network = run.network()  # predict() moves and casts it; the one for the report stays as it is
+    train = data.splits["train"]
+    count = min(len(train), len(data.splits["val"]))
+    sample = torch.linspace(0, len(train) - 1, count).long()
+    correct = predict(run, network, train.images[sample]).argmax(1) == train.labels[sample]
+    return RunEvaluation(
+        run=run,
+        data=data,
+        network=run.network(),
+        rows=rows,
+        epoch=run.epoch,
+        val=predict_split(run, network, run_images(run, "val", data)),
+        test=predict_split(run, network, run_images(run, "test", data)) if tested else None,
+        train=Proportion(int(correct.sum()), count),
+    )
+
+
+def test_winner(folders: Sequence[Path]) -> bool:
+    """Test the jobs that won a sweep, which differ in the seed only, unless they are tested.
+
+    Test metrics are added to the ``result.json`` of all of them, or of none. Returns whether there
+    were jobs to test.
+
+    Raises:
+        ConfigError: if a job cannot be opened.
+        DataError: if its data cannot be loaded or has changed, or has no test images.
+    """
+    untested = [f for f in folders if "test/acc" not in read_result(f).get("metrics", {})]
+    computed = []
+    for run in (open_run(str(folder)) for folder in untested):
+        predictions = predict_split(run, run.network(), run_images(run, "test"))
+        computed.append(compute_metrics(run, predictions))
+    names = {"loss": "loss", "acc": "accuracy", "acc_low": "low", "acc_high": "high"}
+    for folder, values in zip(untested, computed, strict=True):
+        result = read_result(folder)
+        result["metrics"] |= {f"test/{key}": values[name] for key, name in names.items()}
+        write_json(folder / "result.json", result)
+    return bool(untested)

@@ -1,8 +1,8 @@
-"""What a network takes pictures for."""
+"""Classify photographs and scans of single digits, without the slow import of Lightning."""
 
 import glob
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,114 +11,97 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lenet_pl.data.ink import Auto
-from lenet_pl.data.preprocess import SUFFIXES, image_files, open_image, prepare
+from lenet_pl.data.preprocess import SIDE, image_files, open_image, prepare
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.evaluation.loading import LoadedModel
+from lenet_pl.files import replacing
 from lenet_pl.metrics import predict_logits
 
-ZOOM, COLUMNS, CAPTION = 5, 8, 34  # of what the network saw; pixels a pixel, and below a picture
+ZOOM, COLUMNS, CAPTION = 5, 8, 34  # of the preview; the caption's height is in pixels
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A picture that could be read.
+class Prediction:
+    """The prediction for one image."""
 
-    Attributes:
-        name: its path, or ``-``.
-        image: uint8 ``[1, 28, 28]``, what the network saw.
-        probabilities: float64 ``[classes]``.
-    """
-
-    name: str
-    image: Tensor
-    probabilities: Tensor
+    name: str  # its path, or - for standard input
+    image: Tensor  # uint8 [1, 28, 28], as preprocessed for the network
+    probabilities: Tensor  # float64 [classes]
 
 
-def predict(
-    subject: LoadedModel, names: Sequence[str], invert: Auto | None = None
-) -> tuple[list[Seen], dict[str, str]]:
-    """Look at pictures, all in one batch.
+def predict_images(
+    model: LoadedModel, names: Sequence[str], invert: Auto | None = None
+) -> tuple[list[Prediction], dict[str, str]]:
+    """Classify images, each once and all in one batch.
 
     Args:
-        subject: the network.
+        model: the network.
         names: files, folders, glob patterns, and ``-`` for standard input.
-        invert: as for :func:`~lenet_pl.data.preprocess.prepare`; None is as the run has it.
+        invert: whether strokes are darker than the paper; None is as for the training images.
 
     Returns:
-        What could be read, and the reason of each that could not.
+        The predictions, and why the other images cannot be read.
     """
-    read: list[tuple[str, Tensor]] = []
+    images: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
-    own, centre = subject.preparation
-    invert = own if invert is None else invert
-    for name, source in _sources(names, failed):
-        try:
-            image = prepare(open_image(source, name), invert=invert, centre=centre)
-            read.append((name, image))
-        except DataError as error:
-            failed[name] = str(error).removeprefix(f"{name}: ")
-    if not read:
-        return [], failed
-    images = torch.stack([image for _, image in read])
-    rows = predict_logits(subject.network, images).double().softmax(1)
-    seen = [Seen(name, image, row) for (name, image), row in zip(read, rows, strict=True)]
-    return seen, failed
-
-
-def _sources(names: Sequence[str], failed: dict[str, str]) -> Iterator[tuple[str, Path | bytes]]:
-    """Each picture once, in the order it was asked for; what leads to none is noted."""
-    done = set()
+    default, centre = model.preparation
+    invert = default if invert is None else invert
     for name in names:
+        sources: dict[str, Path | bytes] = {str(path): path for path in _find(name)}
         if name == "-":
-            yield name, sys.stdin.buffer.read()
-            continue
-        paths, reason = _paths(name)
-        if not paths:
-            failed[name] = reason
-        for path in paths:
-            if path not in done:
-                done.add(path)
-                yield str(path), path
+            sources = {name: sys.stdin.buffer.read()}
+        elif not sources:
+            failed[name] = "no image in this folder" if Path(name).is_dir() else "no such file"
+        for key, source in sources.items():
+            if key in images or key in failed:
+                continue
+            try:
+                images[key] = prepare(open_image(source, key), invert=invert, centre=centre)
+            except DataError as error:
+                failed[key] = str(error).removeprefix(f"{key}: ")
+    if not images:
+        return [], failed
+    logits = predict_logits(model.network, torch.stack(list(images.values())))
+    rows = zip(images.items(), logits.double().softmax(1), strict=True)
+    return [Prediction(name, image, row) for (name, image), row in rows], failed
 
 
-def _paths(name: str) -> tuple[list[Path], str]:
-    """The pictures that an argument means, or why there are none."""
+def _find(name: str) -> list[Path]:
+    """The images that the name of a file or folder, or a glob pattern, stands for."""
     path = Path(name)
     if path.is_dir():
-        found = sorted(image_files(path))
-        return found, f"a folder without a picture ({' '.join(sorted(SUFFIXES))})"
+        return sorted(image_files(path))
     if path.exists():
-        return [path], ""
-    matches = sorted(Path(p) for p in glob.glob(name, recursive=True))  # noqa: PTH207, may be absolute
-    reason = "matches no file" if glob.has_magic(name) else "there is no such file"
-    return [path for path in matches if path.is_file()], reason
+        return [path]
+    matches = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207, may be absolute
+    return sorted(match for match in matches if match.is_file())
 
 
-def write_grid(subject: LoadedModel, seen: Sequence[Seen]) -> Path:
-    """Write what the network saw into one PNG, and what it took it for; returns its path.
+def write_preview(model: LoadedModel, predictions: Sequence[Prediction]) -> Path:
+    """Draw the preprocessed images with their predictions into a PNG, and return its path.
 
     Raises:
-        ConfigError: if it cannot be written.
+        ConfigError: if the file cannot be written.
     """
-    side = 28 * ZOOM
-    columns = min(COLUMNS, len(seen))
-    rows = -(-len(seen) // columns)
-    grid = Image.new("L", (columns * (side + 4), rows * (side + CAPTION)), 255)
+    side = SIDE * ZOOM
+    rows = -(-len(predictions) // COLUMNS)
+    size = min(COLUMNS, len(predictions)) * (side + 4), rows * (side + CAPTION)
+    grid = Image.new("L", size, 255)
     draw = ImageDraw.Draw(grid)
-    for i, picture in enumerate(seen):
-        left, top = i % columns * (side + 4), i // columns * (side + CAPTION)
-        pixels = Image.fromarray(picture.image[0].numpy())
-        grid.paste(pixels.resize((side, side), Image.Resampling.NEAREST), (left, top))
-        best = int(picture.probabilities.argmax())
-        share = 100 * picture.probabilities[best].item()
-        name = Path(picture.name).name
+    for i, prediction in enumerate(predictions):
+        x, y = i % COLUMNS * (side + 4), i // COLUMNS * (side + CAPTION)
+        image = Image.fromarray(prediction.image[0].numpy())
+        grid.paste(image.resize((side, side), Image.Resampling.NEAREST), (x, y))
+        name = Path(prediction.name).name
         name = name if len(name) <= 22 else f"{name[:12]}…{name[-9:]}"
-        draw.text((left + 2, top + side + 2), name, fill=90, font_size=12)
-        said = f"{subject.classes[best]}  {share:.1f} %"
-        draw.text((left + 2, top + side + 16), said, fill=0, font_size=13)
-    path = subject.folder / f"{subject.prefix}seen.png"
+        draw.text((x + 2, y + side + 2), name, fill=90, font_size=12)
+        probability, label = prediction.probabilities.max(0)
+        text = f"{model.classes[int(label)]}  {100 * probability.item():.1f} %"
+        draw.text((x + 2, y + side + 16), text, fill=0, font_size=13)
+    path = model.folder / f"{model.prefix}seen.png"
     try:
-        grid.save(path)
+        with replacing(path) as part:
+            grid.save(part, format="PNG")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
     return path

@@ -1,0 +1,102 @@
+"""Networks from runs and from bare weights, and what is refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tutorial import TutorialLeNet
+
+from lenet_pl.errors import ConfigError
+from lenet_pl.evaluation.loading import open_model
+
+
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("sprung"),)
+
+
+def test_what_a_model_knows_of_itself(run, tmp_path):
+    best, last = open_model(str(run)), open_model(str(run / "checkpoints" / "last.ckpt"))
+    assert (best.folder, best.prefix, last.folder, last.prefix) == (run, "", run, "last-")
+    assert best.classes == tuple("0123456789")
+    shutil.copy(run / "best.pth", tmp_path / "weights.pth")
+    bare = open_model(str(tmp_path / "weights.pth"), "lenet")
+    assert (bare.run, bare.folder, bare.prefix) == (None, tmp_path, "weights-")
+    assert bare.preparation == ("auto", "auto")
+    images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+    with torch.no_grad():
+        assert torch.allclose(bare.network(images), bare.network.net(images / 255), atol=1e-6)
+        assert torch.equal(
+            open_model(str(run / "best.pth"), "lenet").network(images), best.network(images)
+        )
+
+
+def test_weights_that_cannot_be_used(lenet_pl, run, tmp_path):
+    torch.save({"conv1.weight": Trap()}, tmp_path / "trap.pth")
+    torch.save({"layers.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    (tmp_path / "nothing.pth").touch()
+    torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "checkpoint.pth")
+    torch.save(TutorialLeNet(), tmp_path / "module.pth")
+    for name, message in [
+        ("trap.pth", "a pickled object that contains code, which is not run"),
+        ("other.pth", "does not fit --model lenet"),
+        ("list.pth", "not a state dict"),
+        ("nothing.pth", "an empty file"),
+        ("checkpoint.pth", "a checkpoint, with the weights under 'state_dict'"),
+        ("module.pth", "a pickled object that contains code, which is not run"),
+        ("text.pth", "not a state dict"),
+        ("none.pth", "no such file"),
+        (run, "is a folder"),
+    ]:
+        status, out, err = lenet_pl("test", name, "--model", "lenet")
+        assert (status, out) == (2, "")
+        assert err.startswith("error: ")
+        assert message in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "sprung").exists()
+    status, _, err = lenet_pl("test", "other.pth", "--model", "resnet")
+    assert (status, err) == (2, "error: --model resnet: no such network; choose from lenet\n")
+
+
+def test_runs_that_cannot_be_used(lenet_pl, run, tmp_path):
+    shutil.copytree(run, tmp_path / "unfinished", ignore=shutil.ignore_patterns("*.ckpt"))
+    trap = shutil.copytree(run, tmp_path / "trap")
+    torch.save({"state_dict": Trap()}, trap / "checkpoints" / "best.ckpt")
+    (tmp_path / "stray.ckpt").touch()
+    for name, message in [
+        ("nowhere", "no such folder"),
+        ("nowhere.pth", "no such file"),
+        ("latest", "outputs/runs holds no run"),
+        ("stray.ckpt", "not a run folder"),
+        ("unfinished", "no finished epoch"),
+        ("trap", "contains code, which is not run"),
+    ]:
+        status, out, err = lenet_pl("test", name)
+        assert (status, out) == (2, "")
+        assert err.startswith("error: ")
+        assert message in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "preparation"),
+    [
+        ({"_target_": "lenet_pl.data.mnist.Mini"}, ("auto", "auto")),
+        ({"_target_": "my_project.data.Letters"}, ("auto", "auto")),
+        ({"_target_": "my_project.data.Letters", "centre": False}, ("auto", False)),
+    ],
+)
+def test_preparation_needs_no_class_from_elsewhere(configured, source, preparation):
+    assert open_model(str(configured(data__source=source))).preparation == preparation
+
+
+def test_a_source_that_does_not_exist(configured):
+    model = open_model(str(configured(data__source={"_target_": "lenet_pl.data.mnist.Nothing"})))
+    with pytest.raises(ConfigError, match=r"source._target_=lenet_pl.data.mnist.Nothing: "):
+        _ = model.preparation

@@ -1,0 +1,56 @@
+"""Predictions for images, which are preprocessed like the training images."""
+
+import pytest
+import torch
+from PIL import Image
+
+from lenet_pl.data.mnist import Mini
+from lenet_pl.data.preprocess import prepare
+from lenet_pl.evaluation.evaluate import other_images
+from lenet_pl.evaluation.loading import open_model
+from lenet_pl.evaluation.predict import predict_images
+
+FOLDER = "lenet_pl.data.folder.Folder"
+
+
+@pytest.mark.parametrize(
+    ("source", "invert", "centre"),
+    [
+        ({"_target_": "lenet_pl.data.mnist.Mini"}, "auto", "auto"),
+        ({"_target_": "lenet_pl.data.mnist_like.FashionMNIST"}, "auto", False),
+        ({"_target_": FOLDER, "invert": False, "centre": "auto"}, False, "auto"),
+        ({"_target_": FOLDER, "invert": True, "centre": False}, True, False),
+    ],
+)
+def test_images_are_preprocessed_like_the_training_images(
+    configured, tmp_path, source, invert, centre
+):
+    """The same by ``test --data FOLDER`` and ``predict``, unless ``--invert`` is given."""
+    file = tmp_path / "mine" / "7" / "0.png"
+    file.parent.mkdir(parents=True)
+    image = Image.fromarray(Mini().load().test.images[0, 0].numpy()).resize((60, 90))
+    image.save(file)
+    model = open_model(str(configured(data__source=source)))
+    assert model.preparation == (invert, centre)
+    expected = prepare(image, invert=invert, centre=centre)
+    assert torch.equal(other_images(str(file.parents[1]), "", model, "").images[0], expected)
+    assert torch.equal(predict_images(model, [str(file)])[0][0].image, expected)
+    given = predict_images(model, [str(file)], False)[0][0].image
+    assert torch.equal(given, prepare(image, invert=False, centre=centre))
+
+
+def test_each_image_is_predicted_once_in_the_order_of_the_arguments(run, tmp_path):
+    images = Mini().load().test.images
+    for i in range(3):
+        Image.fromarray(images[i, 0].numpy()).save(tmp_path / f"{2 - i}.png")
+    model = open_model(str(run))
+    names = [str(tmp_path / name) for name in ("2.png", "*.png", "", "1.png")]
+    predictions, failed = predict_images(model, names)
+    assert failed == {}
+    assert [prediction.name for prediction in predictions] == [
+        str(tmp_path / name) for name in ("2.png", "0.png", "1.png")
+    ]
+    with torch.inference_mode():
+        expected = model.network(images[[0, 2, 1]]).double().softmax(1)
+    for prediction, row in zip(predictions, expected, strict=True):
+        assert torch.allclose(prediction.probabilities, row)

@@ -1,0 +1,112 @@
+"""Metrics, compared with straightforward computations in plain Python."""
+
+from math import comb, exp, log
+
+import pytest
+import torch
+
+from lenet_pl import metrics
+
+
+@pytest.fixture
+def scored() -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of 200 images of four classes, and labels; class 3 is never predicted."""
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(200, 4, generator=rng) * 2
+    logits[:, 3] = -50
+    return logits, torch.randint(0, 4, (200,), generator=rng)
+
+
+def softmax(row: list[float]) -> list[float]:
+    weights = [exp(value) for value in row]
+    return [weight / sum(weights) for weight in weights]
+
+
+def test_confusion_matrix_and_scores_equal_counts(scored):
+    logits, labels = scored
+    predicted = [row.index(max(row)) for row in logits.tolist()]
+    pairs = list(zip(labels.tolist(), predicted, strict=True))
+    matrix = metrics.confusion_matrix(logits, labels)
+    for label in range(4):
+        assert matrix[label].tolist() == [pairs.count((label, other)) for other in range(4)]
+    for c, scores in enumerate(metrics.per_class_scores(matrix)):
+        correct = sum(label == guess == c for label, guess in pairs)
+        guesses, support = predicted.count(c), labels.tolist().count(c)
+        precision = correct / guesses if guesses else 0.0
+        recall = correct / support
+        f1 = 2 * precision * recall / (precision + recall) if correct else 0.0
+        assert scores == (precision, recall, pytest.approx(f1), support)
+    assert metrics.per_class_scores(matrix)[3] == (0.0, 0.0, 0.0, labels.tolist().count(3))
+
+
+def test_scores_of_a_class_without_images_are_zero():
+    scores = metrics.per_class_scores(torch.tensor([[2, 0], [0, 0]]))
+    assert scores == [(1.0, 1.0, 1.0, 2), (0.0, 0.0, 0.0, 0)]
+
+
+def test_negative_log_likelihood_equals_its_definition(scored):
+    logits, labels = scored
+    rows = zip(logits.tolist(), labels.tolist(), strict=True)
+    expected = -sum(log(softmax(row)[label]) for row, label in rows) / 200
+    assert metrics.negative_log_likelihood(logits, labels) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_calibration_equals_binning_by_hand(scored, bins):
+    logits, labels = scored
+    members: list[list[tuple[float, bool]]] = [[] for _ in range(bins)]
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        probabilities = softmax(row)
+        best = max(probabilities)
+        index = next(m for m in range(bins) if m / bins < best <= (m + 1) / bins)
+        members[index].append((best, probabilities.index(best) == label))
+    calibration = metrics.calibration(logits, labels, bins)
+    assert calibration.edges.tolist() == [m / bins for m in range(bins + 1)]
+    assert calibration.counts.tolist() == [len(group) for group in members]
+    error = 0.0
+    for m, group in enumerate(members):
+        confidence = sum(best for best, _ in group) / max(1, len(group))
+        accuracy = sum(correct for _, correct in group) / max(1, len(group))
+        assert calibration.confidence[m].item() == pytest.approx(confidence, rel=1e-12)
+        assert calibration.accuracy[m].item() == accuracy
+        error += len(group) / 200 * abs(confidence - accuracy)
+    assert metrics.expected_calibration_error(logits, labels, bins) == pytest.approx(error)
+
+
+def test_full_confidence_falls_into_the_last_bin():
+    logits, labels = torch.tensor([[1000.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
+    calibration = metrics.calibration(logits, labels, bins=4)
+    assert calibration.counts.tolist() == [0, 1, 0, 1]  # a bin includes its upper edge, here 1/2
+    assert metrics.expected_calibration_error(logits, labels, 4) == 0.25
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (0, 5), (3, 9), (8, 8), (40, 25)])
+def test_mcnemar_equals_the_binomial_test(only_a, only_b):
+    a = torch.tensor([True] * only_a + [False] * only_b + [True, False, True])
+    b = torch.tensor([False] * only_a + [True] * only_b + [True, False, True])
+    n = only_a + only_b
+    tail = sum(comb(n, k) for k in range(min(only_a, only_b) + 1)) / 2**n
+    assert metrics.mcnemar(a, b) == metrics.mcnemar(b, a) == min(1.0, 2 * tail)
+
+
+def test_mcnemar_with_ten_thousand_disagreements():
+    a = torch.arange(20_000) < 10_000
+    assert metrics.mcnemar(a, ~a) == 1.0
+    assert metrics.mcnemar(a, torch.zeros_like(a)) == 0.0  # 2 ** -9,999
+
+
+def test_logits_are_computed_in_batches_and_in_order():
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    images = torch.rand(7, 1, 2, 2)
+    logits = metrics.predict_logits(net, images, batch_size=3)
+    assert logits.shape == (7, 3)
+    assert not logits.requires_grad
+    assert torch.allclose(logits, net(images))
+
+
+def test_most_confident_errors_come_first():
+    logits = torch.tensor([[9.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [5.0, 0.0]])
+    labels = torch.tensor([0, 1, 0, 0, 1])
+    assert metrics.most_confident_errors(logits, labels, 3).tolist() == [4, 3, 1]
+    assert metrics.most_confident_errors(logits, labels, 9).tolist() == [4, 3, 1, 2]
+    assert metrics.most_confident_errors(logits, logits.argmax(1), 9).tolist() == []
