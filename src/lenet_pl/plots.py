@@ -1,4 +1,4 @@
-"""Figures, as matplotlib objects without global state."""
+"""Matplotlib figures of training and evaluation, drawn without pyplot's global state."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -6,294 +6,257 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lenet_pl.metrics import Calibration
 
-DPI = 110
-FINE = 180  # for files: sharp on the screens of telephones too
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8f98"
-INK, FAINT = "#30343b", "#d9dce1"
-SIGNED = "PuOr_r"  # orange above zero, purple below, white at zero
+Rows = Sequence[Mapping[str, float]]  # of metrics.csv
+
+SCREEN_DPI, FILE_DPI = 110, 180  # files stay sharp on high-resolution screens
+BLUE, ORANGE, GREEN, GREY, TEXT, LINE = (
+    "#0072b2", "#d55e00", "#009e73", "#8a8f98", "#30343b", "#d9dce1",
+)  # fmt: skip
+DASHED = (0, (4, 2))
 STYLE: Any = {
     "font.size": 9.5,
-    "text.color": INK,
-    "text.parse_math": False,  # a dollar in the name of a class is a dollar
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
+    "text.color": TEXT,
+    "text.parse_math": False,  # a class name may contain dollar signs
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": TEXT,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 10,
     "axes.axisbelow": True,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.minor.size": 0,
-    "ytick.minor.size": 0,
-    "grid.color": FAINT,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+    **{f"{axis}tick.{level}.size": 0 for axis in "xy" for level in ("major", "minor")},
+    "grid.color": LINE,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
 }
 styled = rc_context(STYLE)
-LONG = 17  # characters above an image an inch wide
-CROWDED = 25  # classes, from which on the numbers in a table cannot be read
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches, at 100 of a page's pixels an inch."""
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-
-
-@styled
-def confusion(
-    matrix: Tensor, classes: Sequence[str], title: str = "", shares: bool = False
-) -> Figure:
-    """A table ``[classes, classes]`` of labels and predictions; colour shows the mistakes.
-
-    Args:
-        matrix: counts.
-        classes: their names.
-        title: above the table.
-        shares: whether the table says which share of each label's images it is, in percent.
-    """
-    margin = 0.06 * min(20, max(map(len, classes)))  # for their names
-    side = min(1.9 + 0.36 * len(classes), 9.0) + margin
-    figure = new_figure(side, side)
-    axes = figure.subplots()
-    values = matrix.double()
-    if shares:
-        values = 100 * values / matrix.sum(1, keepdim=True).clamp_min(1)
-    mistakes = np.ma.masked_equal(values.clone().fill_diagonal_(0).numpy(), 0)
-    # up to a middling orange, on which dark numbers can be read
-    top = max(0.1 if shares else 1.0, values.clone().fill_diagonal_(0).max().item() * 1.6)
-    axes.imshow(mistakes, cmap="Oranges", vmin=0, vmax=top)
-    own = np.ma.masked_equal(np.eye(len(classes)), 0)
-    axes.imshow(own, cmap="Greys", vmin=0, vmax=12)
-    axes.set_xticks(np.arange(len(classes) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(classes) + 1) - 0.5, minor=True)
-    axes.grid(which="minor")
-    for row, counts in enumerate(values.tolist() if len(classes) < CROWDED else ()):
-        for column, value in enumerate(counts):
-            if value:
-                weight = "bold" if row == column else "normal"
-                text = f"{value:.1f}" if shares else f"{value:.0f}"
-                axes.text(column, row, text, ha="center", va="center", weight=weight, size=8)
-    long = max(map(len, classes)) > 3
-    turned: Any = {"rotation": 45, "ha": "right"} if long else {}
-    axes.set_xticks(range(len(classes)), classes, **turned)
-    axes.set_yticks(range(len(classes)), classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("label")
-    axes.set_title(title)
-    axes.spines[:].set_visible(False)
-    return figure
-
-
-@styled
-def gallery(images: Tensor, captions: Sequence[str], title: str = "", columns: int = 8) -> Figure:
-    """Images ``uint8 [N, C, H, W]`` in a grid, a caption above each; grey ones in black ink."""
-    ink = 255 - images if images.shape[1] == 1 else images
-    return tiles(ink.float() / 255, title, columns, captions=captions)
-
-
-@styled
-def filters(weight: Tensor, title: str = "") -> Figure:
-    """Kernels ``[out, in, H, W]`` of a convolution, those of the first input channel."""
-    return tiles(signed(weight[:64, :1]), title, columns=8)
-
-
-def signed(values: Tensor) -> Tensor:
-    """Colours ``[N, 3, H, W]`` of maps ``[N, 1, H, W]``: white where an image's map is zero."""
-    from matplotlib import colormaps
-
-    limit = values.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-    shares = ((values / limit + 1) / 2).squeeze(1).numpy()
-    return values.new_tensor(colormaps[SIGNED](shares)[..., :3]).permute(0, 3, 1, 2)
-
-
-@styled
-def tiles(
-    images: Tensor | Sequence[Tensor],
-    title: str = "",
-    columns: int = 8,
-    captions: Sequence[str] = (),
-) -> Figure:
-    """Images in a grid on one pair of axes, which takes a tenth of the time of an axes each.
-
-    Args:
-        images: ``[C, H, W]`` each, in [0, 1], grey or in colours.
-        title: above the grid.
-        columns: in the grid; fewer where there are fewer images.
-        captions: one above each image, in two lines where it is long.
-    """
-    columns = max(1, min(columns, len(images)))
-    lines = max(1, -(-len(images) // columns))
-    if any(len(caption) > LONG for caption in captions):
-        captions = [caption.replace(" → ", " →\n") for caption in captions]
-    text = 1 + max((caption.count("\n") for caption in captions), default=-1)  # lines of it
-    step, rise = 1.07, 1.07 + 0.06 * bool(text) + 0.13 * text  # inches from an image to the next
-    width, height = columns * step, lines * rise + (0.3 if title else 0)
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
-    axes.axis("off")
-    for number, image in enumerate(images):
-        row, column = divmod(number, columns)
-        x, y = column * step, (lines - 1 - row) * rise + 0.03
-        extent = (x, x + 1, y, y + 1)
-        pixel = image.permute(1, 2, 0).squeeze(-1).numpy()
-        axes.imshow(pixel, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
-        if captions:
-            axes.text(x + 0.5, y + 1.05, captions[number], size=7, ha="center", va="bottom")
-    # imshow fitted the axes to its image
-    axes.set(xlim=(0, width), ylim=(0, height), aspect="auto")
-    axes.text(width / 2, height - 0.06, title, size=10, ha="center", va="top")
-    return figure
-
-
-@styled
-def pixels(figure: Figure) -> np.ndarray:
-    """The drawn figure as ``uint8 [H, W, 3]``."""
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in other scripts
-        canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
-
-
-@styled
-def png(figure: Figure) -> bytes:
-    """The drawn figure as a PNG file, transparent where nothing is drawn."""
-    file = BytesIO()
-    FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in other scripts
-        figure.savefig(file, format="png", dpi=FINE, transparent=True)
-    return file.getvalue()
-
-
-Rows = Sequence[Mapping[str, float]]
-TRAIN, VAL = {"color": ORANGE, "linestyle": (0, (4, 2))}, {"color": BLUE}
 
 
 @styled
 def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
-    """A metric of training (dashed) and validation over the epochs, the best epoch marked.
+    """Plot training (dashed) and validation (solid) per epoch, with the best epoch marked.
 
     Args:
-        runs: by name, the rows of ``metrics.csv`` and the best epoch; a second run is compared.
+        runs: rows of ``metrics.csv`` and best epoch by run name, for one or two runs.
         metric: ``loss`` or ``acc``.
     """
-    figure = new_figure(5.2, 3.3)
-    axes = figure.subplots()
-    pairs = zip(runs.items(), (BLUE, ORANGE), strict=False)
-    for (name, (rows, best)), colour in pairs:
-        alone = len(runs) == 1
-        styles = {
-            "train": TRAIN if alone else {"color": colour, "linestyle": (0, (4, 2)), "alpha": 0.6},
-            "val": VAL if alone else {"color": colour},
+    figure, axes = _epoch_axes(3.3)
+    single = len(runs) == 1
+    for (name, (rows, best)), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
+        epochs = [row["epoch"] for row in rows]
+        dashed = {"color": ORANGE} if single else {"color": colour, "alpha": 0.6}
+        styles: dict[str, Any] = {
+            "training": {**dashed, "linestyle": DASHED},
+            "validation": {"color": colour},
         }
-        for stage, meaning in (("train", "training"), ("val", "validation")):
-            points = [(row["epoch"], row[f"{stage}/{metric}"]) for row in rows]
-            label = meaning if alone else f"{name}, {meaning}"
-            mark = "o" if len(points) < 3 else ""
-            axes.plot(*zip(*points, strict=True), label=label, marker=mark, ms=4, **styles[stage])
-        for row in rows:
-            if row["epoch"] == best:
-                _mark_best(axes, row["epoch"], row[f"val/{metric}"], colour, alone)
-    _scale(axes, metric, [row for rows, _ in runs.values() for row in rows])
-    axes.set_xlabel("epoch")
+        for split, key in (("training", "train"), ("validation", "val")):
+            label = split if single else f"{name}, {split}"
+            values = [row[f"{key}/{metric}"] for row in rows]
+            marker = "o" if len(rows) < 3 else ""
+            axes.plot(epochs, values, label=label, marker=marker, ms=4, **styles[split])
+        if best in epochs:
+            value = rows[epochs.index(best)][f"val/{metric}"]
+            axes.plot([best], [value], "o", ms=8, mfc="white", mec=colour, mew=2, zorder=5)
+        if best in epochs and single:
+            axes.axvline(best, color=GREY, lw=0.8, ls=":", zorder=0)
+            axes.annotate(
+                f"best, epoch {best}", (best, 1), (0, 3), size=8, color=GREY, ha="center",
+                va="bottom", xycoords=("data", "axes fraction"), textcoords="offset points",
+            )  # fmt: skip
+    _scale_metric(axes, metric, [row for rows, _ in runs.values() for row in rows])
     axes.grid(axis="y", which="both")
-    axes.spines["left"].set_visible(False)
-    pad = 1.8 if len(runs) == 1 else 0.3  # above the axes, and above the mark of the best epoch
+    pad = 1.8 if single else 0.3  # clears the annotation of the best epoch
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=pad, ncols=2)
     return figure
 
 
-def _mark_best(axes: Axes, epoch: float, value: float, colour: str, alone: bool) -> None:
-    axes.plot([epoch], [value], "o", ms=8, mfc="white", mec=colour, mew=2, zorder=5)
-    if alone:
-        axes.axvline(epoch, color=GREY, lw=0.8, ls=":", zorder=0)
-        axes.annotate(
-            f"best, epoch {epoch:.0f}", (epoch, 1), (0, 3), size=8, color=GREY, ha="center",
-            va="bottom", xycoords=("data", "axes fraction"), textcoords="offset points",
-        )  # fmt: skip
+def _epoch_axes(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.2, height), dpi=SCREEN_DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines["left"].set_visible(False)
+    return figure, axes
 
 
-def _scale(axes: Axes, metric: str, rows: Rows) -> None:
-    """An axis that holds every point; of the loss, the late epochs can be told apart too."""
+def _scale_metric(axes: Axes, metric: str, rows: Rows) -> None:
+    """Show accuracy in percent, and a loss that spans a decade on a logarithmic axis."""
     if metric == "acc":
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     else:
-        values = [row[f"{stage}/loss"] for row in rows for stage in ("train", "val")]
+        values = [row[f"{split}/loss"] for row in rows for split in ("train", "val")]
         if min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
-            few = max(values) < 30 * min(values)  # otherwise the powers of ten are enough
-            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if few else (1,)))
+            few_decades = max(values) < 30 * min(values)  # then powers of ten are too few ticks
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if few_decades else (1,)))
             axes.yaxis.set_minor_formatter("{x:g}")
         else:
             axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len({row["epoch"] for row in rows}) == 1:
         axes.set_xlim(0, 2)
 
 
 @styled
 def learning_rate(rows: Rows) -> Figure:
-    """The learning rate at the end of each epoch."""
-    figure = new_figure(5.2, 2.0)
-    axes = figure.subplots()
+    """Plot the learning rate at the end of each epoch."""
+    figure, axes = _epoch_axes(2.0)
     axes.plot([row["epoch"] for row in rows], [row["lr"] for row in rows], color=GREEN)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
-    axes.spines["left"].set_visible(False)
     return figure
 
 
 @styled
-def reliability(found: Calibration) -> Figure:
-    """Accuracy over confidence in bins of equal width, and how many images are in each.
+def confusion_matrix(
+    matrix: Tensor, classes: Sequence[str], title: str = "", normalise: bool = False
+) -> Figure:
+    """Draw a confusion matrix; colour shows the errors only.
+
+    Args:
+        matrix: counts ``[classes, classes]``, row the label, column the prediction.
+        classes: class names.
+        title: above the matrix.
+        normalise: whether to show each row in percent instead of counts.
+    """
+    longest, count = max(map(len, classes)), len(classes)
+    side = min(1.9 + 0.36 * count, 9.0) + 0.06 * min(20, longest)
+    figure = Figure(figsize=(side, side), dpi=SCREEN_DPI, layout="constrained")
+    axes = figure.subplots()
+    values = matrix.double()
+    if normalise:
+        values = 100 * values / matrix.sum(1, keepdim=True).clamp_min(1)
+    errors = values.clone().fill_diagonal_(0)
+    # 1.6 times the largest error: dark numbers stay legible on every colour in use
+    limit = max(0.1 if normalise else 1.0, errors.max().item() * 1.6)
+    axes.imshow(np.ma.masked_equal(errors.numpy(), 0), cmap="Oranges", vmin=0, vmax=limit)
+    axes.imshow(np.ma.masked_equal(np.eye(count), 0), cmap="Greys", vmin=0, vmax=12)
+    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(which="minor")
+    for row, column in matrix.nonzero().tolist() if count < 25 else ():  # else illegible
+        text = f"{values[row, column]:.{1 if normalise else 0}f}"
+        weight = "bold" if row == column else "normal"
+        axes.text(column, row, text, ha="center", va="center", weight=weight, size=8)
+    rotated: Any = {"rotation": 45, "ha": "right"} if longest > 3 else {}
+    axes.set_xticks(range(count), classes, **rotated)
+    axes.set_yticks(range(count), classes)
+    axes.set(xlabel="predicted", ylabel="label", title=title)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+@styled
+def image_grid(
+    images: Tensor | Sequence[Tensor],
+    captions: Sequence[str] = (),
+    title: str = "",
+    columns: int = 8,
+) -> Figure:
+    """Draw images in a grid, all on one axes, which is ten times faster than an axes each.
+
+    Args:
+        images: ``[C, H, W]`` each: float in [0, 1], or uint8, of which greyscale ones are
+            inverted to black on white.
+        captions: one above each image; a long one breaks after its arrow.
+        title: above the grid.
+        columns: at most this many images in a row.
+    """
+    columns = max(1, min(columns, len(images)))
+    rows = max(1, -(-len(images) // columns))
+    if any(len(caption) > 17 for caption in captions):  # what fits above one inch
+        captions = [caption.replace(" → ", " →\n") for caption in captions]
+    lines = max((1 + caption.count("\n") for caption in captions), default=0)
+    x_step, y_step = 1.07, 1.07 + 0.06 * bool(lines) + 0.13 * lines  # inches
+    width, height = columns * x_step, rows * y_step + (0.3 if title else 0)
+    figure = Figure(figsize=(width, height), dpi=SCREEN_DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    for number, image in enumerate(images):
+        row, column = divmod(number, columns)
+        x, y = column * x_step, (rows - 1 - row) * y_step + 0.03
+        if not image.is_floating_point():
+            image = (255 - image if len(image) == 1 else image).float() / 255
+        pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
+        extent = (x, x + 1, y, y + 1)
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+        if captions:
+            axes.text(x + 0.5, y + 1.05, captions[number], size=7, ha="center", va="bottom")
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="auto")  # imshow has changed them
+    axes.text(width / 2, height - 0.06, title, size=10, ha="center", va="top")
+    return figure
+
+
+def filters(weight: Tensor, title: str = "") -> Figure:
+    """Draw the first 64 kernels of a convolution ``[out, in, H, W]``, first input channel only."""
+    return image_grid(signed_colours(weight[:64, :1]), title=title)
+
+
+def signed_colours(maps: Tensor) -> Tensor:
+    """Colours ``[N, 3, H, W]`` of maps ``[N, 1, H, W]``, scaled to each map's largest magnitude.
+
+    Orange is positive, purple negative and white zero.
+    """
+    limit = maps.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+    scaled = ((maps / limit + 1) / 2).squeeze(1).numpy()
+    return maps.new_tensor(colormaps["PuOr_r"](scaled)[..., :3]).permute(0, 3, 1, 2)
+
+
+@styled
+def reliability(bins: Calibration) -> Figure:
+    """Plot accuracy and mean confidence per confidence bin, with the image counts below.
 
     Source: C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural
     networks", ICML 2017, figure 1.
     """
-    figure = new_figure(5.2, 4.6)
-    above, below = figure.subplots(2, height_ratios=(3, 1), sharex=True)
-    edges, counts = found.edges.numpy(), found.counts.numpy()
-    filled = counts > 0
-    left, width = edges[:-1][filled], np.diff(edges)[filled]
-    accuracy, confidence = found.accuracy.numpy()[filled], found.confidence.numpy()[filled]
-    above.bar(
-        left,
-        accuracy,
-        width * 0.92,
-        align="edge",
-        color=BLUE,
-        alpha=0.85,
-        label="share that is right",
-    )
-    above.hlines(
-        confidence, left, left + width * 0.92, color=ORANGE, lw=2.2, label="mean confidence"
-    )
-    above.set(ylim=(0, 1), xlim=(0, 1), ylabel="right")
-    above.legend(loc="upper left", fontsize=8.5)
-    below.bar(left, counts[filled], width * 0.92, align="edge", color=GREY)
-    below.set(yscale="log", xlabel="confidence", ylabel="images")
-    below.yaxis.set_major_formatter("{x:,.0f}")
-    for axes in (above, below):
+    figure = Figure(figsize=(5.2, 4.6), dpi=SCREEN_DPI, layout="constrained")
+    upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
+    used = bins.counts > 0
+    left, width = bins.edges[:-1][used].numpy(), bins.edges.diff()[used].numpy() * 0.92
+    accuracy, confidence = bins.accuracy[used].numpy(), bins.confidence[used].numpy()
+    upper.bar(left, accuracy, width, align="edge", color=BLUE, alpha=0.85, label="accuracy")
+    upper.hlines(confidence, left, left + width, color=ORANGE, lw=2.2, label="mean confidence")
+    upper.set(ylim=(0, 1), xlim=(0, 1), ylabel="accuracy")
+    upper.legend(loc="upper left", fontsize=8.5)
+    lower.bar(left, bins.counts[used].numpy(), width, align="edge", color=GREY)
+    lower.set(yscale="log", xlabel="confidence", ylabel="images")
+    lower.yaxis.set_major_formatter("{x:,.0f}")
+    upper.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    for axes in (upper, lower):
         axes.grid(axis="y")
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    above.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    above.tick_params(labelcolor=INK, color=FAINT)
     return figure
+
+
+@styled
+def rgb_array(figure: Figure) -> NDArray[np.uint8]:
+    """Render a figure as ``uint8 [H, W, 3]``."""
+    canvas: Any = FigureCanvasAgg(figure)
+    # class names may have characters that the font lacks
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+@styled
+def png(figure: Figure) -> bytes:
+    """Render a figure as a PNG file with a transparent background."""
+    FigureCanvasAgg(figure)
+    file = BytesIO()
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        figure.savefig(file, format="png", dpi=FILE_DPI, transparent=True)
+    return file.getvalue()

@@ -1,76 +1,57 @@
-"""``lenet-pl report RUN``: a page on a run; with a second run, the two side by side."""
+"""``lenet-pl report RUN [RUN2]``: write a page about a run, or one that compares two runs."""
 
 import argparse
 import json
-from typing import Any
 
 from rich.text import Text
 
 from lenet_pl.console import console
 from lenet_pl.errors import ConfigError
-from lenet_pl.runs import RUN_HELP
+from lenet_pl.runs import RUN_HELP, open_run
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``lenet-pl report``."""
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser.add_argument("other", metavar="RUN2", nargs="?", help="a second run, to compare")
-    parser.add_argument("--json", action="store_true", help="path and findings for a program")
+    parser.add_argument("--json", action="store_true", help="print path and findings as JSON")
 
 
 def report(options: argparse.Namespace) -> None:
-    from lenet_pl.evaluation.evidence import evaluate_run
-    from lenet_pl.runs import open_run
+    """Write the page, and print its path with the findings or the verdict.
 
-    opened = [open_run(name) for name in (options.run, options.other) if name]
-    if len({found.checkpoint.resolve() for found in opened}) < len(opened):
+    Raises:
+        ConfigError: if a run cannot be opened, or the runs cannot be compared.
+        DataError: if the data of a run is missing or has changed.
+    """
+    from lenet_pl.evaluation.evidence import evaluate_run  # imports torch
+    from lenet_pl.report.compare import write_comparison
+    from lenet_pl.report.page import write_report
+
+    runs = [open_run(name) for name in (options.run, options.other) if name]
+    if len({run.checkpoint.resolve() for run in runs}) < len(runs):
         raise ConfigError(f"{options.run} and {options.other} are the same run: name two")
-    first = evaluate_run(opened[0])
-    if len(opened) == 2:
-        same = opened[0].config.data == opened[1].config.data
-        answer, lines = _comparison(first, evaluate_run(opened[1], first.data if same else None))
+    first = evaluate_run(runs[0])
+    lines = []
+    if len(runs) == 1:
+        answer = write_report(first)
+        for finding in answer["findings"]:
+            lines += [
+                Text(finding["title"], style="bold"),
+                Text(f"  {finding['evidence']}\n  {finding['advice']}"),
+                Text(f"  {finding['command']}\n" if finding["command"] else "", style="cyan"),
+            ]
     else:
-        answer, lines = _report(first)
+        same_data = runs[0].config.data == runs[1].config.data
+        second = evaluate_run(runs[1], first.data if same_data else None)
+        answer = write_comparison(first, second)
+        lines = [
+            Text(answer["verdict"], style="bold"),
+            Text(f"  images that only {first.name} classifies correctly: {answer['only_first']}"),
+            Text(f"  images that only {second.name} does: {answer['only_second']}\n"),
+        ]
     if options.json:
         print(json.dumps(answer, indent=2))
-    else:
-        for line in (*lines, Text(f"report  {answer['path']}", style="bold")):
-            console.print(line, soft_wrap=True)
-
-
-def _report(evidence: Any) -> tuple[dict[str, Any], list[Text]]:
-    from lenet_pl.report.summary import write_report
-
-    path, findings = write_report(evidence)
-    found = []
-    lines = []
-    for finding in findings:
-        command = finding.command(evidence.figures().settings)
-        found.append(
-            {
-                "title": finding.title,
-                "evidence": finding.evidence,
-                "advice": finding.advice,
-                "overrides": finding.overrides,
-                "command": command,
-            }
-        )
-        lines += [
-            Text(finding.title, style="bold"),
-            Text(f"  {finding.evidence}"),
-            Text(f"  {finding.advice}" + ("" if command else "\n")),
-        ]
-        if command:
-            lines.append(Text(f"  {command}\n", style="cyan"))
-    shown = evidence.shown
-    accuracy = shown.accuracy.value
-    answer = {"path": str(path), "split": shown.split, "accuracy": accuracy, "findings": found}
-    return answer, lines
-
-
-def _comparison(first: Any, second: Any) -> tuple[dict[str, Any], list[Text]]:
-    from lenet_pl.report.compare import write_comparison
-
-    path, found, verdict = write_comparison(first, second)
-    counts = f"only {first.name} is right {found.only_first} times, only {second.name} "
-    lines = [Text(verdict, style="bold"), Text(f"  {counts}{found.only_second} times\n")]
-    return {"path": str(path), "verdict": verdict, **found._asdict()}, lines
+        return
+    for line in (*lines, Text(f"report  {answer['path']}", style="bold")):
+        console.print(line, soft_wrap=True)

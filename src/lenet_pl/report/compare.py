@@ -1,34 +1,20 @@
-"""Two runs side by side: which is better, is it luck, and on which images."""
+"""The page that compares two runs: which is better, is it chance, and on which images."""
 
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from omegaconf import DictConfig, OmegaConf
 
-from lenet_pl import plots
+from lenet_pl import metrics, plots
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation.evidence import RunEvaluation, SplitPredictions
-from lenet_pl.metrics import (
-    confusion_matrix,
-    expected_calibration_error,
-    mcnemar,
-    negative_log_likelihood,
-    per_class_scores,
-    wilson_interval,
-)
-from lenet_pl.report import page
-from lenet_pl.report.differing import differences
-from lenet_pl.report.images import describe
-
-ALPHA = 0.05
-PICTURES = 24  # of each kind
+from lenet_pl.report.page import by_confidence, image_cards, write_page
 
 
 class Disagreement(NamedTuple):
-    """How many images both runs get right, only one of them, or neither; McNemar's p."""
+    """How many images both runs, one or neither classify correctly, and McNemar's p-value."""
 
     both: int
     only_first: int
@@ -37,150 +23,144 @@ class Disagreement(NamedTuple):
     p: float
 
 
-def common(
-    first: RunEvaluation, second: RunEvaluation
-) -> tuple[SplitPredictions, SplitPredictions]:
-    """The split on which both runs were evaluated: test, if both were tested.
-
-    Raises:
-        ConfigError: if the images are not the same.
-    """
-    tested = first.test and second.test
-    a, b = (first.test, second.test) if tested else (first.val, second.val)
-    assert a and b
-    same = a.images.shape == b.images.shape and torch.equal(a.images, b.images)
-    if not same or not torch.equal(a.labels, b.labels):
-        raise ConfigError(
-            f"{first.run.folder} and {second.run.folder}: their {a.meaning} images are not the "
-            "same (data, data.val_size and data.split_seed decide which they are)"
-        )
-    return a, b
-
-
-def disagreement(a: SplitPredictions, b: SplitPredictions) -> Disagreement:
-    """Count where two runs agree, and test whether they are equally good."""
-    return Disagreement(
-        both=int((a.correct & b.correct).sum()),
-        only_first=int((a.correct & ~b.correct).sum()),
-        only_second=int((~a.correct & b.correct).sum()),
-        neither=int((~a.correct & ~b.correct).sum()),
-        p=mcnemar(a.correct, b.correct),
-    )
-
-
-def verdict(found: Disagreement, names: tuple[str, str]) -> str:
-    """The comparison in a sentence."""
-    first, second = found.only_first, found.only_second
-    if first == second:
-        return "Both are right equally often."
-    better, worse = names if first > second else names[::-1]
-    if found.p < ALPHA:
-        return f"{better} is better than {worse}, beyond chance (p = {_p(found.p)})."
-    return (
-        f"{better} is right more often, but it may be chance (p = {_p(found.p)}): not a reason "
-        f"to prefer it."
-    )
-
-
-def write_comparison(first: RunEvaluation, second: RunEvaluation) -> tuple[Path, Disagreement, str]:
-    """Write ``RUN/report/against-RUN2/index.html``, its pictures beside it.
+def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, Any]:
+    """Write ``RUN/report/against-RUN2/index.html``, with its figures as PNG files beside it.
 
     Returns:
-        The path of the page, where the runs disagree, and the verdict in a sentence.
+        The path, the verdict and the fields of :class:`Disagreement`, for JSON.
 
     Raises:
         ConfigError: if the runs were evaluated on different images, or nothing can be written.
     """
-    a, b = common(first, second)
-    found, names = disagreement(a, b), (first.name, second.name)
-    classes = first.run.classes
-    curves = {
-        "A": (first.rows, first.epoch),
-        "B": (second.rows, second.epoch),
-    }
-    made = {
+    a, b = common_split(first, second)
+    counts = Disagreement(
+        both=int((a.correct & b.correct).sum()),
+        only_first=int((a.correct & ~b.correct).sum()),
+        only_second=int((~a.correct & b.correct).sum()),
+        neither=int((~a.correct & ~b.correct).sum()),
+        p=metrics.mcnemar(a.correct, b.correct),
+    )
+    classes, sentence = first.run.classes, verdict(counts, (first.name, second.name))
+    curves = {"A": (first.rows, first.epoch), "B": (second.rows, second.epoch)}
+    matrices = [metrics.confusion_matrix(split.logits, split.labels) for split in (a, b)]
+    drawn = {
         "curves-loss": plots.curves(curves, "loss"),
         "curves-accuracy": plots.curves(curves, "acc"),
-        "confusion-first": plots.confusion(confusion_matrix(a.logits, a.labels), classes),
-        "confusion-second": plots.confusion(confusion_matrix(b.logits, b.labels), classes),
+        "confusion-first": plots.confusion_matrix(matrices[0], classes),
+        "confusion-second": plots.confusion_matrix(matrices[1], classes),
     }
-    pictures = {name: plots.png(figure) for name, figure in made.items()}
-    scores = [per_class_scores(confusion_matrix(shown.logits, shown.labels)) for shown in (a, b)]
-    sentence = verdict(found, names)
+    figures = {name: plots.png(figure) for name, figure in drawn.items()}
     context = {
-        "figures": pictures,
-        "grey": a.images.shape[1] == 1,
-        "names": names,
-        "folders": [run.run.folder.as_posix() for run in (first, second)],
-        "meaning": a.meaning,
-        "named": bool(a.files),
-        "split": a.split,
-        "total": len(a.labels),
+        "figures": figures,
+        "greyscale": a.images.shape[1] == 1,
+        "runs": (first.run, second.run),
+        "shown": a,
         "verdict": sentence,
-        "found": found,
-        "p": _p(found.p),
+        "counts": counts,
         "rows": table(first, second, a, b),
-        "settings": differences(first.run.config, second.run.config),
-        "recalls": [
-            (name, one.recall, two.recall, two.recall - one.recall, one.support)
-            for name, one, two in zip(classes, *scores, strict=True)
-        ],
-        "only_first": describe(b, classes, most_confident(b, a.correct & ~b.correct)),
-        "only_second": describe(a, classes, most_confident(a, b.correct & ~a.correct)),
+        "settings": config_diff(first.run.config, second.run.config),
+        "scores": zip(classes, *map(metrics.per_class_scores, matrices), strict=True),
+        "only_first": image_cards(b, by_confidence(b, a.correct & ~b.correct, 24), classes),
+        "only_second": image_cards(a, by_confidence(a, ~a.correct & b.correct, 24), classes),
     }
-    place = "against-" + re.sub(r"[^\w.-]+", "-", second.name)
-    html = page.render("compare.html.j2", context)
-    path = page.write(first.run.folder / "report" / place, html, pictures)
-    return path, found, sentence
+    name = "against-" + re.sub(r"[^\w.-]+", "-", second.name)
+    path = write_page(first.run.folder / "report" / name, "compare.html.j2", context)
+    return {"path": str(path), "verdict": sentence, **counts._asdict()}
+
+
+def common_split(
+    first: RunEvaluation, second: RunEvaluation
+) -> tuple[SplitPredictions, SplitPredictions]:
+    """The test predictions of both runs if both were tested, else those of validation.
+
+    Raises:
+        ConfigError: if the images are not the same.
+    """
+    a, b = first.test, second.test
+    if not a or not b:
+        a, b = first.val, second.val
+    if not torch.equal(a.images, b.images) or not torch.equal(a.labels, b.labels):
+        raise ConfigError(
+            f"{first.run.folder} and {second.run.folder}: their {a.meaning} images are not the "
+            "same; data, data.val_size and data.split_seed select them"
+        )
+    return a, b
+
+
+def verdict(counts: Disagreement, names: tuple[str, str]) -> str:
+    """Which run is more accurate, and whether significantly so, in one sentence."""
+    if counts.only_first == counts.only_second:
+        return "Both runs are equally accurate."
+    better, worse = names if counts.only_first > counts.only_second else names[::-1]
+    if counts.p < 0.05:
+        return f"{better} is significantly more accurate than {worse} (p = {counts.p:.2g})."
+    return f"{better} is more accurate than {worse}, but not significantly (p = {counts.p:.2g})."
 
 
 def table(
     first: RunEvaluation, second: RunEvaluation, a: SplitPredictions, b: SplitPredictions
 ) -> list[tuple[str, ...]]:
-    """Rows of what is measured, for the first run, the second, and the second less the first."""
-    rows: list[tuple[str, ...]] = []
-
-    def add(name: str, values: tuple[float, float], form: str, scale: float = 1) -> None:
-        digits = int(form.partition(".")[2][0])
-        # of the values as they are shown, so that the columns agree
-        one, two = (round(scale * value, digits) for value in values)
-        unit = " %" if scale == 100 else ""
-        difference = format(two - one, "+" + form)
-        # what rounds to nothing has no sign
-        difference = difference if difference.strip("+-0.") else "0"
-        points = " points" if unit else ""
-        rows.append((name, format(one, form) + unit, format(two, form) + unit, difference + points))
-
-    add(f"{a.meaning} accuracy", (a.accuracy.value, b.accuracy.value), ".2f", 100)
-    ends = [wilson_interval(shown.accuracy.count, shown.accuracy.total) for shown in (a, b)]
-    intervals = [f"{percent(low)} to {percent(high)}" for low, high in ends]
-    rows.append(("95 % interval", *intervals, ""))
-    if a.split == "test":
-        add(
-            "validation accuracy", (first.val.accuracy.value, second.val.accuracy.value), ".2f", 100
-        )
-    add("training images that are right", (first.train.value, second.train.value), ".2f", 100)
-    add("negative log-likelihood", _both(negative_log_likelihood, a, b), ".4f")
-    add("expected calibration error", _both(expected_calibration_error, a, b), ".4f")
-    add("best epoch", (first.epoch, second.epoch), ".0f")
-    add("epochs", (len(first.rows), len(second.rows)), ".0f")
-    sizes = [sum(p.numel() for p in run.network.net.parameters()) for run in (first, second)]
-    add("parameters", (sizes[0], sizes[1]), ",.0f")
+    """Rows of a measurement, its values for both runs, and the second minus the first."""
+    nll, ece = metrics.negative_log_likelihood, metrics.expected_calibration_error
+    sizes = [sum(p.numel() for p in run.network.parameters()) for run in (first, second)]
     seconds = [sum(row.get("seconds", 0.0) for row in run.rows) for run in (first, second)]
-    add("seconds of training", (seconds[0], seconds[1]), ",.0f")
-    return rows
+    ends = [metrics.wilson_interval(x.accuracy.count, x.accuracy.total) for x in (a, b)]
+    intervals = [f"{percent(low)} to {percent(high)}" for low, high in ends]
+    rows = [
+        _percent_row(f"{a.meaning} accuracy", a.accuracy, b.accuracy),
+        ("95 % interval", *intervals, ""),
+        _percent_row("validation accuracy", first.val.accuracy, second.val.accuracy),
+        _percent_row("training accuracy", first.train, second.train),
+        _row("NLL in nats", nll(a.logits, a.labels), nll(b.logits, b.labels), 4),
+        _row("calibration error", ece(a.logits, a.labels), ece(b.logits, b.labels), 4),
+        _row("best epoch", first.epoch, second.epoch),
+        _row("epochs", len(first.rows), len(second.rows)),
+        _row("parameters", *sizes),
+        _row("training time in s", *seconds),
+    ]
+    return list(dict.fromkeys(rows))  # validation accuracy only once
 
 
-def most_confident(shown: SplitPredictions, chosen: Tensor) -> Tensor:
-    """Indices of the chosen images that this run is most confident of, the first ones first."""
-    indices = chosen.nonzero().flatten()
-    confidence = shown.logits[indices].softmax(1).amax(1)
-    return indices[confidence.argsort(descending=True, stable=True)][:PICTURES]
+def _percent_row(name: str, one: metrics.Proportion, two: metrics.Proportion) -> tuple[str, ...]:
+    row = _row(name, 100 * one.value, 100 * two.value, 2)
+    return name, f"{row[1]} %", f"{row[2]} %", f"{row[3]} points"
 
 
-def _both(measure: Any, a: SplitPredictions, b: SplitPredictions) -> tuple[float, float]:
-    return measure(a.logits, a.labels), measure(b.logits, b.labels)
+def _row(name: str, one: float, two: float, digits: int = 0) -> tuple[str, ...]:
+    # of the rounded values, so that the columns add up
+    difference = round(round(two, digits) - round(one, digits), digits)
+    signed = f"{difference:+,.{digits}f}" if difference else "0"
+    return name, f"{one:,.{digits}f}", f"{two:,.{digits}f}", signed
 
 
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
+def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, ...]]:
+    """The configuration keys whose values differ, with both values.
+
+    A part that only one configuration has, such as a scheduler, is one row with its class name.
+    """
+    a, b = flatten(first), flatten(second)
+    folded = _fold(a, b), _fold(b, a)
+    rows = (
+        (key, *(config.get(key, "none") for config in folded))
+        for key in sorted({**folded[0], **folded[1]})
+    )
+    return [row for row in rows if row[1] != row[2]]
+
+
+def _fold(config: dict[str, Any], other: dict[str, Any]) -> dict[str, str]:
+    """Values as text, with each part that ``other`` lacks replaced by its class name."""
+    parts = [key.removesuffix("_target_") for key in config if key.endswith("._target_")]
+    missing = tuple(part for part in parts if not any(key.startswith(part) for key in other))
+    names = {part[:-1]: str(config[f"{part}_target_"]).rpartition(".")[2] for part in missing}
+    own = {key: value for key, value in config.items() if not key.startswith(missing)}
+    return {k: "none" if v in (None, {}) else str(v) for k, v in own.items()} | names
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values of a configuration, interpolations unresolved."""
+    if isinstance(config, DictConfig):
+        config = OmegaConf.to_container(config)
+    if not isinstance(config, dict) or not config:
+        return {prefix.removesuffix("."): config}
+    nested = (flatten(value, f"{prefix}{key}.") for key, value in config.items())
+    return {key: value for flat in nested for key, value in flat.items()}

@@ -1,94 +1,237 @@
-"""A page that needs nothing but itself: pictures inside, no script, no request."""
+"""The page about a run, as one file: images are data URIs, and there are no scripts."""
 
 from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from lenet_pl import files
+from lenet_pl import files, metrics, plots
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
-from lenet_pl.plots import DPI, FINE
+from lenet_pl.evaluation.evidence import RunEvaluation, SplitPredictions
+from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
+from lenet_pl.report.explain import convolutions, feature_maps, saliency
 
-SUFFIX = ".report"  # of the event file that a report writes
-
-
-def data_uri(png: bytes) -> str:
-    """A PNG file as an address that holds it."""
-    return "data:image/png;base64," + b64encode(png).decode()
+SUFFIX = ".report"  # of the TensorBoard event file that a report writes
+Card = dict[str, Any]  # an image and the text below it
 
 
-def width(png: bytes) -> int:
-    """Of a chart on the page, in its pixels."""
-    return int.from_bytes(png[16:20]) * 100 // FINE
+def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
+    """Write ``RUN/report/index.html``, with its figures as PNG files and in TensorBoard.
+
+    Returns:
+        The path of the page, the split, its accuracy and the findings, for JSON.
+
+    Raises:
+        ConfigError: if the folder cannot be written to.
+    """
+    findings = diagnose(Context(evaluation))
+    figures, cards = draw(evaluation)
+    context = {"figures": figures, "findings": findings, **summary(evaluation), **cards}
+    path = write_page(evaluation.run.folder / "report", "report.html.j2", context)
+    add_to_tensorboard(evaluation.run.folder, figures, evaluation.epoch)
+    keys = ("title", "evidence", "advice", "overrides")
+    return {
+        "path": str(path),
+        "split": evaluation.shown.split,
+        "accuracy": evaluation.shown.accuracy.value,
+        "findings": [
+            {key: getattr(finding, key) for key in keys} | {"command": finding.command(evaluation)}
+            for finding in findings
+        ],
+    }
+
+
+def summary(evaluation: RunEvaluation) -> dict[str, Any]:
+    """What the template shows besides figures, images and findings."""
+    run, shown, accuracy = evaluation.run, evaluation.shown, evaluation.shown.accuracy
+    recorded = run.result.get("metrics", {}).get(f"{shown.split}/acc", accuracy.value)
+    config = OmegaConf.masked_copy(run.config, [str(key) for key in run.config if key != "hydra"])
+    scores = metrics.per_class_scores(metrics.confusion_matrix(shown.logits, shown.labels))
+    return {
+        "evaluation": evaluation,
+        "run": run,
+        "shown": shown,
+        "accuracy": accuracy,
+        "interval": metrics.wilson_interval(accuracy.count, accuracy.total),
+        "recorded": recorded if abs(recorded - accuracy.value) * accuracy.total > 0.5 else None,
+        "parameters": sum(p.numel() for p in evaluation.network.parameters()),
+        "nll": metrics.negative_log_likelihood(shown.logits, shown.labels),
+        "ece": metrics.expected_calibration_error(shown.logits, shown.labels),
+        "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
+        "scores": list(zip(run.classes, scores, strict=True)),
+        "config": OmegaConf.to_yaml(config),
+        "greyscale": shown.images.shape[1] == 1,
+    }
+
+
+def draw(evaluation: RunEvaluation) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Draw the figures as PNG files by name, and describe the images that the page shows."""
+    shown, classes, rows = evaluation.shown, evaluation.run.classes, evaluation.rows
+    matrix = metrics.confusion_matrix(shown.logits, shown.labels)
+    curves = {evaluation.name: (rows, evaluation.epoch)}
+    figures = {
+        "curves-loss": plots.curves(curves, "loss"),
+        "curves-accuracy": plots.curves(curves, "acc"),
+        "confusion": plots.confusion_matrix(matrix, classes),
+        "confusion-shares": plots.confusion_matrix(matrix, classes, normalise=True),
+        "reliability": plots.reliability(metrics.calibration(shown.logits, shown.labels)),
+    }
+    if len({row["lr"] for row in rows}) > 1:
+        figures["learning-rate"] = plots.learning_rate(rows)
+    low, high = torch.stack([shown.labels, shown.predicted]).sort(0).values
+    pairs = [
+        {
+            "names": (classes[a], classes[b]),
+            "count": count,
+            "counts": (int(matrix[a, b]), int(matrix[b, a])),
+            "cards": image_cards(shown, by_confidence(shown, (low == a) & (high == b), 8), classes),
+        }
+        for a, b, count in confused_pairs(matrix)[:6]
+    ]
+    errors = by_confidence(shown, ~shown.correct, 32)
+    uncertain = by_confidence(shown, shown.correct, 16, descending=False)
+    cards: dict[str, list[Card]] = {
+        "mistakes": image_cards(shown, errors, classes),
+        "uncertain": image_cards(shown, uncertain, classes),
+        "pairs": [card for pair in pairs for card in pair["cards"]],
+    }
+    for name in filter(cards.get, cards):
+        images = [card["image"] for card in cards[name]]
+        figures[name] = plots.image_grid(images, [card["caption"] for card in cards[name]])
+    figures |= explain(evaluation, errors[:8])
+    pngs = {name: plots.png(figure) for name, figure in figures.items()}
+    return pngs, {**cards, "pairs": pairs}
+
+
+def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
+    """Draw filters and feature maps of the first convolutions, and the saliency of errors."""
+    shown, network, classes = evaluation.shown, evaluation.network, evaluation.run.classes
+    figures: dict[str, Figure] = {}
+    if layers := convolutions(network):
+        figures["filters"] = plots.filters(layers[0].weight.detach().float())
+        labels = torch.linspace(0, len(classes) - 1, 3).long().unique()
+        examples = [(shown.correct & (shown.labels == c)).nonzero()[:1, 0] for c in labels]
+        images = shown.images[torch.cat(examples) if any(map(len, examples)) else [0]]
+        for number, maps in enumerate(feature_maps(network, images), 1):
+            grid: list[Tensor] = []
+            for image, channels in zip(images, maps[:, :16], strict=True):
+                grid += [image, *plots.signed_colours(channels[:, None])]
+            columns = len(grid) // len(images)
+            figures[f"features-{number}"] = plots.image_grid(grid, columns=columns)
+    if count := len(errors):
+        images = shown.images[errors]
+        maps = saliency(network, images, shown.predicted[errors], shown.labels[errors])
+        shadow = 1 - 0.3 * images.float().mean(1, keepdim=True) / 255
+        grid = [*images, *(plots.signed_colours(maps) * shadow)]
+        captions = [card["caption"] for card in image_cards(shown, errors, classes)]
+        figures["saliency"] = plots.image_grid(grid, captions + [""] * count, columns=count)
+    return figures
+
+
+def by_confidence(
+    predictions: SplitPredictions, selected: Tensor, count: int, descending: bool = True
+) -> Tensor:
+    """Indices of up to ``count`` images of the mask ``selected``, ordered by confidence."""
+    indices = selected.nonzero().flatten()
+    confidence = predictions.logits.softmax(1).amax(1)[indices]
+    return indices[confidence.argsort(descending=descending, stable=True)][:count]
+
+
+def image_cards(
+    predictions: SplitPredictions, indices: Tensor, classes: Sequence[str]
+) -> list[Card]:
+    """Images with their label, the two most probable classes and their file or index."""
+    probabilities, ranked = predictions.logits[indices].softmax(1).topk(2)
+    return [
+        {
+            "image": predictions.images[i],
+            "label": (label := classes[predictions.labels[i]]),
+            "caption": f"{label} → {classes[first]}",
+            "confidence": f"{100 * p:.0f} %",
+            "second": f"{classes[second]} {100 * q:.0f} %",
+            "id": predictions.files[i] if predictions.files else f"image {predictions.indices[i]}",
+        }
+        for i, (p, q), (first, second) in zip(indices, probabilities, ranked, strict=True)
+    ]
 
 
 def thumbnail(image: Tensor) -> str:
-    """An image ``uint8 [C, H, W]`` as a data URI, a pixel for a pixel; grey ones in black ink."""
-    grey = image.shape[0] == 1
-    pixels = (255 - image[0]) if grey else image.permute(1, 2, 0)
+    """An image ``uint8 [C, H, W]`` as a data URI; greyscale is inverted to black on white."""
+    pixels = (255 - image[0]) if len(image) == 1 else image.permute(1, 2, 0)
     file = BytesIO()
     Image.fromarray(pixels.numpy()).save(file, format="png", optimize=True)
     return data_uri(file.getvalue())
 
 
-def render(template: str, context: dict[str, Any]) -> str:
-    """The page; every word in it is escaped, class names included."""
-    loader = PackageLoader("lenet_pl.report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"percent": percent, "uri": data_uri, "width": width}
-    return environment.get_template(template).render(context)
+def data_uri(png: bytes) -> str:
+    """A PNG file as a data URI."""
+    return "data:image/png;base64," + b64encode(png).decode()
 
 
-def write(folder: Path, page: str, pictures: dict[str, bytes]) -> Path:
-    """Write ``index.html`` and the pictures beside it; the page last, whole or not at all.
+def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
+    """Write the figures of ``context`` as PNG files, and a template with it as ``index.html``.
+
+    All values are escaped, class names included.
+
+    Returns:
+        The path of ``index.html``.
 
     Raises:
         ConfigError: if the folder cannot be written to.
     """
-    path = folder / "index.html"
+    environment = Environment(
+        loader=PackageLoader("lenet_pl.report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "percent": percent,
+        "uri": data_uri,
+        "thumbnail": thumbnail,
+        "width": css_width,
+    }
+    html = environment.get_template(template).render(context)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, png in pictures.items():
+        for name, png in context["figures"].items():
             files.write_bytes(folder / f"{name}.png", png)
-        files.write_bytes(path, page.encode())
+        files.write_bytes(folder / "index.html", html.encode())
     except OSError as error:
         raise ConfigError(f"{folder}: cannot write there ({error.strerror})") from error
-    return path
+    return folder / "index.html"
 
 
-def add_to_dashboard(run: Path, pictures: dict[str, bytes], epoch: int) -> None:
-    """Write pictures into the run's TensorBoard record, in the place of an earlier report's.
+def css_width(png: bytes) -> int:
+    """The width of a figure on the page, at 100 pixels per inch."""
+    return int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI
 
-    They get a file of their own beside that of training, which is written anew each time. A run
-    without a record gets none.
 
-    Args:
-        run: the run folder.
-        pictures: PNG files by name.
-        epoch: the step they belong to.
+def add_to_tensorboard(folder: Path, figures: Mapping[str, bytes], epoch: int) -> None:
+    """Add PNG figures to a run's TensorBoard log, in place of those of an earlier report.
+
+    They are in an event file of their own. A run without a TensorBoard log gets none.
     """
-    records = list(run.rglob("events.out.tfevents.*"))  # a job's are in a folder of their own
-    training = [record for record in records if not record.name.endswith(SUFFIX)]
+    from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+    events = list(folder.rglob("events.out.tfevents.*"))  # a sweep's job has a subfolder
+    training = [path for path in events if not path.name.endswith(SUFFIX)]
     if not training:
         return
-    place = max(training, key=lambda record: record.stat().st_mtime).parent
-    import numpy as np
-    from torch.utils.tensorboard import SummaryWriter
-
-    for old in set(records) - set(training):
-        old.unlink()
-    with SummaryWriter(str(place), filename_suffix=SUFFIX) as writer:
-        for name, png in pictures.items():
-            picture = Image.open(BytesIO(png)).convert("RGBA")
-            paper = Image.new("RGBA", picture.size, "white")
-            paper.alpha_composite(picture)
-            small = paper.convert("RGB").resize([side * DPI // FINE for side in paper.size])
-            writer.add_image(f"report/{name}", np.asarray(small), epoch, dataformats="HWC")
+    for path in set(events) - set(training):
+        path.unlink()
+    newest = max(training, key=lambda path: path.stat().st_mtime)
+    with SummaryWriter(str(newest.parent), filename_suffix=SUFFIX) as writer:
+        for name, png in figures.items():
+            image = Image.open(BytesIO(png)).convert("RGBA")
+            opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            pixels = np.asarray(opaque.convert("RGB"))
+            writer.add_image(f"report/{name}", pixels, epoch, dataformats="HWC")
