@@ -87,8 +87,8 @@ def _add_training_images(writer: SummaryWriter, trainer: Any) -> None:
         images = images.mul(255).round().byte()
     captions = [data.classes[label] for label in labels[:IMAGES]]
     augmentation = ", ".join(data.augment) or "not augmented"
-    figure = plots.gallery(images, captions, f"training images, {augmentation}")
-    writer.add_image("train/images", plots.pixels(figure), dataformats="HWC")
+    figure = plots.image_grid(images, captions, f"training images, {augmentation}")
+    writer.add_image("train/images", plots.rgb_array(figure), dataformats="HWC")
 
 
 def _add_validation_images(writer: SummaryWriter, trainer: Any, epoch: int) -> None:
@@ -104,12 +104,12 @@ def _add_validation_images(writer: SummaryWriter, trainer: Any, epoch: int) -> N
     ]
     matrix, images = confusion_matrix(logits, labels), data.splits["val"].images[wrong]
     figures = {
-        "val/confusion": plots.confusion(matrix, data.classes, f"validation, epoch {epoch}"),
-        "val/misclassified": plots.gallery(images, captions, f"label → prediction, epoch {epoch}"),
+        "val/confusion": plots.confusion_matrix(matrix, data.classes, f"validation, epoch {epoch}"),
+        "val/misclassified": plots.image_grid(images, captions, f"label → prediction, epoch {epoch}"),
     }
     convolution = next((m for m in classifier.net.modules() if isinstance(m, nn.Conv2d)), None)
     if convolution is not None:
         kernels = convolution.weight[:KERNELS].detach().float().cpu()
         figures["net/first filters"] = plots.filters(kernels, f"first layer, epoch {epoch}")
     for tag, figure in figures.items():
-        writer.add_image(tag, plots.pixels(figure), epoch, dataformats="HWC")
+        writer.add_image(tag, plots.rgb_array(figure), epoch, dataformats="HWC")

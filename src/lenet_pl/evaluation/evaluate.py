@@ -188,7 +188,7 @@ def _setting(run: Run | None, key: str, default: Any) -> Any:
 
 
 def _device(run: Run | None) -> torch.device:
-    """The accelerator of this machine, if there is one and the run is not configured for the CPU."""
+    """The accelerator of this machine, unless the run is configured for the CPU."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     configured = _setting(run, "trainer.accelerator", "auto") != "cpu"
     return accelerator if accelerator and configured else torch.device("cpu")

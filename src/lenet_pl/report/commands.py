@@ -24,7 +24,7 @@ def report(options: argparse.Namespace) -> None:
         ConfigError: if a run cannot be opened, or the runs cannot be compared.
         DataError: if the data of a run is missing or has changed.
     """
-    from lenet_pl.evaluation.evidence import evaluate_run  # imports torch
+    from lenet_pl.evaluation.evaluate import evaluate_run  # imports torch
     from lenet_pl.report.compare import write_comparison
     from lenet_pl.report.page import write_report
 

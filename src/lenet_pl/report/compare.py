@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from lenet_pl import metrics, plots
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.evidence import RunEvaluation, SplitPredictions
+from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions
 from lenet_pl.report.page import by_confidence, image_cards, write_page
 
 

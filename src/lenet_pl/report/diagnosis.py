@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lenet_pl import metrics
 from lenet_pl.console import percent
-from lenet_pl.evaluation.evidence import RunEvaluation
+from lenet_pl.evaluation.evaluate import RunEvaluation
 from lenet_pl.runs import hydra_mode, override_key
 
 Z = 2.576  # standard errors; chance exceeds them in 1 % of cases

@@ -17,7 +17,7 @@ from torch import Tensor
 from lenet_pl import files, metrics, plots
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.evidence import RunEvaluation, SplitPredictions
+from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions
 from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
 

@@ -145,10 +145,10 @@ class Sweep(Callback):
         over = not sweep.counts.keys() - {"finished", "failed"}
         over = over and len(sweep.jobs) >= (self.plan.total or 0)
         if test and over and sweep.winner:
-            from lenet_pl.evaluation.winner import examine  # imports torch
+            from lenet_pl.evaluation.evaluate import test_winner  # imports torch
 
             try:
-                examine(sweep.winner)
+                test_winner([job.folder for job in sweep.winner.jobs])
                 sweep = read_sweep(sweep.folder)
             except UserError as error:  # the table is due all the same
                 sweep = replace(sweep, untested=str(error))
