@@ -24,7 +24,7 @@ from lenet_pl import cli, plots
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation import evidence
-from lenet_pl.evaluation.evidence import RunEvaluation, evaluate_run
+from lenet_pl.evaluation.evaluate import RunEvaluation, evaluate_run
 from lenet_pl.metrics import negative_log_likelihood
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.models.pixelnet import PixelNet
