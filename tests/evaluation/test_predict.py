@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from lenet_pl.data.mnist import Mini
-from lenet_pl.data.preprocess import prepare
+from lenet_pl.data.preprocess import preprocess
 from lenet_pl.evaluation.evaluate import other_images
 from lenet_pl.evaluation.loading import open_model
 from lenet_pl.evaluation.predict import predict_images
@@ -17,7 +17,7 @@ FOLDER = "lenet_pl.data.folder.Folder"
     ("source", "invert", "centre"),
     [
         ({"_target_": "lenet_pl.data.mnist.Mini"}, "auto", "auto"),
-        ({"_target_": "lenet_pl.data.mnist_like.FashionMNIST"}, "auto", False),
+        ({"_target_": "lenet_pl.data.mnist.FashionMNIST"}, "auto", False),
         ({"_target_": FOLDER, "invert": False, "centre": "auto"}, False, "auto"),
         ({"_target_": FOLDER, "invert": True, "centre": False}, True, False),
     ],
@@ -32,11 +32,11 @@ def test_images_are_preprocessed_like_the_training_images(
     image.save(file)
     model = open_model(str(configured(data__source=source)))
     assert model.preparation == (invert, centre)
-    expected = prepare(image, invert=invert, centre=centre)
+    expected = preprocess(image, invert=invert, centre=centre)
     assert torch.equal(other_images(str(file.parents[1]), "", model, "").images[0], expected)
     assert torch.equal(predict_images(model, [str(file)])[0][0].image, expected)
     given = predict_images(model, [str(file)], False)[0][0].image
-    assert torch.equal(given, prepare(image, invert=False, centre=centre))
+    assert torch.equal(given, preprocess(image, invert=False, centre=centre))
 
 
 def test_each_image_is_predicted_once_in_the_order_of_the_arguments(run, tmp_path):

@@ -1,8 +1,8 @@
-"""Training images changed a little, each by a draw of its own, all of a batch at once.
+"""Augmentation of a batch of training images on its device, with a random draw for each image.
 
 An augmentation takes float images ``[N, C, H, W]`` in [0, 1] and a generator on their device, and
-returns new ones of the same shape and range. What comes in from outside an image is 0, the
-background. Nothing waits for the device, and nothing loops over images.
+returns new ones of the same shape and range. Pixels from beyond an image's border are 0, as its
+background is. Nothing synchronises with the device or loops over images.
 """
 
 import math
@@ -16,13 +16,13 @@ from torch import Generator, Tensor
 
 
 class Affine:
-    """Turned, sized and slanted about the centre, then moved; every amount uniform.
+    """Random rotation, scaling and shear about the centre, then a shift; all uniform.
 
     Args:
-        degrees: turned by up to this many degrees, either way.
-        translate: moved by up to this share of the image's side, along each axis.
-        scale: larger or smaller by up to this share: a factor from 1 - scale to 1 + scale.
-        shear: upright strokes lean by up to this many degrees, either way.
+        degrees: largest rotation in degrees, in either direction.
+        translate: largest shift along each axis, as a fraction of the image's side.
+        scale: largest change in size; the factor is from 1 - scale to 1 + scale.
+        shear: largest slant of upright strokes in degrees, in either direction.
     """
 
     def __init__(self, degrees: float, translate: float, scale: float, shear: float) -> None:
@@ -32,13 +32,13 @@ class Affine:
         self.shear = _number("shear", shear, 0, 80)
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        draws = torch.rand(5, len(images), generator=generator, **_kind(images))
-        angle, factor, lean, right, down = draws.mul_(2).sub_(1)
+        draws = torch.rand(5, len(images), generator=generator, **_options(images))
+        angle, factor, slant, right, down = draws.mul_(2).sub_(1)
         return affine(
             images,
             angle * self.degrees,
             factor * self.scale + 1,
-            lean * self.shear,
+            slant * self.shear,
             right * self.translate,
             down * self.translate,
         )
@@ -47,43 +47,43 @@ class Affine:
 def affine(
     images: Tensor, degrees: Tensor, factor: Tensor, shear: Tensor, right: Tensor, down: Tensor
 ) -> Tensor:
-    """Images ``[N, C, H, W]``, each sheared, turned and sized about its centre, then moved.
+    """Shear, rotate and scale each image ``[N, C, H, W]`` about its centre, then shift it.
 
     Bilinear, as ``torchvision.transforms.RandomAffine`` can be.
 
     Args:
-        degrees: ``[N]``, counter-clockwise as one sees it.
-        factor: ``[N]``, above 1 is larger.
-        shear: ``[N]``, degrees that the top leans to the right by.
-        right, down: ``[N]``, shares of the width and of the height.
+        degrees: ``[N]``, counter-clockwise as displayed.
+        factor: ``[N]``, above 1 enlarges.
+        shear: ``[N]``, slant to the right in degrees.
+        right, down: ``[N]``, fractions of the width and of the height.
     """
     # Kornia 0.9.0's warp_affine gives the same images to 1e-5, needs two further packages, and
-    # takes 4.8 times as long for 32 of them, 4.1 times for 128 (one thread of a Xeon). All the
+    # takes 4.8 times as long for 32 of them, 4.1 times for 128 (one thread of a Xeon). All
     # points come from one matrix product, which takes a twentieth of the time of F.affine_grid
     count, _, height, width = images.shape
     angle, slope = torch.deg2rad(degrees), torch.deg2rad(shear).tan()
     cos, sin = angle.cos() / factor, angle.sin() / factor
-    # back from where a pixel is to where it was: the inverse, in closed form, from -1 to 1
+    # the inverse map in closed form: from output to input coordinates, both from -1 to 1
     xx, xy = cos + slope * sin, (slope * cos - sin) * (height / width)
     yx, yy = sin * (width / height), cos
     x = -2 * (xx * right + xy * down)
     y = -2 * (yx * right + yy * down)
     inverse = torch.stack((xx, xy, x, yx, yy, y), dim=1).view(2 * count, 3)
-    points = inverse @ _points(height, width, **_kind(images))
+    points = inverse @ _points(height, width, **_options(images))
     return _sample(images, points.view(count, 2, height, width))
 
 
 class Elastic:
-    """Bent, as ink on rubber that is pulled unevenly.
+    """Random smooth distortion.
 
-    Every pixel moves by a uniform random amount of -1 to 1 along each axis, smoothed by a
-    Gaussian and multiplied by ``alpha``: by 0.16 · alpha / sigma pixels, in the quadratic mean.
+    Every pixel moves by a uniform random amount from -1 to 1 along each axis, smoothed by a
+    Gaussian and multiplied by ``alpha``: by 0.16 · alpha / sigma pixels in the root mean square.
     Source: P. Y. Simard, D. Steinkraus and J. C. Platt, "Best practices for convolutional neural
-    networks applied to visual document analysis", ICDAR 2003, p. 959 (alpha 34, sigma 4 there).
+    networks applied to visual document analysis", ICDAR 2003, p. 959 (alpha 34, sigma 4).
 
     Args:
-        alpha: how much.
-        sigma: standard deviation of the Gaussian, in pixels: how smoothly.
+        alpha: strength.
+        sigma: standard deviation of the Gaussian in pixels.
     """
 
     def __init__(self, alpha: float, sigma: float) -> None:
@@ -92,26 +92,27 @@ class Elastic:
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         count, _, height, width = images.shape
-        kind, unit = _kind(images), 2 * self.alpha / 127.5
-        noise = _bytes((count, 2, height, width), generator).to(images.dtype).sub_(127.5)
-        down, along = (_gaussian(side, self.sigma, **kind) for side in (height, width))
-        scaled = torch.stack((down * (unit / width), down * (unit / height)))  # from -1 to 1
-        field = scaled @ (noise @ along)
-        points = _points(height, width, **kind)[:2].view(2, height, width)
+        options, unit = _options(images), 2 * self.alpha / 127.5
+        noise = _random_bytes((count, 2, height, width), generator).to(images.dtype).sub_(127.5)
+        vertical, horizontal = (_gaussian(side, self.sigma, **options) for side in (height, width))
+        # x and y displacements in units of half the image, as grid_sample takes them
+        scaled = torch.stack((vertical * (unit / width), vertical * (unit / height)))
+        field = scaled @ (noise @ horizontal)
+        points = _points(height, width, **options)[:2].view(2, height, width)
         return _sample(images, field.add_(points))
 
 
 class Erasing:
-    """A rectangle of random pixels over some of the images.
+    """Replaces a random rectangle of some images by random pixels.
 
     Source: Z. Zhong, L. Zheng, G. Kang, S. Li and Y. Yang, "Random erasing data augmentation",
-    AAAI 2020, Algorithm 1. There a rectangle that does not fit is drawn again; here only those
-    that fit are drawn, their aspect uniform in its logarithm, so that wide is as likely as tall.
+    AAAI 2020, Algorithm 1. It draws again if a rectangle does not fit; here only those that fit
+    are drawn, with the logarithm of the aspect uniform, so that wide is as likely as tall.
 
     Args:
-        probability: of an image to be chosen.
-        area: lowest and highest share of the image that is erased, before rounding to pixels.
-        aspect: lowest and highest height of the rectangle over its width.
+        probability: of an image being changed.
+        area: smallest and largest fraction of the image to erase, before rounding to pixels.
+        aspect: smallest and largest ratio of height to width.
     """
 
     def __init__(self, probability: float, area: Sequence[float], aspect: Sequence[float]) -> None:
@@ -127,8 +128,8 @@ class Erasing:
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         count, _, height, width = images.shape
-        kind = _kind(images)
-        draws = torch.rand(5, count, 1, 1, 1, generator=generator, **kind)
+        options = _options(images)
+        draws = torch.rand(5, count, 1, 1, 1, generator=generator, **options)
         chosen, area, aspect, top, left = draws
         low, high = self.area
         area = (area * (high - low) + low) * (height * width)
@@ -137,63 +138,63 @@ class Erasing:
         aspect = flattest * (tallest / flattest) ** aspect
         rows = (area * aspect).sqrt_().round_().clamp_(1, height)
         columns = (area / aspect).sqrt_().round_().clamp_(1, width)
-        down = torch.arange(height, **kind).view(-1, 1) - (top * (height - rows + 1)).floor_()
-        right = torch.arange(width, **kind) - (left * (width - columns + 1)).floor_()
-        inside = (down >= 0) & (down < rows) & (right >= 0) & (right < columns)
-        pixels = _bytes(images.shape, generator).to(images.dtype).div_(255)
-        return torch.where(inside & (chosen < self.probability), pixels, images)
+        y = torch.arange(height, **options).view(-1, 1) - (top * (height - rows + 1)).floor_()
+        x = torch.arange(width, **options) - (left * (width - columns + 1)).floor_()
+        rectangle = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+        pixels = _random_bytes(images.shape, generator).to(images.dtype).div_(255)
+        return torch.where(rectangle & (chosen < self.probability), pixels, images)
 
 
 class Noise:
-    """Gaussian noise on every pixel, cut off at black and white.
+    """Adds Gaussian noise to every pixel and clips to [0, 1].
 
     Args:
-        std: its standard deviation, of pixels in [0, 1].
+        std: standard deviation, of pixels in [0, 1].
     """
 
     def __init__(self, std: float) -> None:
         self.std = _number("std", std, 0, 1)
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        noise = torch.randn(images.shape, generator=generator, **_kind(images))
+        noise = torch.randn(images.shape, generator=generator, **_options(images))
         return noise.mul_(self.std).add_(images).clamp_(0, 1)
 
 
-def _kind(images: Tensor) -> dict[str, Any]:
+def _options(images: Tensor) -> dict[str, Any]:
     return {"dtype": images.dtype, "device": images.device}
 
 
 def _sample(images: Tensor, points: Tensor) -> Tensor:
-    """The images between their pixels, at points ``[N, 2, H, W]`` of x and y from -1 to 1."""
-    grid = points.permute(0, 2, 3, 1)  # a view: x and y are faster made, and read, apart
-    return F.grid_sample(images, grid, align_corners=False).clamp_(0, 1)  # off by a rounding
+    """Interpolate the images at points ``[N, 2, H, W]``, x and y from -1 to 1."""
+    grid = points.permute(0, 2, 3, 1)  # a view: separate planes of x and y are faster to compute
+    return F.grid_sample(images, grid, align_corners=False).clamp_(0, 1)  # of rounding errors
 
 
 @lru_cache(maxsize=8)
-def _points(height: int, width: int, **kind: Any) -> Tensor:
-    """The pixels' centres ``[3, H * W]``: x and y from -1 to 1, and a 1 for the shift."""
-    y, x = ((torch.arange(side, **kind) * 2 + 1) / side - 1 for side in (height, width))
+def _points(height: int, width: int, **options: Any) -> Tensor:
+    """The centres of the pixels ``[3, H * W]``: x and y from -1 to 1, and a 1 for the shift."""
+    y, x = ((torch.arange(side, **options) * 2 + 1) / side - 1 for side in (height, width))
     rows, columns = torch.meshgrid(y, x, indexing="ij")
     return torch.stack((columns, rows, torch.ones_like(rows))).view(3, -1)
 
 
 @lru_cache(maxsize=8)
-def _gaussian(side: int, sigma: float, **kind: Any) -> Tensor:
-    """The matrix ``[side, side]`` that smooths along an axis; beyond the edges there is 0."""
-    at = torch.arange(side, **kind)
+def _gaussian(side: int, sigma: float, **options: Any) -> Tensor:
+    """The matrix ``[side, side]`` that smooths along an axis, with zeros beyond the border."""
+    position = torch.arange(side, **options)
     reach = math.ceil(6 * sigma)
     total = sum(math.exp(-(step**2) / (2 * sigma**2)) for step in range(-reach, reach + 1))
-    return (-((at.view(-1, 1) - at) ** 2) / (2 * sigma**2)).exp() / total
+    return (-((position.view(-1, 1) - position) ** 2) / (2 * sigma**2)).exp() / total
 
 
-def _bytes(shape: Sequence[int], generator: Generator) -> Tensor:
-    """Random bytes on the generator's device."""
+def _random_bytes(shape: Sequence[int], generator: Generator) -> Tensor:
+    """Uniform uint8 values on the generator's device."""
     device = generator.device
     if device.type != "cpu":
         return torch.randint(256, shape, generator=generator, dtype=torch.uint8, device=device)
-    size = math.prod(shape)  # eight with each draw: five times as fast as torch.rand
-    eights = torch.empty(-(-size // 8), dtype=torch.int64)
-    return eights.random_(-(2**63), None, generator=generator).view(torch.uint8)[:size].view(shape)
+    size = math.prod(shape)  # eight bytes per draw: five times as fast as torch.rand
+    draws = torch.empty(-(-size // 8), dtype=torch.int64)
+    return draws.random_(-(2**63), None, generator=generator).view(torch.uint8)[:size].view(shape)
 
 
 def _number(name: str, value: float, low: float, high: float) -> float:

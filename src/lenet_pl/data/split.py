@@ -1,4 +1,4 @@
-"""Splits that keep every class's share, chosen by a seed of their own."""
+"""Stratified splits and subsets, chosen by a seed of their own."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,54 +8,56 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lenet_pl.data.mnist import ImageDataset, RawDataset
+from lenet_pl.data.loader import ImageDataset
+from lenet_pl.data.mnist import RawDataset
 from lenet_pl.errors import DataError
 
 
 def stratified_split(labels: Tensor, sizes: Sequence[int], seed: int) -> tuple[Tensor, ...]:
-    """Set images aside, in parts of the given sizes, so that each class keeps its share.
+    """Hold out disjoint sets of images, with the classes in proportion.
 
-    For each part in turn, the classes' quotas of what is left are rounded by largest remainder,
-    so their sum is exactly its size.
+    For each set in turn, the class counts of the remaining images are scaled to its size and
+    rounded by largest remainder, so that their sum is exact.
 
     Args:
         labels: int64 [N].
-        sizes: how many images to set aside for each part, fewer than N in all.
-        seed: chooses which.
+        sizes: number of images in each set, fewer than N in total.
+        seed: chooses the images.
 
     Returns:
-        The indices that stay, then those of each part, int64, each sorted.
+        The indices of the remaining images, then those of each set; int64, sorted.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.numpy()[order]
-    left = [order[shuffled == label] for label in np.unique(shuffled)]
-    parts = []
+    remaining = [order[shuffled == label] for label in np.unique(shuffled)]
+    held_out = []
     for size in sizes:
-        counts = np.array([len(images) for images in left])
-        numbers = largest_remainder(size, counts)
-        parts.append([images[:n] for images, n in zip(left, numbers, strict=True)])
-        left = [images[n:] for images, n in zip(left, numbers, strict=True)]
-    return tuple(torch.from_numpy(np.sort(np.concatenate(part))) for part in (left, *parts))
+        counts = largest_remainder(size, np.array([len(indices) for indices in remaining]))
+        held_out.append([indices[:n] for indices, n in zip(remaining, counts, strict=True)])
+        remaining = [indices[n:] for indices, n in zip(remaining, counts, strict=True)]
+    sets = (remaining, *held_out)
+    return tuple(torch.from_numpy(np.sort(np.concatenate(indices))) for indices in sets)
 
 
 def largest_remainder(total: int, weights: np.ndarray) -> np.ndarray:
-    """Whole numbers in proportion to the weights, whose sum is exactly the total."""
+    """Integers in proportion to the weights that sum to exactly the total."""
     quotas = weights * total / weights.sum()
-    numbers = np.floor(quotas).astype(int)
-    by_remainder = np.argsort(numbers - quotas, kind="stable")
-    numbers[by_remainder[: total - numbers.sum()]] += 1
-    return numbers
+    counts = np.floor(quotas).astype(int)
+    by_remainder = np.argsort(counts - quotas, kind="stable")
+    counts[by_remainder[: total - counts.sum()]] += 1
+    return counts
 
 
-def share(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """A stratified share of some images; a smaller one is part of every larger one.
+def stratified_fraction(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Choose a fraction of the images with the classes in proportion.
 
-    The first image of each class comes first, then each class is drawn from at its own rate.
+    A smaller fraction is a subset of every larger one: the images are ranked, one of each class
+    first, then each class at its own rate.
 
     Args:
         labels: int64 [N].
-        fraction: above 0, up to 1; of N, rounded.
-        seed: chooses which.
+        fraction: of the N images, above 0 and up to 1; the number is rounded.
+        seed: chooses the images.
 
     Returns:
         Sorted indices, int64.
@@ -66,109 +68,100 @@ def share(labels: Tensor, fraction: float, seed: int) -> Tensor:
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.numpy()[order]
     rank = np.empty(len(order))
-    names, counts = np.unique(shuffled, return_counts=True)
-    for name, count in zip(names, counts, strict=True):
-        rank[shuffled == name] = np.arange(count) / count
+    classes, counts = np.unique(shuffled, return_counts=True)
+    for label, count in zip(classes, counts, strict=True):
+        rank[shuffled == label] = np.arange(count) / count
     size = round(fraction * len(order))
-    if size < len(names):
+    if size < len(classes):
         raise DataError(
-            f"data.fraction={fraction}: leaves {size} training images for {len(names)} classes; "
-            f"give more than {len(names) / len(order):.2g}"
+            f"data.fraction={fraction}: leaves {size} training images for {len(classes)} classes; "
+            f"give more than {len(classes) / len(order):.2g}"
         )
     return torch.from_numpy(np.sort(order[np.argsort(rank, kind="stable")][:size]))
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some images of a lot.
+class Subset:
+    """Some images of a data set.
 
     Args:
-        lot: the images to choose from.
-        index: which, int64, sorted.
-        names: the file of each image of the lot, where they have names.
+        dataset: the data set.
+        indices: int64 [n], sorted positions in the data set.
+        files: file name of each image of the data set; empty if images have none.
     """
 
-    lot: ImageDataset
-    index: Tensor
-    names: Sequence[str] = ()
+    dataset: ImageDataset
+    indices: Tensor
+    files: Sequence[str] = ()
 
-    def only(self, positions: Tensor) -> "Part":
-        """Those at the given positions of this part."""
-        return Part(self.lot, self.index[positions], self.names)
+    def select(self, positions: Tensor) -> "Subset":
+        """The images at some positions of this subset."""
+        return Subset(self.dataset, self.indices[positions], self.files)
 
-    def take(self) -> ImageDataset:
-        """The images themselves; without a copy where they are the whole lot."""
-        if len(self.index) == len(self.lot):
-            return self.lot
-        return ImageDataset(*self.lot.__getitems__(self.index))
+    def images(self) -> ImageDataset:
+        """The images with their labels; not copied if the subset is the whole data set."""
+        if len(self.indices) == len(self.dataset):
+            return self.dataset
+        return ImageDataset(*self.dataset.__getitems__(self.indices))
 
 
-def divide(
-    official: RawDataset, val_size: float, ratios: Sequence[float] | None, seed: int
-) -> dict[str, Part]:
-    """Training, validation and test images.
+def split_dataset(
+    raw: RawDataset, val_size: float, ratios: Sequence[float] | None, seed: int
+) -> dict[str, Subset]:
+    """Make the subsets ``train``, ``val`` and ``test``.
 
-    Training images whose label is no class are in none of them.
+    Training images with a label outside the classes are in none of them.
 
     Args:
-        official: as the makers split it.
-        val_size: images to set aside of the training images, a number or a share; not needed
-            where the makers have done that.
-        ratios: of train, validation and test, to which all images are pooled and split anew, in
-            the order of the makers' train, validation and test; None keeps the makers' test set.
-        seed: chooses which images go where.
+        raw: the official splits.
+        val_size: number or fraction of training images to hold out for validation; ignored if
+            there is an official validation split.
+        ratios: of train, validation and test, to split the images of all official splits anew;
+            None keeps the official test split.
+        seed: chooses the images.
 
     Raises:
-        DataError: for sizes that leave nothing on one side.
+        DataError: if a split would be empty.
     """
-    lots = official.splits()
+    official = raw.splits()
     if ratios is not None:
-        lot = ImageDataset(
-            torch.cat([lot.images for lot in lots.values()]),
-            torch.cat([lot.labels for lot in lots.values()]),
+        pooled = ImageDataset(
+            torch.cat([split.images for split in official.values()]),
+            torch.cat([split.labels for split in official.values()]),
         )
-        names = [file for name in lots for file in official.names.get(name, ())]
-        usable = in_range(lot.labels, len(official.classes))
-        sizes = largest_remainder(len(usable), np.array(ratios, dtype=float))
-        if not sizes.all():
+        files = [file for name in official for file in raw.files.get(name, ())]
+        usable = in_range(pooled.labels, len(raw.classes))
+        sizes = largest_remainder(len(usable), np.array(ratios, dtype=float)).tolist()
+        if not all(sizes):
+            given, counts = (":".join(f"{n:g}" for n in numbers) for numbers in (ratios, sizes))
             raise DataError(
-                f"data.split={_colons(ratios)}: gives {_colons(sizes.tolist())} of {len(usable):,} "
-                "images; each part needs at least one"
+                f"data.split={given}: gives {counts} of {len(usable):,} images; each split needs "
+                "at least one"
             )
-        parts = stratified_split(lot.labels[usable], sizes[1:].tolist(), seed)
-        return {
-            name: Part(lot, usable[part], names)
-            for name, part in zip(("train", "val", "test"), parts, strict=True)
-        }
-    whole = {
-        name: Part(lot, torch.arange(len(lot)), official.names.get(name, ()))
-        for name, lot in lots.items()
+        parts = stratified_split(pooled.labels[usable], sizes[1:], seed)
+        names = ("train", "val", "test")
+        return {n: Subset(pooled, usable[i], files) for n, i in zip(names, parts, strict=True)}
+    subsets = {
+        name: Subset(split, torch.arange(len(split)), raw.files.get(name, ()))
+        for name, split in official.items()
     }
-    train = whole["train"].only(in_range(official.train.labels, len(official.classes)))
-    if "val" in whole:
-        return whole | {"train": train}
-    size = _number(val_size, len(train.index))
-    stays, aside = stratified_split(train.lot.labels[train.index], [size], seed)
-    return {"train": train.only(stays), "val": train.only(aside), "test": whole["test"]}
-
-
-def in_range(labels: Tensor, classes: int) -> Tensor:
-    """The indices of the labels from 0 to below ``classes``."""
-    return ((labels >= 0) & (labels < classes)).nonzero().flatten()
-
-
-def _number(val_size: float, total: int) -> int:
+    train = subsets["train"].select(in_range(raw.train.labels, len(raw.classes)))
+    if "val" in subsets:
+        return subsets | {"train": train}
+    total = len(train.indices)
     size = int(val_size) if val_size >= 1 or val_size <= 0 else round(val_size * total)
     if not 0 < size < total:
         raise DataError(
-            f"data.val_size={val_size}: of {total:,} training images "
-            f"1 to {total - 1:,} can be set aside"
+            f"data.val_size={val_size}: of {total:,} training images 1 to {total - 1:,} can be "
+            "held out"
         )
-    return size
+    rest, val = stratified_split(raw.train.labels[train.indices], [size], seed)
+    return {"train": train.select(rest), "val": train.select(val), "test": subsets["test"]}
 
 
-def _colons(numbers: Sequence[float]) -> str:
-    return ":".join(f"{number:g}" for number in numbers)
+def in_range(labels: Tensor, classes: int) -> Tensor:
+    """Indices of the labels from 0 to below ``classes``."""
+    return ((labels >= 0) & (labels < classes)).nonzero().flatten()
 
 
 def digest(*tensors: Tensor) -> str:

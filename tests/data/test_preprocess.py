@@ -1,0 +1,156 @@
+"""Photographs and scans of a digit, converted to images like MNIST's."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+from helpers.photographs import TEST, UNREADABLE, as_jpeg, draw_all, png, seven
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from lenet_pl.data.preprocess import image_files, open_image, preprocess
+from lenet_pl.errors import DataError
+
+
+def test_mnist_s_own_digits_are_kept():
+    for invert, pixels in ((False, TEST.images), ("auto", TEST.images), (True, 255 - TEST.images)):
+        images = [preprocess(Image.fromarray(x[0].numpy()), invert=invert) for x in pixels[:60]]
+        error = (torch.stack(images).float() - TEST.images[:60].float()).abs().flatten(1).mean(1)
+        assert error.median() < 0.1 and error.max() < 12  # grey levels of 255; another digit: 40
+
+
+def test_images_of_28_by_28_that_are_not_centred_are_kept_exactly():
+    for x in TEST.images[:50]:
+        image = Image.fromarray(x[0].numpy())
+        assert torch.equal(preprocess(image, centre=False), x)
+        assert torch.equal(preprocess(image, invert=False, centre=False), x)
+        assert torch.equal(preprocess(image, invert=True, centre=False), 255 - x)
+        inverted = Image.fromarray(255 - x[0].numpy())
+        assert torch.equal(preprocess(inverted, centre=False), x)
+    assert preprocess(Image.new("L", (90, 50), 255), centre=False).unique().tolist() == [255]
+
+
+def test_the_digit_fits_into_the_box_and_is_centred_by_mass():
+    for image in draw_all(TEST.images[:30], seed=9):
+        pixels = preprocess(image)[0].double()
+        rows, columns = pixels.amax(1).nonzero().flatten(), pixels.amax(0).nonzero().flatten()
+        assert max(rows[-1] - rows[0], columns[-1] - columns[0]) == 19
+        position = torch.arange(28).double()
+        for axis in (0, 1):
+            centre = (pixels.sum(1 - axis) @ position / pixels.sum()).item()
+            assert 13.4 <= centre <= 14.6  # MNIST's own: 13.5 to 14.5
+        assert pixels.max() == 255
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        *("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"),
+        *("dark on transparent", "bright on transparent", "palette with transparency"),
+    ],
+)
+def test_modes(mode):
+    expected = preprocess(seven("L")).float()
+    error = (preprocess(seven(mode)).float() - expected).abs().mean()
+    assert error < (13 if mode == "1" else 4)  # without grey levels strokes are thicker
+    if mode == "L":
+        assert (expected - TEST.images[0].float()).abs().mean() < 8
+
+
+def test_exif_orientation_is_applied():
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right
+    seven("L").transpose(Image.Transpose.ROTATE_90).save(file, "JPEG", quality=95, exif=exif)
+    image = preprocess(open_image(file.getvalue())).float()
+    assert (image - preprocess(seven("L")).float()).abs().mean() < 3
+
+
+def test_uneven_light_specks_and_paper_edges():
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:300, 0:400]
+    errors = []
+    light = 0.35 + 0.65 * x / 400 - 0.3 * ((y / 300 - 0.5) ** 2)
+    for i in range(20):
+        page = Image.new("L", (400, 300), 230)
+        mask = Image.fromarray(TEST.images[i, 0].numpy()).resize((150, 150))
+        page.paste(60, (random.Random(i).randint(20, 230), 60), mask)
+        draw = ImageDraw.Draw(page)
+        for spot in range(8):
+            draw.point((30 + 45 * spot, 20 + 3 * spot), 90)
+        draw.rectangle((0, 285, 400, 300), fill=40)  # the table below the paper
+        photo = np.asarray(page) * light + rng.normal(0, 4, light.shape)
+        jpeg = as_jpeg(Image.fromarray(photo.clip(0, 255).astype(np.uint8)), 80)
+        errors.append((preprocess(jpeg).float() - TEST.images[i].float()).abs().mean().item())
+    assert sum(errors) / 20 < 13 and max(errors) < 30  # shifted by a pixel: 20; another digit: 45
+
+
+def test_thin_strokes_do_not_fade():
+    page = Image.new("L", (900, 900), 255)
+    ImageDraw.Draw(page).line([(250, 150), (650, 150), (420, 750)], fill=0, width=4)
+    image = preprocess(page)
+    assert (image > 200).sum() >= 40 and (image > 0).sum() <= 130
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_blank_image_is_rejected(value):
+    noise = np.random.default_rng(0).normal(value, 3, (200, 200)).clip(0, 255).astype(np.uint8)
+    for image in (Image.new("L", (50, 40), value), Image.new("L", (1, 1)), Image.fromarray(noise)):
+        with pytest.raises(DataError, match="nothing but background in it"):
+            preprocess(image)
+
+
+MESSAGES = {
+    "empty.png": "an empty file",
+    "cut.png": "a damaged image: image file is truncated",
+    "text.png": "no image of a known format (PNG, JPEG",
+    "page.eps": "no image of a",
+    "bomb.png": "more than 89,478,485 pixels, which is not decoded",
+    "moving.gif": "2 images in one file; save one of them alone",
+    "text_bomb.png": "a damaged image: Decompressed data too large",
+}
+
+
+def test_every_unreadable_image_has_a_message():
+    assert MESSAGES.keys() == UNREADABLE.keys()
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_unreadable_images(tmp_path, name):
+    content = UNREADABLE[name]()
+    (tmp_path / name).write_bytes(content)
+    for source, shown in ((tmp_path / name, f"{tmp_path / name}"), (content, "image")):
+        with pytest.raises(DataError) as caught:
+            open_image(source)
+        assert str(caught.value).startswith(f"{shown}: {MESSAGES[name]}")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"none.png: No such file or directory"):
+        open_image(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("error", [TypeError("not\n a tag"), KeyError("tag"), RecursionError()])
+def test_whatever_a_decoder_raises_means_a_damaged_image(monkeypatch, error):
+    def fail(self):
+        raise error
+
+    image = open_image(png())
+    with monkeypatch.context() as patch:
+        patch.setattr(PngImagePlugin.PngImageFile, "load", fail)
+        with pytest.raises(DataError, match=r"^a.png: a damaged image: \S.*$"):
+            open_image(png(), "a.png")
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    with pytest.raises(DataError, match=r"^pixels that cannot be read \(L: .*$"):
+        preprocess(image.copy())
+
+
+def test_image_files_are_searched_in_subfolders(tmp_path):
+    for folder in ("inner", "__MACOSX", ".cache"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.PNG").touch()
+    (tmp_path / "._a.png").touch()
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "inner" / "again").symlink_to(tmp_path, target_is_directory=True)
+    assert list(image_files(tmp_path)) == [tmp_path / "inner" / "a.PNG"]
