@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class WeightAverage(WeightAveraging):
-    """Validates, saves and tests the average of the weights, while training uses the last.
+    """Validates, saves and tests the average of the weights; training continues with the last.
 
     Args:
         decay: fraction that an exponential moving average keeps in a step. None weights all steps

@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 from torchvision import models
 
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads of GoogLeNet and Inception, for training only
-# the default, which torchvision warns about unless it is given
+# torchvision warns unless this default is given
 OPTIONS = {name: {"init_weights": True} for name in ("googlenet", "inception_v3")}
 
 
@@ -65,7 +65,7 @@ class Pretrained(nn.Module):
         return x
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, but stay in evaluation mode, without batch statistics, while frozen."""
+        """Set the mode; with frozen layers, stay in evaluation mode to keep batch statistics."""
         return super().train(mode and all(p.requires_grad for p in self.parameters()))
 
 
