@@ -49,7 +49,7 @@ def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[s
     channels, side, width = images.shape[1:]
     if channels != 1 or side != width:
         size = f"{channels} × {side} × {width}"
-        raise ConfigError(f"--format html: one draws square greyscale images, not {size}")
+        raise ConfigError(f"--format html: needs square greyscale images, not {size}")
     net: nn.Module = network.network.net  # type: ignore[union-attr, assignment]
     graph = Graph(net, torch.zeros(1, 1, side, side))
     if graph.multiplications > MAX_MULTIPLICATIONS:
@@ -107,7 +107,7 @@ def load_html(content: bytes) -> tuple[str, Callable[[Tensor], Tensor]] | None:
 
 
 class Graph:
-    """What a network computes for one image, traced with ``torch.export``; no shape has a batch.
+    """The computation of a network for one image, traced with ``torch.export``.
 
     Args:
         net: in evaluation mode; maps float ``[1, C, H, W]`` to logits ``[1, classes]``.
@@ -115,9 +115,9 @@ class Graph:
 
     Attributes:
         steps: in order of execution. Value 0 is the image and step ``i`` computes value ``i + 1``.
-            A step has an ``op``, the indices of its ``inputs``, the ``shape`` of its output, the
-            ``name`` and ``type`` of the module it belongs to, and the arguments of its operation,
-            weights as ``[offset, *shape]`` in ``weights``.
+            A step has an ``op``, the indices of its ``inputs``, the ``shape`` of its output
+            without the batch axis, the ``name`` and ``type`` of its module, and the arguments of
+            its operation, weights as ``[offset, *shape]`` in ``weights``.
         weights: all weights, flattened and concatenated, float32.
         multiplications: the number of multiplications.
 

@@ -36,7 +36,7 @@ class VerificationError(Exception):
 
 @dataclass(frozen=True)
 class Export:
-    """An exported file and its verification, which is None where there was no runtime for it."""
+    """An exported file and its verification, None where no runtime was available."""
 
     file: Path
     format: str
