@@ -1,200 +1,252 @@
-"""The Hydra callback of a sweep: it looks ahead, keeps count, and sums up."""
+"""The Hydra callback of a sweep: checks it, runs its jobs and summarises it."""
 
 import logging
 import os
-import sys
+import shutil
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from filelock import FileLock, Timeout
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.utils import instantiate
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl.cli import explain
+from lenet_pl import cli
 from lenet_pl.console import ConsoleHandler, console
-from lenet_pl.errors import ConfigError, UserError, fail
-from lenet_pl.files import display_path
-from lenet_pl.sweeps.files import write
+from lenet_pl.errors import FAILED, INVALID, ConfigError, UserError, fail, one_line
+from lenet_pl.files import display_path, reserved
+from lenet_pl.runs import program_name, read_result
 from lenet_pl.sweeps.plan import Plan, make_plan
-from lenet_pl.sweeps.progress import Watch, begun, ended, read_result
-from lenet_pl.sweeps.results import job_folders, read_sweep
-from lenet_pl.sweeps.tables import table
+from lenet_pl.sweeps.progress import ParallelProgress, label, print_end, print_line, print_start
+from lenet_pl.sweeps.results import (
+    job_folders,
+    parameter_overrides,
+    read_sweep,
+    summary,
+    write_files,
+)
 
-# a worker of a parallel launcher meets the plugin's schema beside our preset again, for every job
+log = logging.getLogger(__name__)
+
+# in each job of a parallel launcher, which registers the schema of its plugin again
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
 
 
-class Sweep(Callback):
-    """Checks a sweep before its first job, tells how it goes, and sums it up.
+class SweepCallback(Callback):
+    """Checks a sweep before its first job, runs its jobs and summarises it.
 
-    Travels to the processes of a parallel launcher, and stands around each job there.
+    The launcher sends copies to its worker processes, where ``on_job_start`` and ``on_job_end``
+    are called. In a single run the callback does nothing.
     """
 
+    cache: ClassVar[dict[Any, Any]] = {}  # data shared by the jobs of a process
+
     plan: Plan
-    current: ClassVar["Sweep | None"] = None  # the one whose job runs in this process
-    watch: ClassVar[Watch | None] = None
-    lock: ClassVar[FileLock | None] = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"plan": self.plan}  # neither lock nor thread
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with _told(status=2):
+        with _exit_on_error(INVALID):
             self.plan = make_plan(config, GlobalHydra.instance().config_loader())
-            for data in self.plan.data:  # once for all jobs, whatever process they run in
-                instantiate(data.source)(data.root).prepare()
             self._open_folder(config)
             self._announce()
-        if self.plan.parallel:
-            Sweep.watch = Watch(self.plan)
-            Sweep.watch.start()
-        Sweep.current = self
-        from lenet_pl import cli
-
-        cli.launch_error_hook = self.broken
+        cli.launch_error_hook = self.launch_failed
+        self.progress = ParallelProgress(self.plan) if self.plan.parallel else None
+        if self.progress:
+            self.progress.start()
 
     def _open_folder(self, config: DictConfig) -> None:
-        """Take the folder for this process alone, and note what is going to happen in it."""
-        folder, asked = self.plan.folder, f"hydra.sweep.dir={config.hydra.sweep.dir}"
-        Sweep.lock = FileLock(folder / ".lock")
+        """Lock the folder and record the configuration of the sweep in it."""
+        plan, key = self.plan, f"hydra.sweep.dir={config.hydra.sweep.dir}"
+        self.lock = ExitStack()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            Sweep.lock.acquire(timeout=0)
-        except Timeout as error:
-            raise ConfigError(f"{asked}: a sweep is running there") from error
+            self.lock.enter_context(reserved(plan.folder))
+        except BlockingIOError as error:
+            raise ConfigError(f"{key}: a sweep is running there") from error
         except OSError as error:
-            raise ConfigError(f"{asked}: cannot write there; choose another folder") from error
+            raise ConfigError(f"{key}: cannot write there; choose another folder") from error
         with read_write(config), open_dict(config):
-            config.hydra.sweep.dir = str(folder)
-            # jobs are composed from the overrides again, perhaps in a process that lives elsewhere
-            quoted = str(folder).replace("'", r"\'")
+            config.hydra.sweep.dir = str(plan.folder)
+            # jobs are composed from the overrides, perhaps with another working directory
+            quoted = str(plan.folder).replace("'", r"\'")
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
-            if self.plan.batch and config.hydra.sweeper.get("max_batch_size", 0) is None:
-                config.hydra.sweeper.max_batch_size = self.plan.batch
-        OmegaConf.save(config, folder / "multirun.yaml")
+            if plan.batch_size and config.hydra.sweeper.get("max_batch_size", 0) is None:
+                config.hydra.sweeper.max_batch_size = plan.batch_size
+        OmegaConf.save(config, plan.folder / "multirun.yaml")
 
     def _announce(self) -> None:
-        plan = self.plan
+        plan, folder = self.plan, display_path(self.plan.folder)
         title = f"sweep of {plan.total} jobs" if plan.total else "sweep"
         title += f" over {', '.join(plan.varied)}" if plan.varied else ""
-        lines = [f"folder      {display_path(plan.folder)}"]
-        if plan.before:
-            results = [read_result(plan.folder / name) for name in plan.before]
-            whole = sum(found is not None and found["status"] == "finished" for found in results)
-            rest = len(results) - whole
-            lines.append(f"taken up    {whole} jobs are finished, {rest} go on or begin anew")
-        if plan.threads:
-            lines.append(f"threads     {plan.threads} for each job")
-        lines.append(
-            f"if stopped  the same command and hydra.sweep.dir={display_path(plan.folder)}"
-        )
         console.print(title, style="bold", markup=False, soft_wrap=True)
-        console.print(*lines, "", sep="\n", markup=False, soft_wrap=True)
+        print_line(f"folder      {folder}")
+        if plan.existing:
+            finished = sum(job.status == "finished" for job in plan.existing.values())
+            rest = len(plan.existing) - finished
+            print_line(f"continued   finished jobs: {finished}, to continue or restart: {rest}")
+        if plan.threads:
+            print_line(f"threads     {plan.threads} per job")
+        print_line(f"if stopped  repeat the command with hydra.sweep.dir={folder} to continue\n")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if not hasattr(self, "plan"):  # a single run
+        if config.hydra.mode != RunMode.MULTIRUN:
             return
-        Sweep.current = self
-        from lenet_pl import training
-        from lenet_pl.sweeps.job import run_job
+        from lenet_pl import training  # imports torch
 
-        training.job_hook = lambda cfg: run_job(cfg, training.train_run)
+        training.job_hook = self.run_job
         if self.plan.cwd.is_dir():
             os.chdir(self.plan.cwd)
         for handler in logging.getLogger().handlers:
-            if isinstance(handler, ConsoleHandler):  # the rest is in the job's own train.log
+            if isinstance(handler, ConsoleHandler):  # the rest is in the job's train.log
                 handler.setLevel(logging.WARNING)
         if self.plan.parallel:
-            _share_machine(self.plan, config.hydra.job.num)
+            _limit_resources(self.plan, config.hydra.job.num)
         else:
             name = Path(config.hydra.runtime.output_dir).name
-            said = begun(self.plan, name, config.hydra.overrides.task)
-            console.print(said, markup=False, soft_wrap=True)
+            print_start(self.plan, name, config.hydra.overrides.task)
+
+    def run_job(self, cfg: DictConfig) -> float | None:
+        """Train a job unless it has finished in an earlier start of the sweep.
+
+        An interrupted job continues from its last checkpoint, a failed one starts again.
+
+        Returns:
+            The validation accuracy; None if the job failed, with the reason in ``result.json``.
+        """
+        from lenet_pl.training import train_run
+
+        plan, folder = self.plan, Path(cfg.run_dir)
+        overrides = list(HydraConfig.get().overrides.task)
+        existing = plan.existing.get(folder.name)
+        if existing and parameter_overrides(existing.overrides) != parameter_overrides(overrides):
+            # exit: Hydra would treat an exception as a failed job and start the next one
+            path = display_path(folder)
+            fail(f"{path}: holds a job of another sweep; choose another hydra.sweep.dir")
+        result = read_result(folder)
+        if result.get("status") == "finished":
+            return cast("float | None", result["metrics"].get("val/acc"))
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        if checkpoint.is_file() and result.get("status") != "failed":
+            cfg.ckpt_path = str(checkpoint)
+        else:
+            _clear(folder)
+        cfg.label = label(plan, overrides)
+        if plan.parallel and cfg.callbacks and "progress" in cfg.callbacks:
+            cfg.callbacks.progress = (
+                None  # progress bars of several jobs would overwrite each other
+            )
+        _add_hparams(cfg, plan.varied)
+        try:
+            return train_run(cfg, cache=self.cache)
+        except Exception:
+            log.info("failed", exc_info=True)  # the traceback is in train.log only
+            return None
+        except SystemExit:  # how Lightning ends on Ctrl-C and other signals
+            if not plan.parallel:
+                folder = display_path(plan.folder)
+                print_line(
+                    f"\nstopped; repeat the command with hydra.sweep.dir={folder} to continue"
+                )
+            raise
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if not hasattr(self, "plan") or self.plan.parallel:
+        if config.hydra.mode != RunMode.MULTIRUN or self.plan.parallel:
             return
         folder = Path(config.hydra.runtime.output_dir)
-        if result := read_result(folder):
-            said = ended(self.plan, folder.name, result)
-            console.print(said, markup=False, soft_wrap=True)
+        if (folder / "result.json").is_file():
+            print_end(self.plan, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        with _told(status=1):
-            whole = self.sum_up(config.test)
-        if not whole:
-            raise SystemExit(1)
+        with self.lock, _exit_on_error(FAILED):
+            complete = self.summarise(config.test)
+        if not complete:
+            raise SystemExit(FAILED)
 
-    def sum_up(self, test: bool) -> bool:
-        """Test the winner, write the summary, show it; returns whether all is well.
+    def summarise(self, test: bool) -> bool:
+        """Test the winner if all jobs are done, then write and print the summary.
 
-        As long as jobs are missing there is no winner to test; those that failed have had their
-        chance.
+        Args:
+            test: whether to test the winner.
+
+        Returns:
+            Whether all jobs finished and the winner was tested as requested.
         """
-        if Sweep.watch:
-            Sweep.watch.stop()
-            Sweep.watch = None
+        if self.progress:
+            self.progress.stop()
+            self.progress = None
         sweep = read_sweep(display_path(self.plan.folder))
-        over = not sweep.counts.keys() - {"finished", "failed"}
-        over = over and len(sweep.jobs) >= (self.plan.total or 0)
-        if test and over and sweep.winner:
-            from lenet_pl.evaluation.evaluate import test_winner  # imports torch
+        done = sweep.counts["finished"] + sweep.counts["failed"]
+        complete = done == len(sweep.jobs) >= (self.plan.total or 0)
+        if test and complete and sweep.winner:
+            from lenet_pl.evaluation.winner import examine  # imports torch
 
             try:
-                test_winner([job.folder for job in sweep.winner.jobs])
+                examine(sweep.winner)
                 sweep = read_sweep(sweep.folder)
-            except UserError as error:  # the table is due all the same
-                sweep = replace(sweep, untested=str(error))
-        write(sweep)
-        from lenet_pl.sweeps.plots import save_picture  # matplotlib takes a second
+            except UserError as error:
+                sweep = replace(sweep, test_error=str(error))
+        from lenet_pl.sweeps.plots import save_figure  # importing matplotlib takes a second
 
-        save_picture(sweep)
-        console.print("", table(sweep, _program()), sep="\n", soft_wrap=True)
-        return over and not sweep.counts["failed"] and not sweep.untested
+        write_files(sweep)
+        save_figure(sweep)
+        console.print("", summary(sweep, program_name()), sep="\n", soft_wrap=True)
+        return complete and not sweep.counts["failed"] and not sweep.test_error
 
-    def broken(self, error: Exception) -> str:
-        """Sum up what there is after the launcher itself has failed; returns the reason."""
+    def launch_failed(self, error: Exception) -> str:
+        """Summarise the jobs so far after the launcher has failed; returns the error message."""
         if job_folders(self.plan.folder):
-            with _told(status=1):
-                self.sum_up(test=False)
-        reason = f"{type(error).__name__}: {error}"
+            with _exit_on_error(FAILED):
+                self.summarise(test=False)
         folder = display_path(self.plan.folder)
-        return f"{reason}; the same command goes on with hydra.sweep.dir={folder}"
+        message = f"{type(error).__name__}: {one_line(error)}"
+        return f"{message}; repeat the command with hydra.sweep.dir={folder} to continue"
 
 
 @contextmanager
-def _told(status: int) -> Iterator[None]:
-    """End with one line for a mistake; Hydra would turn any exception here into a warning."""
+def _exit_on_error(status: int) -> Iterator[None]:
+    """Exit on any exception, which Hydra would turn into a warning."""
     try:
         yield
-    except UserError as error:
-        fail(str(error), status)
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(str(explain(error)), status)
     except Exception as error:
-        traceback.print_exc()
-        raise SystemExit(1) from error
+        message = str(error) if isinstance(error, UserError) else cli.explain(error)
+        if message is None:
+            traceback.print_exc()
+            raise SystemExit(FAILED) from error
+        fail(message, status)
 
 
-def _share_machine(plan: Plan, number: int) -> None:
-    """Keep to this job's share of the cores, and take the GPUs in turn."""
+def _limit_resources(plan: Plan, number: int) -> None:
+    """Limit a parallel job to its CPU threads, and assign the GPUs to the jobs in turn."""
     import torch
 
     if plan.threads:
-        # more would wait for each other spinning, which slows both down many times
+        # more threads than cores wait for each other spinning, many times slower
         torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
     if not torch.cuda.is_initialized() and (count := torch.cuda.device_count()) > 1:
-        known = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-        os.environ["CUDA_VISIBLE_DEVICES"] = known.split(",")[number % count]
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number % count]
 
 
-def _program() -> str:
-    """How this program was called, for a command to paste."""
-    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
+def _clear(folder: Path) -> None:
+    """Delete what an earlier start of a job left, except its log."""
+    for path in folder.iterdir():
+        if path.name not in (".hydra", "train.log"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _add_hparams(cfg: DictConfig, varied: tuple[str, ...]) -> None:
+    """Add the varied keys to the columns of TensorBoard's HParams tab."""
+    columns = str(OmegaConf.to_container(cfg.hparams))
+    with open_dict(cfg.hparams):
+        for key in varied:
+            value = OmegaConf.select(cfg, key)
+            if f"${{{key}}}" not in columns and isinstance(value, str | int | float | bool):
+                cfg.hparams[key.replace(".", "_")] = value

@@ -1,32 +1,26 @@
-"""What a sweep is going to do, worked out and checked before its first job."""
+"""The plan of a sweep: everything that can be checked before its first job."""
 
 import importlib.util
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lenet_pl.config import check, check_choices
 from lenet_pl.errors import ConfigError
-from lenet_pl.sweeps.match import (
-    check_devices,
-    check_folder,
-    check_jobs,
-    check_search,
-    read_overrides,
-)
-from lenet_pl.sweeps.results import job_folders
+from lenet_pl.sweeps.results import Job, job_folders, parameter_overrides, read_job
 
-# plugin and the extra that brings it
-EXTRAS = {
+EXTRAS = {  # of lenet-pl, by the Hydra plugin that it installs
     "hydra_joblib_launcher": "parallel",
     "hydra_ray_launcher": "ray",
     "hydra_submitit_launcher": "slurm",
@@ -36,138 +30,176 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep that can start.
+    """A sweep that has been checked and can start.
 
     Attributes:
-        folder: of the sweep, absolute.
-        cwd: where it was started; a worker elsewhere goes there.
-        total: the number of jobs; None of a sweeper that does not say.
+        folder: the absolute path of the sweep's folder.
+        cwd: the working directory at the start; workers change to it.
+        total: the number of jobs; None if the sweeper does not tell.
         varied: the keys that are swept over.
-        before: the job folders that were there already, with their overrides.
+        existing: the jobs of an earlier start, by name.
         parallel: whether jobs run in processes of their own.
-        threads: for each of them; None leaves it to torch.
-        batch: how many a launcher may be given at once that starts all it is given.
-        data: the configurations of the data sets that the jobs will ask for.
-        started: when, as the clock on the wall has it, which is what files bear.
+        threads: CPU threads per job; None leaves the choice to torch.
+        batch_size: jobs to launch at once, for a launcher that starts all it is given.
+        started: the time of the start in seconds since the epoch, to compare with files.
     """
 
     folder: Path
     cwd: Path
     total: int | None
     varied: tuple[str, ...]
-    before: dict[str, list[str]]
+    existing: dict[str, Job]
     parallel: bool
     threads: int | None
-    batch: int | None
-    data: tuple[DictConfig, ...]
+    batch_size: int | None
     started: float
 
 
 def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
-    """Expand the sweep, check every job that is known beforehand, and the folder.
+    """Check a sweep, with every job that is known beforehand, and fetch its data.
 
     Args:
-        config: the sweep's, ``hydra`` included.
-        loader: composes a job's.
+        config: the configuration of the sweep, including ``hydra``.
+        loader: composes the configurations of the jobs.
 
     Raises:
-        ConfigError: for a value out of range in any job, a folder that holds another sweep or
-            none, or a plugin that is not installed.
+        ConfigError: for an invalid value in any job, a folder that holds something else, or a
+            plugin that is not installed.
+        DataError: if the data cannot be fetched.
         HydraException: for an override that cannot be composed.
     """
     folder = Path(config.hydra.sweep.dir).absolute()
+    launcher, sweeper = config.hydra.launcher, config.hydra.sweeper
     check_choices(config.hydra.runtime.choices)
-    check_folder(config, folder)
+    _check_folder(config, folder)
     _check_plugins(config)
-    before = {path.name: read_overrides(path) for path in job_folders(folder)}
-    params = config.hydra.sweeper.get("params") or {}
-    words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
-    if config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+    existing = {path.name: read_job(path) for path in job_folders(folder)}
+    params = sweeper.get("params") or {}
+    overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    if sweeper._target_.endswith(".BasicSweeper"):
         [jobs] = BasicSweeper.split_arguments(parsed, None)
-        composed = _compose(config, loader, jobs)
-        for cfg in composed.values():
-            check(cfg)
-            check_devices(cfg)
-        check_jobs(config, folder, before, composed)
-        total, configs = len(jobs), list(composed.values())
-    else:  # its jobs are not known beforehand
-        check_devices(config)
-        check_search(config, folder)
-        total, configs = config.hydra.sweeper.get("n_trials"), [config]
-    parallel = not config.hydra.launcher._target_.endswith(".BasicLauncher")
-    threads = _threads(config, total) if parallel else None
-    starts_all = config.hydra.launcher._target_.endswith(".submitit_launcher.LocalLauncher")
+        configs = _check_jobs(config, loader, jobs, existing)
+        total = len(configs)
+    else:  # the sweeper chooses the jobs as it goes
+        _check_devices(config)
+        _check_search(config, folder)
+        configs, total = [config], sweeper.get("n_trials")
+    for data in {OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values():
+        instantiate(data.source)(data.root).prepare()  # once, not in several jobs at a time
+    parallel = not launcher._target_.endswith(".BasicLauncher")
+    threads = _threads(launcher, total) if parallel else None
+    starts_all = launcher._target_.endswith(".submitit_launcher.LocalLauncher")
+    last = {override.get_key_element().lstrip("+"): override for override in parsed}
     return Plan(
         folder=folder,
         cwd=Path.cwd(),
         total=total,
-        varied=_varied(parsed),
-        before=before,
+        varied=tuple(key for key, override in last.items() if override.is_sweep_override()),
+        existing=existing,
         parallel=parallel,
         threads=threads,
-        batch=max(1, cpu_count() // (threads or 1)) if starts_all else None,
-        data=tuple({OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values()),
+        batch_size=max(1, _cpu_count() // (threads or 1)) if starts_all else None,
         started=time.time(),
     )
 
 
-def _varied(parsed: Sequence[Override]) -> tuple[str, ...]:
-    last = {override.get_key_element().lstrip("+"): override for override in parsed}
-    return tuple(key for key, override in last.items() if override.is_sweep_override())
+def _check_folder(config: DictConfig, folder: Path) -> None:
+    """The folder must be new, empty or a sweep's."""
+    names = {path.name for path in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
+    if names and ("multirun.yaml" not in names or ".hydra" in names):
+        raise _folder_error(config, "is not a sweep's folder")
+
+
+def _folder_error(config: DictConfig, reason: str) -> ConfigError:
+    key = f"hydra.sweep.dir={config.hydra.sweep.dir}"
+    return ConfigError(f"{key}: {reason}; choose another folder")
 
 
 def _check_plugins(config: DictConfig) -> None:
-    for part in ("launcher", "sweeper"):
-        target = config.hydra[part].get("_target_", "hydra_plugins.hydra_optuna_sweeper")
+    for group in ("launcher", "sweeper"):
+        target = config.hydra[group]._target_
         plugin = target.removeprefix("hydra_plugins.").partition(".")[0]
-        chosen = f"hydra/{part}={config.hydra.runtime.choices[f'hydra/{part}']}"
-        if plugin in EXTRAS and not _installed(plugin):
-            raise ConfigError(
-                f'{chosen}: is not installed; pip install "lenet-pl[{EXTRAS[plugin]}]"'
-            )
+        choice = f"hydra/{group}={config.hydra.runtime.choices[f'hydra/{group}']}"
+        names = ("hydra_plugins", f"hydra_plugins.{plugin}")  # the first is missing without plugins
+        if plugin in EXTRAS and not all(map(importlib.util.find_spec, names)):
+            raise ConfigError(f'{choice}: not installed; pip install "lenet-pl[{EXTRAS[plugin]}]"')
         if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
-            raise ConfigError(f"{chosen}: no Slurm here (srun is not found); choose submitit_local")
+            raise ConfigError(f"{choice}: no Slurm here (srun not found); choose submitit_local")
 
 
-def _installed(plugin: str) -> bool:
-    # without any plugin there is no such package to look into
-    names = ("hydra_plugins", f"hydra_plugins.{plugin}")
-    return all(importlib.util.find_spec(name) is not None for name in names)
-
-
-def _compose(
-    config: DictConfig, loader: ConfigLoader, jobs: Sequence[Sequence[str]]
-) -> dict[str, DictConfig]:
-    """Each job's configuration, by the name of its folder."""
-    composed: dict[str, DictConfig] = {}
+def _check_jobs(
+    config: DictConfig,
+    loader: ConfigLoader,
+    jobs: Sequence[Sequence[str]],
+    existing: dict[str, Job],
+) -> list[DictConfig]:
+    """Compose and check each job; those that exist must have the same parameters."""
+    configs: dict[str, DictConfig] = {}
     for number, overrides in enumerate(jobs):
         cfg = loader.load_sweep_config(config, list(overrides))
         with read_write(cfg), open_dict(cfg):
             cfg.hydra.job.num = number
-            name = str(cfg.hydra.sweep.subdir)
-            del cfg["hydra"]
-        if name in composed:
+        name = str(cfg.hydra.sweep.subdir)
+        if name in configs:
             raise ConfigError(
-                f"hydra.sweep.subdir={name}: two jobs would share it; ${{hydra.job.num}} differs"
+                f"hydra.sweep.subdir={name}: two jobs would share it; use ${{hydra.job.num}}"
             )
-        composed[name] = cfg
-    return composed
+        check(cfg)
+        _check_devices(cfg)
+        configs[name] = cfg
+    parameters = {n: parameter_overrides(cfg.hydra.overrides.task) for n, cfg in configs.items()}
+    for name, job in existing.items():
+        if parameters.get(name) != (earlier := parameter_overrides(job.overrides)):
+            started = f"job {name} was started with {shlex.join(earlier) or 'no overrides'}"
+            raise _folder_error(config, f"holds another sweep: {started}")
+    return list(configs.values())
 
 
-def _threads(config: DictConfig, total: int | None) -> int:
-    """The threads of each of the jobs that run side by side."""
-    launcher, cores = config.hydra.launcher, cpu_count()
-    if (workers := launcher.get("n_jobs")) is not None:  # joblib's; -1 is one to a core
-        at_once = min(workers if workers > 0 else max(1, cores + 1 + workers), total or cores)
-        return max(1, cores // at_once)
+def _check_devices(cfg: DictConfig) -> None:
+    """A job has one device: DDP starts processes by repeating the command, which is the sweep's."""
+    trainer = cfg.trainer
+    devices = trainer.devices
+    one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
+    valid = {
+        "devices": one or (devices == "auto" and trainer.accelerator == "cpu"),
+        "strategy": trainer.strategy in ("auto", "single_device"),
+        "num_nodes": trainer.get("num_nodes", 1) == 1,
+    }
+    for key, ok in valid.items():
+        if not ok:
+            raise ConfigError(
+                f"trainer.{key}={trainer[key]}: a job of a sweep has one device; choose "
+                f"trainer.{key}={'auto' if key == 'strategy' else 1}, and hydra/launcher=joblib "
+                "to run jobs in parallel"
+            )
+
+
+def _check_search(config: DictConfig, folder: Path) -> None:
+    """The jobs of a search are not known beforehand, but what is searched is."""
+    file = folder / "multirun.yaml"
+    if file.is_file() and _search(OmegaConf.load(file)) != _search(config):
+        raise _folder_error(config, "holds another sweep")
+
+
+def _search(config: Any) -> tuple[list[str], str]:
+    sweeper = config.hydra.sweeper
+    keys = [key for key in sweeper if key != "n_trials"]  # more trials extend the same search
+    same = OmegaConf.to_yaml(OmegaConf.masked_copy(sweeper, keys))
+    return parameter_overrides(config.hydra.overrides.task), same
+
+
+def _threads(launcher: DictConfig, total: int | None) -> int:
+    """CPU threads for each of the jobs that run in parallel."""
+    cores = _cpu_count()
+    if (workers := launcher.get("n_jobs")) is not None:  # joblib's; -1 means one per core
+        at_once = int(workers) if workers > 0 else max(1, cores + 1 + workers)
+        return max(1, cores // min(at_once, total or cores))
     if "ray" in launcher:
         return max(1, int(launcher.ray.remote.get("num_cpus") or 1))
-    return launcher.get("cpus_per_task") or 1
+    return int(launcher.get("cpus_per_task") or 1)
 
 
-def cpu_count() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _cpu_count() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

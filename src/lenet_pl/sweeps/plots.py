@@ -1,6 +1,6 @@
-"""A sweep in one picture, whose form follows from how many parameters varied."""
+"""The figure of a sweep, ``sweep.png``; a point is the mean over the seeds of a setting."""
 
-from io import BytesIO
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib import colormaps
@@ -11,163 +11,185 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from lenet_pl import files
-from lenet_pl.sweeps.results import Sweep
-from lenet_pl.sweeps.scales import logarithmic, numeric, places_of, sort_key
-from lenet_pl.sweeps.tables import short_names
+from lenet_pl.files import replacing
+from lenet_pl.sweeps.results import SweepResults, short_names
 
 DPI = 130
-FULL = 0.5  # of the cells of a table; an emptier one says little
-COLOURS = "viridis"
+MIN_FILLED = 0.5  # of a heat map's cells; below, parallel coordinates show more
+COLORMAP = "viridis"
 BEST = "crimson"
 
 
-def save_picture(sweep: Sweep) -> bool:
-    """Draw ``sweep.png`` into the sweep's folder; False where there is nothing to compare.
-
-    A heat map of two parameters, a line with a band over one, parallel coordinates of more, or
-    of two whose table would be mostly empty. A point is a setting, the mean of its seeds.
-    """
-    keys = sweep.parameters
-    if not sweep.settings or not keys:
+def save_figure(sweep: SweepResults) -> bool:
+    """Draw ``sweep.png`` into the sweep's folder; False if there is nothing to compare."""
+    if (draw := plot_for(sweep)) is None:
         return False
-    cells = int(np.prod([len(_choices(sweep, key)) for key in keys]))
-    if keys == ("seed",):
-        figure = _seeds(sweep)
-    elif len(keys) == 1:
-        figure = _line(sweep, keys[0])
-    elif len(keys) == 2 and len(sweep.settings) >= FULL * cells:
-        figure = _heat_map(sweep, *keys)
-    else:
-        figure = _parallel(sweep)
-    png = BytesIO()
-    figure.savefig(png, format="png")
-    files.write_bytes(sweep.folder / "sweep.png", png.getvalue())
+    with replacing(sweep.folder / "sweep.png") as part:
+        draw(sweep).savefig(part, format="png")
     return True
 
 
-def _seeds(sweep: Sweep) -> Figure:
-    """Seeds have no order; what they say is how far they lie apart."""
-    setting = sweep.settings[0]
-    mean, sd = setting.mean(), setting.sd() or 0.0
-    jobs = sorted(setting.jobs, key=lambda job: sort_key(job.overrides.get("seed", "")))
+def plot_for(sweep: SweepResults) -> Callable[[SweepResults], Figure] | None:
+    """The plot that suits the number of varied parameters; None if there is nothing to compare."""
+    keys = sweep.parameters
+    if not sweep.groups or not keys:
+        return None
+    if keys == ("seed",):
+        return draw_seeds
+    if len(keys) == 1:
+        return draw_line
+    cells = np.prod([len(Scale(sweep, key).positions) for key in keys])
+    filled = len(keys) == 2 and len(sweep.groups) >= MIN_FILLED * cells
+    return draw_heat_map if filled else draw_parallel
+
+
+class Scale:
+    """An axis for the values of a parameter, which are text.
+
+    Args:
+        sweep: the results.
+        key: the parameter.
+
+    Attributes:
+        numeric: whether all values are finite numbers.
+        log: whether they are positive and span a factor of ten or more.
+        positions: the position of each value, in order; values of failed jobs are included.
+    """
+
+    def __init__(self, sweep: SweepResults, key: str) -> None:
+        values = {job.values.get(key, "") for job in sweep.jobs}
+        numbers = {value: _number(value) for value in values}
+        self.numeric = bool(np.isfinite(list(numbers.values())).all())
+        ordered = sorted(values, key=lambda value: (numbers[value], value))
+        self.positions = {
+            v: numbers[v] if self.numeric else float(i) for i, v in enumerate(ordered)
+        }
+        low, high = min(self.positions.values()), max(self.positions.values())
+        self.log = self.numeric and low > 0 and high >= 10 * low
+
+    def heights(self) -> dict[str, float]:
+        """The values on an axis from 0 to 1."""
+        at = np.array(list(self.positions.values()))
+        at = np.log(at) if self.log else at
+        span = float(np.ptp(at)) or 1.0
+        return dict(zip(self.positions, ((at - at.min()) / span).tolist(), strict=True))
+
+
+def _number(value: str) -> float:
+    """The finite number that a text stands for; infinity if it is none."""
+    try:
+        return float(value) if np.isfinite(float(value)) else np.inf
+    except ValueError:
+        return np.inf
+
+
+def draw_seeds(sweep: SweepResults) -> Figure:
+    """The accuracy of each seed, with their mean and standard deviation."""
+    group = sweep.groups[0]
+    mean, sd = group.mean(), group.sd() or 0.0
     figure, axes = _axes("seed")
     axes.axhspan(mean - sd, mean + sd, alpha=0.15, lw=0)
     axes.axhline(mean, lw=1)
-    seeds = [job.overrides.get("seed", "") for job in jobs]
-    axes.plot(seeds, [job.metrics["val/acc"] for job in jobs], "o")
-    axes.set_title(f"{mean:.2%} ± {sd:.2%}, n = {setting.n}", size=10)
+    jobs = sorted(group.jobs, key=lambda job: _number(job.values.get("seed", "")))
+    axes.plot(
+        [job.values.get("seed", "") for job in jobs], [job.metrics["val/acc"] for job in jobs], "o"
+    )
+    axes.set_title(f"{mean:.2%} ± {sd:.2%}, n = {group.n}", size=10)
     return figure
 
 
-def _line(sweep: Sweep, key: str) -> Figure:
+def draw_line(sweep: SweepResults) -> Figure:
+    """Accuracy over one parameter; a band or error bars show the standard deviation over seeds."""
+    [key] = sweep.parameters
+    scale = Scale(sweep, key)
     figure, axes = _axes(key)
-    choices = _choices(sweep, key)
-    places, ticks = places_of(choices)
-    means = {s.jobs[0].overrides.get(key, ""): s.mean() for s in sweep.settings}
-    spread = {s.jobs[0].overrides.get(key, ""): s.sd() or 0.0 for s in sweep.settings}
-    shown = [
-        (place, choice) for place, choice in zip(places, choices, strict=True) if choice in means
+    points = [
+        (scale.positions[g.values.get(key, "")], g.mean(), g.sd() or 0.0) for g in sweep.groups
     ]
-    x = np.array([place for place, _ in shown])
-    mean = np.array([means[choice] for _, choice in shown])
-    sd = np.array([spread[choice] for _, choice in shown])
-    if numeric(choices):
+    x, mean, sd = np.array(sorted(points)).T
+    ticks, labels = list(scale.positions.values()), list(scale.positions)
+    if scale.numeric:
         axes.plot(x, mean, "o-")
         axes.fill_between(x, mean - sd, mean + sd, alpha=0.2, lw=0)
-        if logarithmic(choices):
+        if scale.log:
             axes.set_xscale("log")
             axes.xaxis.set_minor_locator(NullLocator())
+        ticks = ticks[:: -(-len(ticks) // 8)]
+        labels = [f"{tick:g}" for tick in ticks]
     else:
         axes.errorbar(x, mean, yerr=sd, fmt="o", capsize=4)
-        axes.set_xlim(-0.5, len(choices) - 0.5)
-    axes.set_xticks(*ticks)
-    if sweep.seeds:
-        axes.set_title(
-            f"mean ± standard deviation of {max(s.n for s in sweep.settings)} seeds", size=10
-        )
+        axes.set_xlim(-0.5, len(ticks) - 0.5)
+    axes.set_xticks(ticks, labels)
+    if sweep.has_seeds:
+        n = max(group.n for group in sweep.groups)
+        axes.set_title(f"mean ± standard deviation of {n} seeds", size=10)
     return figure
 
 
-def _heat_map(sweep: Sweep, down: str, across: str) -> Figure:
-    rows, columns = _choices(sweep, down), _choices(sweep, across)
+def draw_heat_map(sweep: SweepResults) -> Figure:
+    """A table of two parameters, coloured by accuracy; the best cell is framed."""
+    down, across = sweep.parameters
+    rows, columns = (list(Scale(sweep, key).positions) for key in (down, across))
+    cells = [
+        (rows.index(group.values.get(down, "")), columns.index(group.values.get(across, "")))
+        for group in sweep.groups
+    ]
     table = np.full((len(rows), len(columns)), np.nan)
-    for setting in sweep.settings:
-        table[_cell(setting.jobs[0].overrides, down, across, rows, columns)] = setting.mean()
-    size = (2.8 + 1.0 * len(columns), 1.4 + 0.6 * len(rows))
+    for cell, group in zip(cells, sweep.groups, strict=True):
+        table[cell] = group.mean()
+    size = (2.8 + len(columns), 1.4 + 0.6 * len(rows))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots()
     norm = _norm(sweep)
-    axes.imshow(table, cmap=COLOURS, norm=norm, aspect="auto")
-    for (row, column), share in np.ndenumerate(table):
-        missing = bool(np.isnan(share))
-        colour = "black" if missing or norm(share) > 0.6 else "white"
-        text = "–" if missing else f"{share:.2%}"
+    axes.imshow(table, cmap=COLORMAP, norm=norm, aspect="auto")
+    for (row, column), accuracy in np.ndenumerate(table):
+        missing = np.isnan(accuracy)
+        colour = "black" if missing or norm(accuracy) > 0.6 else "white"
+        text = "–" if missing else f"{accuracy:.2%}"
         axes.text(column, row, text, ha="center", va="center", size=9, color=colour)
-    row, column = _cell(sweep.settings[0].jobs[0].overrides, down, across, rows, columns)
-    frame = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BEST, lw=2.5)
-    frame.set_clip_on(False)
-    axes.add_patch(frame)
+    best = (cells[0][1] - 0.5, cells[0][0] - 0.5)
+    axes.add_patch(Rectangle(best, 1, 1, fill=False, edgecolor=BEST, lw=2.5, clip_on=False))
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
-    axes.set_xlabel(across)
-    axes.set_ylabel(down)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    _colour_bar(figure, axes, norm)
+    axes.set(xlabel=across, ylabel=down)
+    _finish(figure, axes, norm)
     return figure
 
 
-def _cell(
-    overrides: dict[str, str], down: str, across: str, rows: list[str], columns: list[str]
-) -> tuple[int, int]:
-    return rows.index(overrides.get(down, "")), columns.index(overrides.get(across, ""))
-
-
-def _parallel(sweep: Sweep) -> Figure:
-    """A line for each setting through an axis for each parameter, the last is the score's."""
+def draw_parallel(sweep: SweepResults) -> Figure:
+    """A line per setting through one axis per parameter; the last axis is the accuracy."""
     keys = sweep.parameters
-    names = short_names(keys)
     figure = Figure(figsize=(2.0 + 1.7 * len(keys), 4.2), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    norm, colours = _norm(sweep), colormaps[COLOURS]
-    scores = np.array([setting.mean() for setting in sweep.settings])
-    heights = [_heights(sweep, axes, i, key) for i, key in enumerate(keys)]
-    low, high = _range(sweep)
-    span = (high - low) or 1.0
-    for setting, score in reversed(list(zip(sweep.settings, scores, strict=True))):
-        best = setting is sweep.settings[0]
-        values = setting.jobs[0].overrides
-        y = [height[values.get(key, "")] for key, height in zip(keys, heights, strict=True)]
-        y.append(float(np.clip((score - low) / span, 0, 1)))
-        colour = BEST if best else colours(norm(score))
-        width, alpha = (2.5, 1.0) if best else (1.2, max(0.25, 1 - len(scores) / 200))
-        axes.plot(range(len(y)), y, color=colour, lw=width, alpha=alpha)
+    norm = _norm(sweep)
+    heights = [_label_axis(axes, i, Scale(sweep, key)) for i, key in enumerate(keys)]
+    for group in reversed(sweep.groups):  # the best on top
+        score = float(norm(group.mean()))
+        y = [height[group.values.get(key, "")] for key, height in zip(keys, heights, strict=True)]
+        best = group is sweep.groups[0]
+        axes.plot(
+            range(len(keys) + 1),
+            [*y, score],
+            color=BEST if best else colormaps[COLORMAP](score),
+            lw=2.5 if best else 1.2,
+            alpha=1.0 if best else max(0.25, 1 - len(sweep.groups) / 200),
+        )
     for i in range(len(keys) + 1):
         axes.axvline(i, color="grey", lw=0.8, zorder=0)
-    axes.set_xticks(range(len(keys) + 1), [*names.values(), "val/acc"])
-    axes.set_yticks([])
-    axes.set_xlim(-0.35, len(keys) + 0.05)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    _colour_bar(figure, axes, norm)
+    axes.set_xticks(range(len(keys) + 1), [*short_names(keys).values(), "val/acc"])
+    axes.set(yticks=[], xlim=(-0.35, len(keys) + 0.05))
+    _finish(figure, axes, norm)
     return figure
 
 
-def _heights(sweep: Sweep, axes: Axes, place: int, key: str) -> dict[str, float]:
-    """Where each choice of a key lies on its axis, from 0 to 1; labels those that have room."""
-    choices = _choices(sweep, key)
-    places = np.array(places_of(choices)[0], dtype=float)
-    if logarithmic(choices):
-        places = np.log(places)
-    span = float(np.ptp(places)) or 1.0
-    heights = dict(zip(choices, ((places - places.min()) / span).tolist(), strict=True))
-    last = -1.0
-    for choice, height in heights.items():
+def _label_axis(axes: Axes, x: int, scale: Scale) -> dict[str, float]:
+    """Label the values for which there is room; returns the heights of all."""
+    heights, last = scale.heights(), -1.0
+    for value, height in heights.items():
         if height - last >= 0.08:
-            text = f"{float(choice):.3g}" if numeric(choices) else choice
-            behind = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
-            axes.text(place - 0.03, height, text, ha="right", va="center", size=8, bbox=behind)
+            text = f"{float(value):.3g}" if scale.numeric else value
+            background = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+            axes.text(x - 0.03, height, text, ha="right", va="center", size=8, bbox=background)
             last = height
     return heights
 
@@ -175,30 +197,25 @@ def _heights(sweep: Sweep, axes: Axes, place: int, key: str) -> dict[str, float]
 def _axes(key: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    axes.set_xlabel(key)
-    axes.set_ylabel("validation accuracy")
+    axes.set(xlabel=key, ylabel="validation accuracy")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     return figure, axes
 
 
-def _norm(sweep: Sweep) -> Normalize:
-    return Normalize(*_range(sweep))
+def _norm(sweep: SweepResults) -> Normalize:
+    """Colours for the accuracies; a run that failed to learn must not wash out the others."""
+    means = [group.mean() for group in sweep.groups]
+    high, low, median = max(means), min(means), float(np.median(means))
+    return Normalize(
+        max(low, high - 4 * (high - median)) if median < high else low, high, clip=True
+    )
 
 
-def _range(sweep: Sweep) -> tuple[float, float]:
-    """The scores to tell apart: one that learnt nothing must not wash out the others."""
-    scores = np.array([setting.mean() for setting in sweep.settings])
-    high, low, median = (float(f(scores)) for f in (np.max, np.min, np.median))
-    return (max(low, high - 4 * (high - median)) if median < high else low), high
-
-
-def _colour_bar(figure: Figure, axes: Axes, norm: Normalize) -> None:
-    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, extend="min")
-    bar.formatter = FuncFormatter(lambda share, _: f"{share:.1%}")
+def _finish(figure: Figure, axes: Axes, norm: Normalize) -> None:
+    """Remove the frame and add the colour bar."""
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(ScalarMappable(norm, COLORMAP), ax=axes, extend="min")
+    bar.formatter = FuncFormatter(lambda accuracy, _: f"{accuracy:.1%}")
     bar.set_label("validation accuracy")
-
-
-def _choices(sweep: Sweep, key: str) -> list[str]:
-    """The values a key took, in order; that of a job that failed has its place too."""
-    return sorted({job.overrides.get(key, "") for job in sweep.jobs}, key=sort_key)

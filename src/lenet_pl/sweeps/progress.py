@@ -1,125 +1,118 @@
-"""How far a sweep is: a line as each job begins and ends."""
+"""The progress of a sweep: a line when a job starts and when it ends."""
 
-import json
 import re
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from lenet_pl.console import console, percent
+from lenet_pl.runs import override_key
 from lenet_pl.sweeps.plan import Plan
-from lenet_pl.sweeps.tables import readable, short_names
+from lenet_pl.sweeps.results import read_job, readable, short_names
 
-POLL = 0.5  # seconds between two looks at the jobs of other processes
+POLL_SECONDS = 0.5  # between two looks at the jobs of other processes
 
 
 def label(plan: Plan, overrides: Iterable[str]) -> str:
-    """What varied, as a name that a file can have: ``lr 0.01, batch_size 64``."""
+    """The varied values of a job as text that a file name may hold: ``lr 0.01, batch_size 64``."""
+    values = {override_key(item): item.partition("=")[2] for item in overrides}
     names = short_names(plan.varied)
-    values = dict(word.lstrip("+").partition("=")[::2] for word in overrides)
-    words = (f"{names[key]} {readable(values[key])}" for key in plan.varied if key in values)
-    return re.sub(r"[^\w.,+\- ]+", "-", ", ".join(words))[:120]
+    pairs = (f"{names[key]} {readable(values[key])}" for key in plan.varied if key in values)
+    return re.sub(r"[^\w.,+\- ]+", "-", ", ".join(pairs))[:120]
 
 
-def begun(plan: Plan, name: str, overrides: Iterable[str]) -> str:
-    """``job 3   4 of 9  lr 0.01, batch_size 64``"""
-    place = f"{int(name) + 1} of {plan.total}" if name.isdigit() and plan.total else ""
-    return "  ".join(filter(None, (f"job {name}", place, label(plan, overrides))))
+def print_start(plan: Plan, name: str, overrides: Iterable[str]) -> None:
+    """Print ``job 3  4 of 9  lr 0.01, batch_size 64``."""
+    position = f"{int(name) + 1} of {plan.total}" if name.isdigit() and plan.total else ""
+    print_line("  ".join(filter(None, (f"job {name}", position, label(plan, overrides)))))
 
 
-def ended(plan: Plan, name: str, result: dict[str, Any]) -> str:
-    """How a job went, how many are done, the best so far, and the time left."""
-    old = not _fresh(plan, plan.folder / name)
-    metrics = result["metrics"]
-    if result["status"] == "finished" and "val/acc" in metrics:
-        words = f"{percent(metrics['val/acc'])}  loss {metrics['val/loss']:.4f}"
-        words += f"  epoch {result['best_epoch']} of {result['epochs']}"
-        words += f"  {result['seconds']['fit']:.1f} s"
+def print_end(plan: Plan, folder: Path) -> None:
+    """Print the outcome of a job, followed by :func:`standing`."""
+    job = read_job(folder)
+    parts = [f"job {job.name}"]
+    if plan.parallel:  # no line was printed at its start
+        parts.append(label(plan, job.overrides))
+    if job.scored:
+        parts += [percent(job.metrics["val/acc"]), f"loss {job.metrics['val/loss']:.4f}"]
+        parts += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
     else:
-        words = ": ".join(filter(None, (result["status"], result["error"])))
-    if plan.parallel:  # nothing was said of its beginning
-        name += f"  {label(plan, result['overrides'])}"
-    return f"job {name}  {words}{'  before' if old else ''}  ·  {standing(plan)}"
+        parts.append(": ".join(filter(None, (job.status, job.error))))
+    if not _end_time(plan, folder):
+        parts.append("earlier")
+    print_line(f"{'  '.join(parts)}  ·  {standing(plan)}")
+
+
+def print_line(text: str) -> None:
+    """Print text that may hold brackets and be longer than the console is wide."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def standing(plan: Plan) -> str:
-    """``4 of 9 done, best so far 98.30 % (job 1), about 40 s left``"""
-    done, ends = 0, []
-    best: tuple[float, str] | None = None
-    for path in plan.folder.glob("*/result.json"):
-        if (result := read_result(path.parent)) is None:
-            continue
-        if fresh := _fresh(plan, path.parent):
-            ends.append(path.stat().st_mtime)
-        done += fresh or result["status"] == "finished"
-        score = result["metrics"].get("val/acc")
-        if result["status"] == "finished" and score and (best is None or score > best[0]):
-            best = score, path.parent.name
-    words = [f"{done} of {plan.total} done" if plan.total else f"{done} done"]
-    if best:
-        words.append(f"best so far {percent(best[0])} (job {best[1]})")
+    """``4 of 9 done, best so far 98.30 % (job 1), about 40 s left``."""
+    jobs = [read_job(path.parent) for path in plan.folder.glob("*/result.json")]
+    ends = {job.name: time for job in jobs if (time := _end_time(plan, job.folder))}
+    done = sum(job.status == "finished" or job.name in ends for job in jobs)
+    parts = [f"{done} of {plan.total} done" if plan.total else f"{done} done"]
+    if scores := [(job.metrics["val/acc"], job.name) for job in jobs if job.scored]:
+        accuracy, name = max(scores)
+        parts.append(f"best so far {percent(accuracy)} (job {name})")
     if ends and plan.total and (left := plan.total - done):
-        words.append(f"about {duration(pace(ends, plan.started, plan.parallel) * left)} left")
-    return ", ".join(words)
+        seconds = seconds_per_job([*ends.values()], plan.started, plan.parallel) * left
+        parts.append(f"about {duration(seconds)} left")
+    return ", ".join(parts)
 
 
-def pace(ends: list[float], started: float, parallel: bool) -> float:
-    """Seconds to a job; one after another without what came before the first, such as imports."""
-    if len(ends) == 1 or parallel:  # those that begin together end together
+def _end_time(plan: Plan, folder: Path) -> float | None:
+    """When a job ended; None if that was before this start of the sweep."""
+    try:
+        time = (folder / "result.json").stat().st_mtime
+    except FileNotFoundError:  # the job has just restarted
+        return None
+    return time if time >= plan.started else None
+
+
+def seconds_per_job(ends: list[float], started: float, parallel: bool) -> float:
+    """Seconds per job, from the times at which jobs ended and the sweep started.
+
+    Sequential jobs are measured from the end of the first, which leaves out imports; parallel
+    ones from the start, since those that start together end together.
+    """
+    if len(ends) == 1 or parallel:
         return (max(ends) - started) / len(ends)
     return (max(ends) - min(ends)) / (len(ends) - 1)
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """What ``result.json`` holds; None where there is none, as of a job that begins anew."""
-    try:
-        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _fresh(plan: Plan, folder: Path) -> bool:
-    """Whether a job has ended since the sweep was started, this time."""
-    try:
-        return (folder / "result.json").stat().st_mtime >= plan.started
-    except OSError:
-        return False
-
-
 def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h 05 min``"""
+    """``40 s``, ``12 min`` or ``3 h 05 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-class Watch(threading.Thread):
-    """Tells of jobs that end in other processes, from the one that launched them."""
+class ParallelProgress(threading.Thread):
+    """Prints a line for each job that ends in another process."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(daemon=True)
         self.plan = plan
-        self.told: set[str] = set()
-        self._over = threading.Event()
+        self.reported: set[Path] = set()
+        self.stopped = threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(POLL):
-            self.look()
+        while not self.stopped.wait(POLL_SECONDS):
+            self.report()
 
     def stop(self) -> None:
-        """Tell of the last ones, and end."""
-        self._over.set()
+        """Report the last jobs and end the thread."""
+        self.stopped.set()
         self.join()
-        self.look()
+        self.report()
 
-    def look(self) -> None:
-        for path in sorted(self.plan.folder.glob("*/result.json")):
-            name = path.parent.name
-            if name in self.told or not _fresh(self.plan, path.parent):
-                continue
-            if (result := read_result(path.parent)) is None:
-                continue
-            self.told.add(name)
-            console.print(ended(self.plan, name, result), markup=False, soft_wrap=True)
+    def report(self) -> None:
+        """Print a line for each job that ended since the last call."""
+        for folder in sorted(file.parent for file in self.plan.folder.glob("*/result.json")):
+            if folder not in self.reported and _end_time(self.plan, folder):
+                self.reported.add(folder)
+                print_end(self.plan, folder)

@@ -1,0 +1,57 @@
+"""Folders of sweeps and jobs, written and read without training."""
+
+import csv
+import json
+from pathlib import Path
+
+import yaml
+
+QUICK = ["data=mini", "trainer.accelerator=cpu", "trainer.max_epochs=2", "logger=none"]
+QUICK += ["data.val_size=100", "trainer.limit_train_batches=8"]
+SHORT = [*QUICK, "optimizer.lr=0.05", "data.batch_size=64"]
+
+
+def write_job(
+    sweep: Path,
+    name: str,
+    overrides: list[str],
+    status: str | None = "finished",
+    acc: float = 0.9,
+    loss: float = 0.3,
+) -> None:
+    """Write the folder of a job as a run leaves it; without result.json if the status is None."""
+    folder = sweep / name
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+    lines = ["epoch,val/acc,val/loss,seconds", f"1,{acc - 0.1},{loss},2.0", f"2,{acc},{loss},1.5"]
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    if status is None:
+        return
+    finished = status == "finished"
+    result = {
+        "status": status,
+        "error": None if finished else "train/loss is nan in epoch 1",
+        "overrides": overrides,
+        "epochs": 2,
+        "best_epoch": 2 if finished else None,
+        "metrics": {"val/acc": acc, "val/loss": loss} if finished else {},
+        "seconds": {"fit": 3.5},
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def read_results(sweep: Path) -> dict[str, dict]:
+    """The content of each job's result.json."""
+    files = sorted(sweep.glob("*/result.json"))
+    return {file.parent.name: json.loads(file.read_text()) for file in files}
+
+
+def read_table(sweep: Path) -> list[dict[str, str]]:
+    """The rows of sweep.csv."""
+    with (sweep / "sweep.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_files(folder: Path) -> dict[Path, bytes]:
+    """The content of all files in a folder and below."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}

@@ -1,0 +1,222 @@
+"""Small sweeps, run in this process, and in worker processes."""
+
+import io
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.commands import ROOT
+from helpers.sweeps import QUICK, SHORT, read_files, read_results, read_table
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from tensorboard import program
+
+from lenet_pl import training
+from lenet_pl.callbacks.history import EpochHistory
+from lenet_pl.console import end_summary
+from lenet_pl.errors import ConfigError
+from lenet_pl.evaluation import winner
+from lenet_pl.evaluation.evaluate import as_reported, score
+from lenet_pl.evaluation.images import own
+from lenet_pl.evaluation.loading import LoadedModel, open_model
+from lenet_pl.report.page import SUFFIX, add_to_dashboard
+from lenet_pl.runs import resume_arguments
+
+RunSweep = Callable[..., int]
+
+
+def test_a_sweep_ends_with_a_table_and_tests_only_the_winner(
+    run_sweep: RunSweep, tmp_path: Path, capsys
+) -> None:
+    grid = ["optimizer.lr=1e6,0.05", "data.batch_size=64,32", "hydra.sweep.dir=s"]
+    assert run_sweep("-m", *QUICK, *grid) == 1
+    printed = capsys.readouterr().out
+    folder = tmp_path / "s"
+    status = {name: result["status"] for name, result in read_results(folder).items()}
+    assert status == {"0": "failed", "1": "failed", "2": "finished", "3": "finished"}
+    content = json.loads((folder / "sweep.json").read_text())
+    best = content["winner"]["jobs"]
+    assert content["tested"] == best and len(best) == 1
+    tested = [n for n, result in read_results(folder).items() if "test/acc" in result["metrics"]]
+    assert tested == best
+    assert "job 2  3 of 4  lr 0.05, batch_size 64" in printed
+    assert printed.count("job 0: train/loss is nan in epoch 1; try a smaller") == 1
+    assert "Traceback" not in printed and "Traceback" in (folder / "0" / "train.log").read_text()
+    assert content["winner"]["command"] in printed
+
+    # the printed command reproduces the printed results
+    overrides = content["winner"]["command"].removeprefix("python train.py ").split()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        training.train(compose("config", [*overrides, f"run_dir={tmp_path / 'run'}"]))
+    again = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+    assert read_results(folder)[best[0]]["metrics"] == again
+
+    # repeated, the command trains and tests nothing more, and the table stays
+    before, table = read_files(folder / best[0]), (folder / "sweep.csv").read_text()
+    assert run_sweep("-m", *QUICK, *grid) == 1
+    result = folder / best[0] / "result.json"
+    assert result.read_bytes() == before[result]
+    assert [line.split(",")[:3] for line in (folder / "sweep.csv").read_text().splitlines()] == [
+        line.split(",")[:3] for line in table.splitlines()
+    ]
+
+
+def test_an_interrupted_sweep_continues(
+    run_sweep: RunSweep, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    def run(folder: str) -> int:
+        preset = ["sweep=seeds", "seed=0,1,2"]  # a sweep without -m
+        return run_sweep(*SHORT, *preset, f"hydra.sweep.dir={folder}", "test=false")
+
+    assert run("uninterrupted") == 0
+    with monkeypatch.context() as patch:
+
+        def stop(self, trainer, pl_module, start=EpochHistory.on_train_epoch_start):
+            if trainer.current_epoch == 1 and Path("interrupted/0/result.json").exists():
+                raise SystemExit(1)
+            start(self, trainer, pl_module)
+
+        patch.setattr(EpochHistory, "on_train_epoch_start", stop)
+        assert run("interrupted") == 1
+    assert "hydra.sweep.dir=interrupted" in capsys.readouterr().out
+    (tmp_path / "interrupted" / "1" / "result.json").unlink()  # as after SIGKILL
+    trained = []
+    train_run = training.train_run
+
+    def recorded(cfg, **kwargs):
+        trained.append((Path(cfg.run_dir).name, cfg.ckpt_path is not None))
+        return train_run(cfg, **kwargs)
+
+    monkeypatch.setattr(training, "train_run", recorded)
+    assert run("interrupted") == 0
+    assert trained == [("1", True), ("2", False)]
+    tables = [
+        [
+            {key: value for key, value in row.items() if key not in ("seconds", "folder")}
+            for row in read_table(tmp_path / name)
+        ]
+        for name in ("uninterrupted", "interrupted")
+    ]
+    assert tables[0] == tables[1] and len(tables[0]) == 3
+    results = read_results(tmp_path / "interrupted").values()
+    assert all("test/acc" not in result["metrics"] for result in results)
+    message = r"resume=interrupted/1: a job of a sweep; .*sweep.dir=interrupted, or"
+    with pytest.raises(ConfigError, match=message):
+        resume_arguments(["resume=interrupted/1", "trainer.max_epochs=3"])
+
+
+def test_the_winner_is_tested_like_any_run(
+    run_sweep: RunSweep, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    overrides = [*SHORT, "trainer.accelerator=cpu", "trainer.precision=bf16-mixed"]
+    overrides += ["seed=0,1", "hydra.sweep.dir='scan[x]1'"]
+    folder = tmp_path / "scan[x]1"
+    with monkeypatch.context() as patch:
+        patch.setattr(winner, "open_model", lambda name: with_other_data(open_model(name)))
+        assert run_sweep("-m", *overrides) == 1
+    printed = capsys.readouterr().out
+    assert "test         none: " in printed and "mini" in printed and "has changed since" in printed
+    assert "winner " in printed
+    results = read_results(folder).values()
+    assert all("test/acc" not in result["metrics"] for result in results)
+    assert printed.count("scan[x]1") >= 3  # brackets are not markup
+
+    assert run_sweep("-m", *overrides) == 0
+    for job, result in read_results(folder).items():  # both seeds of the group
+        model = open_model(str(folder / job))
+        images = own(model.run, "test")
+        tested = score(model, images.labelled.images, images.labelled.labels)
+        assert as_reported(model, images, tested)["same"]
+        assert result["metrics"]["test/acc_low"] == tested.low
+
+
+def with_other_data(model: LoadedModel) -> LoadedModel:
+    """The model as if it had been trained on other images."""
+    model.run.state["DigitsDataModule"]["digest"] = "other"
+    return model
+
+
+def test_a_sweep_over_both_classifiers(run_sweep: RunSweep, tmp_path: Path, capsys) -> None:
+    arguments = ["-m", *SHORT, "classifier=plain,fast", "seed=0,1", "hydra.sweep.dir=s"]
+    assert run_sweep(*arguments) == 0
+    results = read_results(tmp_path / "s")
+    assert [results[name]["seed"] for name in "0123"] == [0, 1, 0, 1]
+    for plain, fast in (("0", "2"), ("1", "3")):
+        for name in ("val/acc", "val/loss"):
+            assert results[fast]["metrics"][name] == results[plain]["metrics"][name]
+        for name in ("epochs", "best_epoch"):
+            assert results[fast][name] == results[plain][name]
+    assert results["0"]["metrics"]["val/acc"] != results["1"]["metrics"]["val/acc"]
+    assert "sweep of 4 jobs over classifier, seed" in capsys.readouterr().out
+
+
+def test_parallel_jobs_equal_sequential_ones(run_sweep: RunSweep, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    overrides = ["-m", "data=mini", "data.fraction=0.2", "trainer.max_epochs=1", "logger=none"]
+    overrides += ["trainer.accelerator=cpu", "optimizer.lr=0.02,0.05"]
+    joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=parallel"]
+    for more in (joblib, ["hydra.sweep.dir=sequential"]):
+        assert run_sweep(*overrides, *more) == 0
+        printed = capsys.readouterr().out
+        assert "winner       job " in printed
+        assert "job 0  " in printed and "2 of 2 done, best so far" in printed
+    tables = []
+    for name in ("parallel", "sequential"):
+        results = read_results(tmp_path / name)
+        assert [results[job]["status"] for job in "01"] == ["finished", "finished"]
+        tables.append({job: results[job]["metrics"] for job in "01"})
+        assert (tmp_path / name / "sweep.csv").read_text().count("finished") == 2
+    assert tables[0].keys() == tables[1].keys()
+    for job in "01":
+        assert tables[0][job] == pytest.approx(tables[1][job], rel=1e-4)
+
+
+def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> None:
+    overrides = [*SHORT, "logger=default", "optimizer.momentum=0,0.9", "optimizer.lr=0.05"]
+    assert run_sweep("-m", *overrides, "hydra.sweep.dir=s") == 0
+    for path in tmp_path.rglob("*"):
+        assert "=" not in path.name
+    board = program.TensorBoard()
+    board.configure(argv=[None, "--logdir", "s", "--port", "0", "--reload_multifile", "true"])
+    url = board.launch()
+
+    def request(path: str, body: dict | None = None):
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        query = urllib.request.Request(f"{url}data/{path}", data, headers)
+        return json.loads(urllib.request.urlopen(query).read())
+
+    query = {
+        "startIndex": 0,
+        "sliceSize": 10,
+        "allowedStatuses": [f"STATUS_{x}" for x in ("UNKNOWN", "SUCCESS", "RUNNING")],
+        "colParams": [],
+    }
+    expected = {"best/val/acc", "best/val/loss"}
+    groups: list[dict] = []
+    for _ in range(300):  # TensorBoard reads the files in a thread
+        groups = request("plugin/hparams/session_groups", query)["sessionGroups"]
+        tags = [{v["name"]["tag"] for v in group["metricValues"]} for group in groups]
+        if len(groups) == 2 and all(names >= expected for names in tags):
+            break
+        time.sleep(0.1)
+    assert sorted(request("runs")) == ["0/momentum 0", "1/momentum 0.9"]
+    shown = {}
+    for group in groups:
+        values = {v["name"]["tag"]: v["value"] for v in group["metricValues"]}
+        shown[group["hparams"]["optimizer_momentum"]] = values
+        assert group["hparams"]["lr"] == 0.05 and group["hparams"]["batch_size"] == 64
+    job = tmp_path / "s" / "0"
+    add_to_dashboard(job, {"dot": (ROOT / "docs" / "run.png").read_bytes()}, 1)
+    [record] = job.rglob(f"*{SUFFIX}")
+    assert record.parent == job / "momentum 0"  # beside the job's curves
+    text = io.StringIO()
+    Console(file=text).print(end_summary(read_results(tmp_path / "s")["0"], job, "python train.py"))
+    assert "see the curves" in text.getvalue()
+    for name, momentum in (("0", 0.0), ("1", 0.9)):
+        metrics = read_results(tmp_path / "s")[name]["metrics"]
+        for key in ("val/acc", "val/loss"):
+            assert shown[momentum][f"best/{key}"] == pytest.approx(metrics[key])

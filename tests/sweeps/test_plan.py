@@ -1,0 +1,126 @@
+"""What is checked before the first job of a sweep."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.commands import ROOT
+from helpers.sweeps import QUICK, read_files, read_results, write_job
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+
+from lenet_pl import training
+from lenet_pl.cli import PRESETS, prefer_own_presets
+from lenet_pl.sweeps import plan
+
+RunSweep = Callable[..., int]
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """A folder with a sweep over two seeds, and one that holds something else."""
+    for name in "01":
+        write_job(tmp_path / "other", name, [f"seed={name}"])
+    (tmp_path / "other" / "multirun.yaml").touch()
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "letter.txt").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.lr=0.1,-1"], "optimizer.lr=-1: must be a number above 0"),
+        (["optimizer.lrr=0.1,1"], "optimizer.lrr: no such key; choose from lr"),
+        (["model=lenet,lenett"], "model=lenett: no such choice; choose from"),
+        (
+            ["seed=0,1", "hydra.sweep.dir=other"],
+            "hydra.sweep.dir=other: holds another sweep: job 0",
+        ),
+        (["seed=0,1", "hydra.sweep.dir=papers"], "hydra.sweep.dir=papers: is not a sweep's folder"),
+        (["seed=0,1", "hydra.sweep.dir=papers/letter.txt"], "letter.txt: cannot write there"),
+        (["seed=0,1", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: two jobs would share it"),
+        (["seed=0,1", "data.root=papers/letter.txt"], "data.root=papers/letter.txt"),
+        (["seed=0,1", "trainer=ddp"], "trainer.devices=auto: a job of a sweep has one device"),
+        (["seed=0,1", "trainer=ddp", "trainer.devices=1"], "trainer.strategy=ddp: a job of a"),
+        (["trainer.accelerator=cpu", "trainer.devices=1,2"], "trainer.devices=2: a job of a"),
+        (["seed=0,1", "hydra/launcher=submitit_slurm"], "no Slurm here"),
+    ],
+)
+def test_an_impossible_sweep_writes_nothing(
+    run_sweep: RunSweep, folders: Path, capsys, monkeypatch, overrides: list[str], message: str
+) -> None:
+    monkeypatch.setattr(plan.shutil, "which", lambda name: None)
+    before = read_files(folders)
+    assert run_sweep("-m", "data=mini", *overrides) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and message in err and err.count("\n") == 1
+    assert read_files(folders) == before
+
+
+def test_a_missing_plugin_is_named_with_its_extra(run_sweep: RunSweep, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
+    assert run_sweep("-m", "seed=0,1", "hydra/launcher=joblib") == 2
+    assert 'pip install "lenet-pl[parallel]"' in capsys.readouterr().err
+
+
+def test_a_sweep_is_recognised_by_the_parameters_of_its_jobs(
+    run_sweep: RunSweep, tmp_path: Path, capsys
+) -> None:
+    resumed = ["test=false", "ckpt_path='0/checkpoints/last.ckpt'"]
+    write_job(tmp_path / "s", "0", ["data=mini", "seed=0", *resumed])
+    write_job(tmp_path / "s", "1", ["data=mini", "seed=1"])
+    (tmp_path / "s" / "multirun.yaml").touch()
+    arguments = ["-m", "data=mini", "test=false", "hydra.sweep.dir=s"]
+    assert run_sweep(*arguments, "seed=0,1") == 0
+    capsys.readouterr()
+    assert run_sweep(*arguments, "seed=0,2") == 2
+    message = "holds another sweep: job 1 was started with data=mini seed=1; choose another folder"
+    assert message in capsys.readouterr().err
+    assert run_sweep(*arguments, "seed=0") == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in PRESETS.items() for n in names])
+def test_presets_match_the_arguments_of_their_plugins(group: str, name: str) -> None:
+    prefer_own_presets()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        cfg = compose("config", [f"hydra/{group}={name}"], return_hydra_config=True)
+    node = cfg.hydra[group]
+    own = yaml.safe_load((ROOT / "conf" / "hydra" / group / f"{name}.yaml").read_text())
+    assert node._target_ == own["_target_"]  # not the plugin's own
+    pytest.importorskip(node._target_.rpartition(".")[0])
+    arguments = {key: node[key] for key in node if key != "_target_"}
+    assert get_object(node._target_)(**arguments)
+
+
+def test_a_search_continues_with_more_trials(
+    run_sweep: RunSweep, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    pytest.importorskip("optuna")
+    arguments = ["-m", *QUICK, "hydra/sweeper=optuna", "hydra.sweep.dir=s"]
+    assert run_sweep(*arguments, "hydra.sweeper.n_trials=1") == 0
+    assert len(read_results(tmp_path / "s")) == 1
+    trained = []
+    train_run = training.train_run
+
+    def recorded(cfg, **kwargs):
+        trained.append(cfg.optimizer.lr)
+        return train_run(cfg, **kwargs)
+
+    monkeypatch.setattr(training, "train_run", recorded)
+    assert run_sweep(*arguments, "hydra.sweeper.n_trials=2") == 0
+    results = read_results(tmp_path / "s").values()
+    lr, size = zip(*((r["overrides"][0], r["overrides"][1]) for r in results), strict=True)
+    assert len(trained) == 1 and len(set(lr)) == 2 and all("batch_size" in s for s in size)
+    assert 0.0003 <= trained[0] <= 0.3
+    capsys.readouterr()
+    for changed in ("model.num_classes=11", "hydra.sweeper.sampler.seed=1"):
+        assert run_sweep(*arguments, "hydra.sweeper.n_trials=2", changed) == 2
+        assert "hydra.sweep.dir=s: holds another sweep" in capsys.readouterr().err
+    file = tmp_path / "s" / "0" / "result.json"
+    file.write_text(file.read_text().replace(lr[0], "optimizer.lr=1"))
+    assert run_sweep(*arguments, "hydra.sweeper.n_trials=2") == 2
+    assert "s/0: holds a job of another sweep" in capsys.readouterr().err
+    assert len(trained) == 1

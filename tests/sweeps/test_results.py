@@ -1,0 +1,127 @@
+"""Reading and ranking jobs, and the tables written from them, on folders made by hand."""
+
+import io
+import json
+import shlex
+import statistics
+from pathlib import Path
+
+from helpers.sweeps import read_table, write_job
+from rich.console import Console
+
+from lenet_pl.sweeps.results import (
+    as_dict,
+    command,
+    markdown,
+    outcome,
+    read_sweep,
+    short_names,
+    summary,
+    write_files,
+)
+
+
+def test_jobs_are_ranked_by_validation_accuracy_then_loss(grid: Path) -> None:
+    sweep = read_sweep(grid)
+    assert sweep.varied == ("optimizer.lr", "data.batch_size")
+    assert [job.name for job in sweep.jobs] == ["10", "2", "0", "1"]
+    assert sweep.counts == {"finished": 3, "failed": 1}
+    assert [job.seconds for job in sweep.jobs] == [3.5] * 4
+    assert command(sweep) == "python train.py data=mini optimizer.lr=0.1 data.batch_size=64"
+    lines = dict(outcome(sweep))
+    assert lines["winner"] == "job 10  lr 0.1, batch_size 64"
+    assert lines["validation"] == "95.00 %  loss 0.1000"
+    assert lines["test"] == "not yet"
+    assert lines["failed"] == "job 1: train/loss is nan in epoch 1"
+
+
+def test_files_hold_the_ranked_jobs_and_the_winner(grid: Path) -> None:
+    sweep = read_sweep(grid)
+    write_files(sweep)
+    rows = read_table(grid)
+    assert [row["job"] for row in rows] == ["10", "2", "0", "1"]
+    assert rows[0] == {
+        "job": "10",
+        "optimizer.lr": "0.1",
+        "data.batch_size": "64",
+        "status": "finished",
+        "error": "",
+        "epochs": "2",
+        "best_epoch": "2",
+        "val/acc": "0.95",
+        "val/loss": "0.1",
+        "seconds": "3.5",
+        "folder": str(grid / "10"),
+    }
+    content = json.loads((grid / "sweep.json").read_text())
+    assert content == json.loads(json.dumps(as_dict(sweep)))
+    assert content["winner"]["jobs"] == ["10"] and content["winner"]["test"] is None
+    assert content["jobs"][3]["varied"] == {"optimizer.lr": 0.01, "data.batch_size": 64}
+    assert content["jobs"][3]["val/acc"] is None
+    assert content["tested"] == []
+    assert (grid / "sweep.md").read_text() == markdown(sweep)
+    assert "| 10 | 0.1 | 64 | finished | 2 | 95.00 % | 0.1000 | 3.5 | 10/ |" in markdown(sweep)
+
+
+def test_console_table_is_not_truncated_in_a_narrow_window(grid: Path) -> None:
+    for number in range(20, 50):
+        write_job(grid, f"{number}", ["data=mini", "optimizer.lr=0.2", "data.batch_size=64"])
+    narrow = Console(file=io.StringIO(), width=20)
+    narrow.print(summary(read_sweep(grid)), soft_wrap=True)
+    lines = narrow.file.getvalue().splitlines()
+    header = "job  lr    batch_size  status    epoch  val/acc  val/loss  seconds  folder"
+    assert lines[0].rstrip() == header
+    assert lines[1].split() == [
+        *("10", "0.1", "64", "finished", "2", "95.00", "%", "0.1000", "3.5", "10/")
+    ]
+    assert "… and 4 more in sweep.csv" in lines
+
+
+def test_a_running_job_has_its_best_epoch_so_far_and_cannot_win(grid: Path) -> None:
+    overrides = ["optimizer.lr=1", "data.batch_size=64"]
+    write_job(grid, "11", overrides, status=None, acc=0.99)
+    sweep = read_sweep(grid)
+    running = next(job for job in sweep.jobs if job.name == "11")
+    assert (running.status, running.epochs, running.best_epoch) == ("unfinished", 2, 2)
+    assert running.metrics == {"val/acc": 0.99, "val/loss": 0.3}
+    assert sweep.winner is not None and sweep.winner.jobs[0].name == "10"
+    assert sweep.jobs[3] is running
+
+
+def test_seeds_are_averaged(tmp_path: Path) -> None:
+    accuracies = {"0.01": [0.90, 0.98], "0.1": [0.95, 0.96]}  # the best job is in the worse group
+    number = 0
+    for lr, row in accuracies.items():
+        for seed, acc in enumerate(row):
+            write_job(tmp_path, f"{number}", [f"optimizer.lr={lr}", f"seed={seed}"], acc=acc)
+            number += 1
+    sweep = read_sweep(tmp_path)
+    assert sweep.has_seeds and sweep.parameters == ("optimizer.lr",)
+    winner = sweep.winner
+    assert winner is not None and [job.name for job in winner.jobs] == ["3", "2"]
+    assert winner.mean() == statistics.fmean([0.96, 0.95])
+    assert winner.sd() == statistics.stdev([0.96, 0.95])
+    assert sweep.jobs[0].name == "1"
+    assert command(sweep) == "python train.py optimizer.lr=0.1 seed=1"
+    assert dict(outcome(sweep))["winner"] == "jobs 3, 2  lr 0.1"
+    write_files(sweep)
+    row = next(row for row in read_table(tmp_path) if row["job"] == "0")
+    assert float(row["val/acc_mean"]) == statistics.fmean([0.98, 0.90]) and row["n"] == "2"
+    assert "| 0.1 | 95.50 % | 0.71 % | 2 | 3, 2 |" in markdown(sweep)
+
+
+def test_overrides_added_by_resuming_a_job_are_no_parameters(grid: Path) -> None:
+    overrides = ["data=mini", "optimizer.lr=0.1", "data.batch_size=64"]
+    overrides.append("~callbacks.early_stopping")
+    resumed = ["test=false", "ckpt_path='2/checkpoints/last.ckpt'"]
+    result = json.loads((grid / "10" / "result.json").read_text())
+    result["overrides"] = [*overrides, "+model.name=a", *resumed]
+    (grid / "10" / "result.json").write_text(json.dumps(result))
+    sweep = read_sweep(grid)
+    assert not {"test", "ckpt_path", "resume"} & {*sweep.varied, *sweep.jobs[0].values}
+    assert command(sweep) == f"python train.py {shlex.join(overrides)} +model.name=a"
+
+
+def test_short_names_are_unique() -> None:
+    assert short_names(["optimizer.lr", "seed"]) == {"optimizer.lr": "lr", "seed": "seed"}
+    assert list(short_names(["a.size", "b.size"]).values()) == ["a.size", "b.size"]
