@@ -30,7 +30,7 @@ from lenet_pl.evaluation import winner as final_test
 from lenet_pl.evaluation.evaluate import as_reported, score
 from lenet_pl.evaluation.images import own
 from lenet_pl.evaluation.loading import LoadedModel, open_model
-from lenet_pl.report.page import SUFFIX, add_to_dashboard
+from lenet_pl.report.page import SUFFIX, add_to_tensorboard
 from lenet_pl.runs import resume_arguments
 from lenet_pl.sweeps import plan as planning
 from lenet_pl.sweeps import plots as sweep_plots
@@ -528,7 +528,7 @@ def test_tensorboard_shows_what_varied(sweep, tmp_path):
         shown[group["hparams"]["optimizer_momentum"]] = values
         assert group["hparams"]["lr"] == 0.05 and group["hparams"]["batch_size"] == 64
     pictures = tmp_path / "s" / "0"
-    add_to_dashboard(pictures, {"dot": (ROOT / "docs" / "run.png").read_bytes()}, 1)
+    add_to_tensorboard(pictures, {"dot": (ROOT / "docs" / "run.png").read_bytes()}, 1)
     [record] = pictures.rglob(f"*{SUFFIX}")
     assert record.parent == pictures / "momentum 0"  # where the job's curves are
     said = io.StringIO()
