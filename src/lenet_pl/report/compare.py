@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from lenet_pl import metrics, plots
+from lenet_pl.config import flatten
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions
@@ -115,8 +116,8 @@ def table(
         _row("calibration error", ece(a.logits, a.labels), ece(b.logits, b.labels), 4),
         _row("best epoch", first.epoch, second.epoch),
         _row("epochs", len(first.rows), len(second.rows)),
-        _row("parameters", *sizes),
-        _row("training time in s", *seconds),
+        _row("parameters", sizes[0], sizes[1]),
+        _row("training time in s", seconds[0], seconds[1]),
     ]
     return list(dict.fromkeys(rows))  # validation accuracy only once
 
@@ -133,17 +134,18 @@ def _row(name: str, one: float, two: float, digits: int = 0) -> tuple[str, ...]:
     return name, f"{one:,.{digits}f}", f"{two:,.{digits}f}", signed
 
 
-def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, ...]]:
+def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, str, str]]:
     """The configuration keys whose values differ, with both values.
 
     A part that only one configuration has, such as a scheduler, is one row with its class name.
     """
-    a, b = flatten(first), flatten(second)
-    folded = _fold(a, b), _fold(b, a)
-    rows = (
-        (key, *(config.get(key, "none") for config in folded))
-        for key in sorted({**folded[0], **folded[1]})
+    ignored = {"hydra", "run_dir", "ckpt_path"}  # differ between any two runs
+    a, b = (
+        {key: value for key, value in flat.items() if key.partition(".")[0] not in ignored}
+        for flat in (flatten(OmegaConf.to_container(config)) for config in (first, second))
     )
+    one, two = _fold(a, b), _fold(b, a)
+    rows = [(key, one.get(key, "none"), two.get(key, "none")) for key in sorted({**one, **two})]
     return [row for row in rows if row[1] != row[2]]
 
 
@@ -154,13 +156,3 @@ def _fold(config: dict[str, Any], other: dict[str, Any]) -> dict[str, str]:
     names = {part[:-1]: str(config[f"{part}_target_"]).rpartition(".")[2] for part in missing}
     own = {key: value for key, value in config.items() if not key.startswith(missing)}
     return {k: "none" if v in (None, {}) else str(v) for k, v in own.items()} | names
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and values of a configuration, interpolations unresolved."""
-    if isinstance(config, DictConfig):
-        config = OmegaConf.to_container(config)
-    if not isinstance(config, dict) or not config:
-        return {prefix.removesuffix("."): config}
-    nested = (flatten(value, f"{prefix}{key}.") for key, value in config.items())
-    return {key: value for flat in nested for key, value in flat.items()}

@@ -407,7 +407,7 @@ def ambiguous_images(c: Context) -> Finding | None:
     )
 
 
-def test_differs(c: Context) -> Finding | None:
+def split_mismatch(c: Context) -> Finding | None:
     """Validation and test accuracy differ."""
     test = c.evaluation.test.accuracy if c.evaluation.test else c.val
     z = z_score(c.val, test)
@@ -433,7 +433,7 @@ def z_score(first: metrics.Proportion, second: metrics.Proportion) -> float:
 
 CHECKS = (  # the most urgent first
     learning_rate_too_high, one_class, underfitting, overfitting, ended_too_early,
-    learning_rate_too_low, concentrated_errors, miscalibration, ambiguous_images, test_differs,
+    learning_rate_too_low, concentrated_errors, miscalibration, ambiguous_images, split_mismatch,
 )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def draw(evaluation: RunEvaluation) -> tuple[dict[str, bytes], dict[str, Any]]:
     if len({row["lr"] for row in rows}) > 1:
         figures["learning-rate"] = plots.learning_rate(rows)
     low, high = torch.stack([shown.labels, shown.predicted]).sort(0).values
-    pairs = [
+    pairs: list[dict[str, Any]] = [
         {
             "names": (classes[a], classes[b]),
             "count": count,
@@ -119,8 +119,8 @@ def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
     if layers := convolutions(network):
         figures["filters"] = plots.filters(layers[0].weight.detach().float())
-        labels = torch.linspace(0, len(classes) - 1, 3).long().unique()
-        examples = [(shown.correct & (shown.labels == c)).nonzero()[:1, 0] for c in labels]
+        labels = {0, (len(classes) - 1) // 2, len(classes) - 1}
+        examples = [(shown.correct & (shown.labels == i)).nonzero()[:1, 0] for i in sorted(labels)]
         images = shown.images[torch.cat(examples) if any(map(len, examples)) else [0]]
         for number, maps in enumerate(feature_maps(network, images), 1):
             grid: list[Tensor] = []
@@ -155,13 +155,15 @@ def image_cards(
     return [
         {
             "image": predictions.images[i],
-            "label": (label := classes[predictions.labels[i]]),
+            "label": (label := classes[int(predictions.labels[i])]),
             "caption": f"{label} → {classes[first]}",
             "confidence": f"{100 * p:.0f} %",
             "second": f"{classes[second]} {100 * q:.0f} %",
             "id": predictions.files[i] if predictions.files else f"image {predictions.indices[i]}",
         }
-        for i, (p, q), (first, second) in zip(indices, probabilities, ranked, strict=True)
+        for i, (p, q), (first, second) in zip(
+            indices.tolist(), probabilities.tolist(), ranked.tolist(), strict=True
+        )
     ]
 
 

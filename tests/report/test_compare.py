@@ -1,0 +1,93 @@
+"""The comparison of two runs."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from lenet_pl.errors import ConfigError
+from lenet_pl.report import compare
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_comparison_counts_agreement_and_shows_what_differs(first, second):
+    answer = compare.write_comparison(first, second)
+    correct = [(run.val.logits.argmax(1) == run.val.labels).tolist() for run in (first, second)]
+    pairs = list(zip(*correct, strict=True))
+    assert answer["only_first"] == pairs.count((True, False))
+    assert answer["only_second"] == pairs.count((False, True))
+    assert answer["both"] == pairs.count((True, True))
+    assert sum(answer[key] for key in ("both", "only_first", "only_second", "neither")) == 1000
+    html = Path(answer["path"]).read_text(encoding="utf-8")
+    assert "At least one of the runs was not tested" in html  # so validation is compared
+    shown = set(re.findall(r"<td><code>([^<]+)</code></td><td>([^<]+)</td><td>([^<]+)</td>", html))
+    assert {
+        ("seed", "0", "1"),
+        ("test", "True", "False"),
+        ("trainer.max_epochs", "2", "1"),
+    } <= shown
+    assert not any(key.startswith(("data.", "optimizer.")) for key, *_ in shown)
+    assert answer["verdict"] in html
+
+
+def test_runs_on_different_images_are_not_compared(first, second):
+    other = replace(second.val, images=second.val.images.flip(0))
+    with pytest.raises(ConfigError, match="their validation images are not the same"):
+        compare.write_comparison(first, replace(second, val=other))
+
+
+def test_verdict_depends_on_significance():
+    def verdict(only_first: int, only_second: int, p: float) -> str:
+        counts = compare.Disagreement(900, only_first, only_second, 10, p)
+        return compare.verdict(counts, ("A", "B"))
+
+    assert verdict(30, 10, 0.002) == "A is significantly more accurate than B (p = 0.002)."
+    assert verdict(10, 30, 0.00002) == "B is significantly more accurate than A (p = 2e-05)."
+    assert verdict(12, 10, 0.83) == ("A is more accurate than B, but not significantly (p = 0.83).")
+    assert verdict(5, 5, 1.0) == "Both runs are equally accurate."
+
+
+def test_differences_are_of_the_rounded_values(first):
+    def row(one: float, two: float) -> tuple[str, ...]:
+        runs = [replace(first, rows=[{**first.rows[0], "seconds": value}]) for value in (one, two)]
+        return compare.table(*runs, first.shown, first.shown)[-1]
+
+    assert row(9.6, 4.4) == ("training time in s", "10", "4", "-6")
+    assert row(10.4, 9.6) == ("training time in s", "10", "10", "0")
+
+
+def test_validation_accuracy_is_listed_once(first, second):
+    def names(*splits) -> list[str]:
+        return [row[0] for row in compare.table(first, second, *splits)]
+
+    assert names(first.val, second.val).count("validation accuracy") == 1
+    assert names(first.shown, first.shown)[:3] == [
+        "test accuracy",
+        "95 % interval",
+        "validation accuracy",
+    ]
+
+
+def test_a_part_that_one_config_lacks_is_one_row():
+    stopping = {"_target_": "a.b.EarlyStopping", "patience": 5, "monitor": "val/loss"}
+    one, two, three = map(
+        OmegaConf.create,
+        (
+            {"callbacks": {"stop": stopping}, "scheduler": {}, "lr": 0.1},
+            {
+                "callbacks": {"stop": None},
+                "scheduler": {"_target_": "a.Cosine", "t": 1},
+                "lr": 0.1,
+            },
+            {"callbacks": {}, "scheduler": {}, "lr": 0.2},
+        ),
+    )
+    assert compare.config_diff(one, two) == [
+        ("callbacks.stop", "EarlyStopping", "none"),
+        ("scheduler", "none", "Cosine"),
+    ]
+    assert ("callbacks.stop", "EarlyStopping", "none") in compare.config_diff(one, three)
+    other = OmegaConf.merge(one, {"callbacks": {"stop": {"patience": 6}}})
+    assert compare.config_diff(one, other) == [("callbacks.stop.patience", "5", "6")]

@@ -1,0 +1,80 @@
+"""Figures that training and reports share."""
+
+import numpy as np
+import pytest
+import torch
+
+from lenet_pl import plots
+from lenet_pl.metrics import calibration
+
+
+@pytest.mark.parametrize("metric", ["loss", "acc"])
+def test_curves_show_every_point_and_the_legend_covers_nothing(metric):
+    values = [0.1, 0.9, 0.98, 0.99, 0.992, 0.993]
+    names = ("train/loss", "val/loss", "train/acc", "val/acc")
+    rows = [{"epoch": n, **dict.fromkeys(names, value)} for n, value in enumerate(values, 1)]
+    for runs in ({"run": (rows, 6)}, {"A": (rows, 6), "B": (rows, 5)}):
+        figure = plots.curves(runs, metric)
+        figure.canvas.draw()
+        [axes] = figure.axes
+        low, high = axes.get_ylim()
+        assert low <= 0.1 and high >= 0.993
+        legend = axes.get_legend()
+        assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
+        for text in axes.texts:
+            assert not legend.get_window_extent().overlaps(text.get_window_extent())
+
+
+def test_curves_mark_the_best_epoch():
+    rows = [
+        {"epoch": n, "train/acc": 0.5, "val/acc": value}
+        for n, value in ((1, 0.6), (2, 0.8), (3, 0.7))
+    ]
+    figure = plots.curves({"run": (rows, 2)}, "acc")
+    [axes] = figure.axes
+    drawn = [tuple(map(tuple, line.get_xydata())) for line in axes.lines]
+    assert ((2, 0.8),) in drawn
+    assert axes.texts[0].get_text() == "best, epoch 2"
+
+
+def test_confusion_matrix_shows_counts_or_percentages():
+    matrix = torch.tensor([[3, 1], [0, 2]])
+    for normalise, numbers in ((False, ["3", "1", "2"]), (True, ["75.0", "25.0", "100.0"])):
+        [axes] = plots.confusion_matrix(matrix, ["a", "b"], normalise=normalise).axes
+        assert [text.get_text() for text in axes.texts] == numbers
+
+
+def test_image_grid_inverts_greyscale_bytes_only():
+    grey = torch.tensor([[[0, 255]]], dtype=torch.uint8)
+    colour = torch.tensor([[[0, 255]]] * 3, dtype=torch.uint8)
+    [axes] = plots.image_grid([grey, colour, grey / 255], ["one", "two", "three"]).axes
+    first, second, third = (image.get_array() for image in axes.images)
+    assert first.tolist() == [[1, 0]]
+    assert second.tolist() == [[[0, 0, 0], [1, 1, 1]]]
+    assert third.tolist() == [[0, 1]]
+    assert [text.get_text() for text in axes.texts][:3] == ["one", "two", "three"]
+
+
+def test_signed_colours_are_white_at_zero():
+    maps = torch.tensor([[[[-2.0, 0.0, 1.0]]], [[[0.0, 0.0, 0.0]]]])
+    purple, white, orange = plots.signed_colours(maps)[0, :, 0].T
+    assert torch.allclose(white, torch.ones(3), atol=0.05)
+    assert purple[2] > purple[0] and orange[0] > orange[2]
+    assert torch.equal(plots.signed_colours(maps)[1, :, 0, 0], white)
+
+
+def test_reliability_has_a_bar_per_used_bin():
+    logits = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]], dtype=torch.double).log()
+    upper, lower = plots.reliability(calibration(logits, torch.tensor([0, 1, 0]))).axes
+    assert [bar.get_height() for bar in upper.patches] == pytest.approx([1.0, 0.5])
+    assert [bar.get_height() for bar in lower.patches] == [1, 2]
+
+
+def test_figures_become_arrays_and_files():
+    figure = plots.filters(torch.randn(4, 1, 5, 5), "dollars in $names$ 手")
+    array = plots.rgb_array(figure)
+    assert array.dtype == np.uint8 and array.shape[2] == 3
+    png = plots.png(figure)
+    width = int.from_bytes(png[16:20])
+    assert png.startswith(b"\x89PNG")
+    assert width == pytest.approx(array.shape[1] * plots.FILE_DPI / plots.SCREEN_DPI, abs=2)
