@@ -24,7 +24,8 @@ def benchmark(tmp_path, monkeypatch):
 
 def test_mean_and_interval(benchmark):
     mean, deviation, half_width = benchmark("accuracy").mean_and_interval([1, 2, 3, 4, 5])
-    assert mean == 3 and deviation == pytest.approx(2.5**0.5)
+    assert mean == 3
+    assert deviation == pytest.approx(2.5**0.5)
     # Student's t with 4 degrees of freedom: 2.7764
     assert half_width == pytest.approx(2.7764 * 2.5**0.5 / 5**0.5, rel=1e-4)
 
@@ -37,7 +38,8 @@ def test_epochs_of_all_loops(benchmark, tmp_path, capsys):
     assert saved.startswith("`python benchmarks/epoch.py --data mini --rounds 1 ")
     loops = [line.split(" | ")[1] for line in saved.splitlines() if line.startswith("| 512")]
     assert loops == ["plain", "fast", "in memory"]
-    assert "| 512 | in memory | " in saved and "| 1.00 |" in saved
+    assert "| 512 | in memory | " in saved
+    assert "| 1.00 |" in saved
 
 
 def test_a_failed_process_ends_the_benchmark_with_its_output(benchmark):

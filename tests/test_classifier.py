@@ -33,7 +33,8 @@ def test_bytes_and_floats_give_the_same_logits(classifier):
     floats = pixels / 255
     floats_before = floats.clone()
     assert torch.equal(classifier(pixels), classifier(floats))
-    assert torch.equal(pixels, pixels_before) and torch.equal(floats, floats_before)
+    assert torch.equal(pixels, pixels_before)
+    assert torch.equal(floats, floats_before)
     expected = classifier.net((pixels.float() / 255 - 0.13) / 0.31)
     assert torch.equal(classifier(pixels), expected)
 
@@ -48,7 +49,8 @@ def test_the_network_of_a_checkpoint_computes_the_same(classifier):
 
 def test_normalisation_is_part_of_the_state_dict(classifier):
     state = classifier.state_dict()
-    assert state["mean"] == torch.tensor(0.13) and state["std"] == torch.tensor(0.31)
+    assert state["mean"] == torch.tensor(0.13)
+    assert state["std"] == torch.tensor(0.31)
     assert [name for name in state if name.startswith("net.")] == [
         f"net.{name}" for name in LeNet().state_dict()
     ]

@@ -70,16 +70,16 @@ def test_refused_resume_leaves_the_run_byte_for_byte(command, tmp_path, refusal)
     assert command(*FAST, *short, f"hydra.run.dir={run}").returncode == 0
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = command(f"resume={run}", "trainer.max_epochs=2", refusal)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_run_in_progress_is_not_disturbed(command, tmp_path):
     with lock_run(tmp_path / "run"):
         done = command(*FAST, "hydra.run.dir=run")
-        assert done.returncode == 2 and done.stderr == (
-            "error: hydra.run.dir=run: a run is in progress there\n"
-        )
+        assert done.returncode == 2
+        assert done.stderr == ("error: hydra.run.dir=run: a run is in progress there\n")
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 

@@ -81,7 +81,8 @@ def test_experiment_begins_with_its_command(composed, path):
     assert f"experiment={path.stem}" in overrides
     cfg, plain = composed(*overrides), composed()
     check(cfg)
-    assert "experiment" not in cfg and cfg.keys() == plain.keys()
+    assert "experiment" not in cfg
+    assert cfg.keys() == plain.keys()
 
 
 def test_tutorial_experiment(composed):
@@ -89,4 +90,5 @@ def test_tutorial_experiment(composed):
     assert cfg.data.normalise == "scale"
     assert (cfg.data.batch_size, cfg.trainer.max_epochs) == (32, 20)
     assert (cfg.optimizer.lr, cfg.optimizer.momentum) == (0.001, 0.9)
-    assert cfg.model._target_.endswith(".LeNet") and cfg.augment == {}
+    assert cfg.model._target_.endswith(".LeNet")
+    assert cfg.augment == {}

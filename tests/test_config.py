@@ -48,7 +48,8 @@ def test_data_folder_that_cannot_be_written(command, tmp_path):
     done = command("data.root=file/data")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: data.root=file/data: cannot write there (Not a directory")
-    assert "data=mini" in done.stderr and done.stderr.count("\n") == 1
+    assert "data=mini" in done.stderr
+    assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

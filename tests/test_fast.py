@@ -100,12 +100,13 @@ def test_interrupted_run_resumes_with_either_classifier(
 
     power_cut.batches = 0
     cut = f"run_dir={tmp_path / 'cut'}"
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+    with monkeypatch.context() as patch:
         if first == "fast":
             patch.setattr(Classifier, "training_step", power_cut)
         else:
             patch.setattr(EpochHistory, "on_train_epoch_start", _fail_in_the_second_epoch)
-        train(composed(*overrides, f"classifier={first}", *steps[first], cut))
+        with pytest.raises(RuntimeError, match="power cut"):
+            train(composed(*overrides, f"classifier={first}", *steps[first], cut))
     assert len(rows(tmp_path / "cut")) == 1
     resumed = f"ckpt_path={tmp_path / 'cut' / 'checkpoints' / 'last.ckpt'}"
     train(composed(*overrides, f"classifier={second}", *steps[second], cut, resumed))

@@ -20,9 +20,14 @@ def test_a_writer_in_between_leaves_whole_files(tmp_path):
 def test_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_bytes(path, b"old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as part:
-        part.write_bytes(b"half")
-        raise ZeroDivisionError
+
+    def fail_half_way() -> None:
+        with replacing(path) as part:
+            part.write_bytes(b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -245,7 +245,8 @@ def keys(node: Any, reduced: Iterable[str] = (), path: str = "") -> set[str]:
 
     Args:
         node: the value.
-        reduced: keys below which it is not looked.
+        reduced: keys whose content is not listed.
+        path: the key of the value itself.
     """
     if path in reduced:
         return {path}

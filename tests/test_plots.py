@@ -18,7 +18,8 @@ def test_curves_show_every_point_and_the_legend_covers_nothing(metric):
         figure.canvas.draw()
         [axes] = figure.axes
         low, high = axes.get_ylim()
-        assert low <= 0.1 and high >= 0.993
+        assert low <= 0.1
+        assert high >= 0.993
         legend = axes.get_legend()
         assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
         for text in axes.texts:
@@ -59,7 +60,8 @@ def test_signed_colours_are_white_at_zero():
     maps = torch.tensor([[[[-2.0, 0.0, 1.0]]], [[[0.0, 0.0, 0.0]]]])
     purple, white, orange = plots.signed_colours(maps)[0, :, 0].T
     assert torch.allclose(white, torch.ones(3), atol=0.05)
-    assert purple[2] > purple[0] and orange[0] > orange[2]
+    assert purple[2] > purple[0]
+    assert orange[0] > orange[2]
     assert torch.equal(plots.signed_colours(maps)[1, :, 0, 0], white)
 
 
@@ -73,7 +75,8 @@ def test_reliability_has_a_bar_per_used_bin():
 def test_figures_become_arrays_and_files():
     figure = plots.filters(torch.randn(4, 1, 5, 5), "dollars in $names$ 手")
     array = plots.rgb_array(figure)
-    assert array.dtype == np.uint8 and array.shape[2] == 3
+    assert array.dtype == np.uint8
+    assert array.shape[2] == 3
     png = plots.png(figure)
     width = int.from_bytes(png[16:20])
     assert png.startswith(b"\x89PNG")

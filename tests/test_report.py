@@ -15,6 +15,7 @@ import torch
 from helpers.commands import ROOT
 from helpers.runs import FAST
 from hydra import compose, initialize_config_dir
+from lenet_pl.report.findings import find
 from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -32,7 +33,6 @@ from lenet_pl.report import compare, page
 from lenet_pl.report import explain as inside
 from lenet_pl.report import images as album
 from lenet_pl.report import summary as report
-from lenet_pl.report.findings import find
 from lenet_pl.runs import open_run
 from lenet_pl.training import train
 
@@ -154,10 +154,14 @@ def test_the_page(first, tested, written):
 
 def test_the_page_needs_nothing_but_itself(written):
     html = written
-    assert "<script" not in html and "http:" not in html and "https:" not in html
+    assert "<script" not in html
+    assert "http:" not in html
+    assert "https:" not in html
     addresses = re.findall(r"(?:src|href)=\"([^\"]{0,40})", html)
-    assert addresses and all(address.startswith(("data:", "#")) for address in addresses)
-    assert "url(" not in html and "@import" not in html
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert "url(" not in html
+    assert "@import" not in html
     targets = {address[1:] for address in addresses if address.startswith("#")}
     assert targets <= set(re.findall(r" id=\"([^\"]+)\"", html))
 
@@ -168,7 +172,8 @@ def test_names_of_classes_are_escaped(first, copied, undrawn):
     state["DigitsDataModule"]["classes"] = [name, *"123456789"]
     run = replace(first.run, state=state, folder=copied)
     html = report.write_report(replace(first, run=run))[0].read_text(encoding="utf-8")
-    assert "<script" not in html and "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     path, *_ = compare.write_comparison(replace(first, run=run), first)
     assert "<script" not in path.read_text(encoding="utf-8")
 
@@ -184,8 +189,10 @@ def test_a_run_that_was_not_tested_is_not_tested_by_its_report(untested, monkeyp
     monkeypatch.setattr(evidence, "predict", watch)
     found = evaluate_run(open_run(str(untested)))
     test = found.data.splits["test"].images
-    assert len(seen) == 2 and not any(torch.equal(images, test) for images in seen)
-    assert found.test is None and found.shown.split == "val"
+    assert len(seen) == 2
+    assert not any(torch.equal(images, test) for images in seen)
+    assert found.test is None
+    assert found.shown.split == "val"
     html = report.write_report(found)[0].read_text(encoding="utf-8")
     result = json.loads((untested / "result.json").read_text())
     assert "These weights were not tested" in html
@@ -195,7 +202,8 @@ def test_a_run_that_was_not_tested_is_not_tested_by_its_report(untested, monkeyp
 
 def test_other_weights_of_a_tested_run_are_not_tested(first):
     run = replace(first.run, state={**first.run.state, "epoch": first.run.state["epoch"] - 1})
-    assert first.test is not None and evaluate_run(run, first.data).test is None
+    assert first.test is not None
+    assert evaluate_run(run, first.data).test is None
 
 
 def test_tensorboard_has_the_pictures_once(first, tested, undrawn):
@@ -283,7 +291,9 @@ def test_what_cannot_be_reported_on(copied, monkeypatch, capsys, what, told, und
     damage(copied, what)
     assert ask(monkeypatch, str(copied)) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and told in error and error.count("\n") == 1
+    assert error.startswith("error: ")
+    assert told in error
+    assert error.count("\n") == 1
     assert not (copied / "report" / "index.html").exists()
 
 
@@ -342,7 +352,8 @@ def test_curves_hold_every_point_and_the_legend_hides_none(first, metric):
         figure.canvas.draw()
         [axes] = figure.axes
         low, high = axes.get_ylim()
-        assert low <= 0.1 and high >= 0.993
+        assert low <= 0.1
+        assert high >= 0.993
         legend = axes.get_legend()
         assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
         for text in axes.texts:
@@ -368,7 +379,8 @@ def test_a_network_without_convolutions(first):
         | {"figures": {}, "findings": [], "train": first.train}
         | {"mistakes": [], "uncertain": [], "pairs": []},
     )
-    assert "Filters of the first convolution" not in html and "There are none." in html
+    assert "Filters of the first convolution" not in html
+    assert "There are none." in html
 
 
 def test_feature_maps_are_what_the_convolutions_put_out():

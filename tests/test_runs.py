@@ -81,7 +81,8 @@ def test_job_of_a_sweep_is_resumed_by_its_sweep(tmp_path):
 
 
 def test_damaged_records_are_named(tmp_path):
-    assert read_result(tmp_path) == {} and read_metrics(tmp_path) == []
+    assert read_result(tmp_path) == {}
+    assert read_metrics(tmp_path) == []
     for content in ("{", "[1]", "\xff"):
         (tmp_path / "result.json").write_text(content, encoding="latin-1")
         with pytest.raises(ConfigError, match=r"damaged run folder: result\.json"):
@@ -117,6 +118,7 @@ def test_changed_data_is_refused(trained, tmp_path):
 
 def test_checkpoint_holds_what_resuming_compares(checkpoint):
     state = torch.load(checkpoint, weights_only=True)
-    assert state["settings"]["optimizer.lr"] == 0.05 and state["settings"]["model"] == "LeNet"
+    assert state["settings"]["optimizer.lr"] == 0.05
+    assert state["settings"]["model"] == "LeNet"
     assert "steps" not in state["settings"]  # a constant learning rate has no end
     assert f"data.batch_size={state['settings']['data.batch_size']}" in FAST

@@ -83,7 +83,8 @@ def test_result_json(finished):
         "versions",
         "git",
     ]
-    assert record["status"] == "finished" and record["error"] is None
+    assert record["status"] == "finished"
+    assert record["error"] is None
     assert record["overrides"] == [*FAST, "trainer.max_epochs=8"]
     assert record["parameters"] == 61_706
     assert record["data"]["counts"] == {"train": 5000, "val": 1000, "test": 1000}
@@ -134,16 +135,20 @@ def test_checkpoints_hold_plain_types_only(finished, name):
 
 def test_console_output(finished):
     output = (finished.parent / "stdout").read_text()
-    assert "LeNet on mini" in output and "shipped with lenet-pl" in output
+    assert "LeNet on mini" in output
+    assert "shipped with lenet-pl" in output
     assert "conv3   FullConv2d  120 × 1 × 1     48,120" in output
     assert "total 5,000 1,000 1,000" in output
-    assert "epoch 1/8  train " in output and "  best" in output
+    assert "epoch 1/8  train " in output
+    assert "  best" in output
     low = 100 * result(finished)["metrics"]["test/acc_low"]
     assert f"95 % interval {low:.2f} % to" in output
     assert "python train.py resume=run trainer.max_epochs=" in output
-    assert "\x1b[" not in output and "\r" not in output  # no colours, no bar: it is no terminal
+    assert "\x1b[" not in output
+    assert "\r" not in output
     log = (finished / "train.log").read_text()
-    assert "INFO epoch 1/8" in log and "conv3" in log
+    assert "INFO epoch 1/8" in log
+    assert "conv3" in log
 
 
 def test_tensorboard_content(finished):
@@ -202,7 +207,8 @@ def test_a_run_is_built_once(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", *run])
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     assert result(tmp_path / "run")["status"] == "finished"
-    assert len(counts) == 6 and set(counts.values()) == {1}, counts
+    assert len(counts) == 6
+    assert set(counts.values()) == {1}, counts
 
 
 @either
@@ -231,7 +237,8 @@ def test_run_that_was_stopped_early_trains_no_further(composed, tmp_path):
         record = result(folder)
         for key in ("epochs", "stopped_early", "best_epoch", "metrics", "status"):
             assert record[key] == before[key], key
-        assert rows(folder) == table and len(table) == 2
+        assert rows(folder) == table
+        assert len(table) == 2
         resumed = torch.load(folder / "best.pth")
         assert all(torch.equal(resumed[name], weights[name]) for name in weights)
 
@@ -244,7 +251,8 @@ def test_run_killed_in_mid_epoch_resumes_to_the_same_numbers(composed, command, 
     process.wait_for(lambda: (killed / "metrics.csv").exists() and len(rows(killed)) >= 2)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert len(rows(killed)) < 20 and not (killed / "result.json").exists()
+    assert len(rows(killed)) < 20
+    assert not (killed / "result.json").exists()
 
     elsewhere = f"hydra.run.dir={tmp_path / 'elsewhere'}"
     last = f"ckpt_path={killed / 'checkpoints' / 'last.ckpt'}"
@@ -316,14 +324,16 @@ def test_nan_loss_ends_the_run(composed, tmp_path):
     with pytest.raises(FloatingPointError, match=r"nan in epoch 1; try a smaller optimizer.lr"):
         train(composed(*PLAIN, "optimizer.lr=1e6"))
     record = result(tmp_path / "run")
-    assert record["status"] == "failed" and record["error"].startswith("train/loss is nan")
+    assert record["status"] == "failed"
+    assert record["error"].startswith("train/loss is nan")
 
 
 @either
 def test_debugging_run_reports_no_metrics(composed, tmp_path):
     assert train(composed("data=mini", "trainer=debug")) is None
     record = result(tmp_path / "run")
-    assert record["status"] == "finished" and record["metrics"] == {}
+    assert record["status"] == "finished"
+    assert record["metrics"] == {}
 
 
 @either
@@ -335,7 +345,8 @@ def test_overfitting_repeats_the_same_batches(composed, tmp_path):
 
 def test_profiler_prints_its_report(command):
     output = command(*PLAIN, "trainer.max_epochs=1", "trainer.profiler=simple")
-    assert output.returncode == 0 and "FIT Profiler Report" in output.stdout
+    assert output.returncode == 0
+    assert "FIT Profiler Report" in output.stdout
 
 
 def test_ddp_trains_one_network(tmp_path):
@@ -345,7 +356,8 @@ def test_ddp_trains_one_network(tmp_path):
     done = subprocess.run(overrides, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = result(tmp_path / "run")
-    assert record["status"] == "finished" and len(rows(tmp_path / "run")) == 1
+    assert record["status"] == "finished"
+    assert len(rows(tmp_path / "run")) == 1
     net = TutorialLeNet().eval()
     net.load_state_dict(torch.load(tmp_path / "run" / "best.pth"))
     test = Mini().load().test

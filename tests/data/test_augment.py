@@ -109,7 +109,8 @@ def test_amounts_are_uniform_and_independent_in_their_range(monkeypatch):
     for name, limit in limits.items():
         amounts = drawn[name] - int(name == "factor")
         assert amounts.abs().max() <= limit * 1.0001
-        assert amounts.min() < -0.99 * limit and amounts.max() > 0.99 * limit
+        assert amounts.min() < -0.99 * limit
+        assert amounts.max() > 0.99 * limit
         assert amounts.mean().item() == pytest.approx(0, abs=0.04 * limit)
     table = torch.stack(list(drawn.values()))
     assert torch.corrcoef(table).fill_diagonal_(0).abs().max() < 0.06
@@ -131,8 +132,10 @@ def test_an_erased_rectangle_is_in_the_ranges_of_area_and_aspect():
     # sides are rounded to whole pixels
     smallest, largest = 0.1 * 784, 0.3 * 784
     half = (rows + columns) / 2
-    assert (area >= smallest - half).all() and (area <= largest + half).all()
-    assert area.min() < 1.1 * smallest and area.max() > 0.95 * largest
+    assert (area >= smallest - half).all()
+    assert (area <= largest + half).all()
+    assert area.min() < 1.1 * smallest
+    assert area.max() > 0.95 * largest
     assert ((rows + 0.5) / (columns - 0.5) >= 0.5).all()
     assert ((rows - 0.5) / (columns + 0.5) <= 2).all()
     assert (rows > columns).float().mean().item() == pytest.approx(0.5, abs=0.08)
@@ -170,13 +173,16 @@ def test_every_augmentation(name):
     before = copies.clone()
     result = augmentation(copies, generator(3))
     assert torch.equal(copies, before)
-    assert result.shape == copies.shape and result.dtype == copies.dtype
-    assert result.min() >= 0 and result.max() <= 1
+    assert result.shape == copies.shape
+    assert result.dtype == copies.dtype
+    assert result.min() >= 0
+    assert result.max() <= 1
     assert len({image.numpy().tobytes() for image in result}) == 32  # a draw for each
     assert torch.equal(augmentation(copies, generator(3)), result)
     assert not torch.equal(augmentation(copies, generator(4)), result)
     colours = augmentation(random_images(4).expand(4, 3, 28, 28).double(), generator())
-    assert colours.shape == (4, 3, 28, 28) and colours.dtype == torch.double
+    assert colours.shape == (4, 3, 28, 28)
+    assert colours.dtype == torch.double
 
 
 class Operations(TorchDispatchMode):
@@ -255,7 +261,8 @@ def test_only_training_images_are_augmented(composed):
     for name, split in data.splits.items():
         assert torch.equal(split.images, before[name])
     augmented = torch.cat(inputs["training"])
-    assert augmented.shape == (10_000, 1, 28, 28) and augmented.dtype == torch.float32
+    assert augmented.shape == (10_000, 1, 28, 28)
+    assert augmented.dtype == torch.float32
     originals = {image.numpy().tobytes() for image in before["train"] / 255}
     changed = [image.numpy().tobytes() for image in augmented]
     assert originals.isdisjoint(changed)
@@ -272,7 +279,8 @@ def test_the_last_epochs_are_not_augmented(composed):
         images, _ = next(iter(loader))
         indices = next(iter(loader.batch_sampler))
         unchanged = torch.equal(images, data.splits["train"].images[indices] / 255)
-        assert unchanged == (epoch >= 6) and images.dtype == torch.float32
+        assert unchanged == (epoch >= 6)
+        assert images.dtype == torch.float32
 
 
 def test_without_augmentation_the_loader_is_plain(composed):

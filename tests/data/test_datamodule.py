@@ -34,7 +34,8 @@ def test_the_default_split_of_mini(mini):
         "test": 1000,
     }
     for split in mini.splits.values():
-        assert split.images.dtype == torch.uint8 and split.images.shape[1:] == (1, 28, 28)
+        assert split.images.dtype == torch.uint8
+        assert split.images.shape[1:] == (1, 28, 28)
         assert len(set(torch.bincount(split.labels).tolist())) == 1  # every digit equally often
     assert mini.split_digest == "3e19f00c6f017a3102067f70248cc4046182de6b83d4fd50c8d503688067915b"
     assert mini.digest == "3928c957932bda522d87163f1f49249bcd1348ab9d62eeee5fbaa9d58adc3ca8"
@@ -97,15 +98,20 @@ def test_data_modules_share_what_they_load_through_a_cache(counting, tmp_path):
 
     first = read(batch_size=32)
     second = read(batch_size=64)
-    assert counting.loaded == 1 and len(cache) == 1
+    assert counting.loaded == 1
+    assert len(cache) == 1
     assert second.splits["train"].images is first.splits["train"].images
-    assert second.facts() == first.facts() and second.notes() == first.notes()
+    assert second.facts() == first.facts()
+    assert second.notes() == first.notes()
     second.splits.clear()
     second.indices.clear()
     second.files["train"] = []
-    assert first.splits and first.indices and not first.files  # no state is shared
+    assert first.splits
+    assert first.indices
+    assert not first.files
     other = read(split_seed=1)
-    assert counting.loaded == 2 and len(cache) == 1
+    assert counting.loaded == 2
+    assert len(cache) == 1
     assert other.split_digest != first.split_digest
     read()
     assert counting.loaded == 3
@@ -171,7 +177,8 @@ def test_a_pooled_run_says_so(composed, tmp_path, caplog):
     overrides = ["data.split=[7,2,1]", "data.fraction=0.5", "data.normalise=scale"]
     train(composed("data=mini", "trainer=debug", *overrides))
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["data"]["pooled"] is True and result["data"]["split"] == [7, 2, 1]
+    assert result["data"]["pooled"] is True
+    assert result["data"]["split"] == [7, 2, 1]
     assert result["data"]["counts"] == {"train": 2450, "val": 1400, "test": 700}
     assert (result["data"]["mean"], result["data"]["std"]) == (0.0, 1.0)
     assert "split       7 : 2 : 1 of all images" in caplog.text
@@ -192,7 +199,8 @@ def test_a_fraction_is_taken_of_the_training_split_only(mini):
     assert set(reduced.indices["train"].tolist()) < set(mini.indices["train"].tolist())
     for name in ("val", "test"):
         assert torch.equal(reduced.splits[name].images, mini.splits[name].images)
-    assert reduced.facts()["fraction"] == 0.1 and reduced.split_digest != mini.split_digest
+    assert reduced.facts()["fraction"] == 0.1
+    assert reduced.split_digest != mini.split_digest
     images = reduced.splits["train"].images
     assert reduced.mean == pytest.approx(images.double().mean().item() / 255)
 
@@ -238,7 +246,8 @@ def test_invalid_values(composed, override, message):
     with pytest.raises(ConfigError) as caught:
         check(composed("data=mini", override))
     key = override.partition("=")[0]
-    assert str(caught.value).startswith(f"{key}=") and message in str(caught.value)
+    assert str(caught.value).startswith(f"{key}=")
+    assert message in str(caught.value)
 
 
 def test_a_run_continues_with_its_own_pixels_only(composed, tmp_path):
@@ -304,8 +313,10 @@ def test_mnist_pooled_and_cleaned(root):
     assert_disjoint(data)
     assert torch.equal(torch.cat([*data.indices.values()]).sort().values, torch.arange(70_000))
     train, val, test = (torch.bincount(split.labels) / len(split) for split in data.splits.values())
-    assert (train - val).abs().max() < 1e-4 and (train - test).abs().max() < 2e-4
-    assert data.facts()["clean"]["removed"] == 0 and data.facts()["pooled"]
+    assert (train - val).abs().max() < 1e-4
+    assert (train - test).abs().max() < 2e-4
+    assert data.facts()["clean"]["removed"] == 0
+    assert data.facts()["pooled"]
 
 
 @pytest.mark.download

@@ -152,7 +152,8 @@ def test_an_interrupted_download_is_resumed(tmp_path, mirror):
         fetch(tmp_path, provider)
     fetch(tmp_path, provider)
     assert Mirror.ranges[0] is None
-    assert Mirror.ranges[1].startswith("bytes=") and Mirror.ranges[1] != "bytes=0-"
+    assert Mirror.ranges[1].startswith("bytes=")
+    assert Mirror.ranges[1] != "bytes=0-"
 
 
 def test_a_complete_partial_file_is_used(tmp_path, folder, mirror):
@@ -248,7 +249,8 @@ def test_implausible_plain_files_are_renamed(tmp_path, folder, name, values):
     (folder / name).write_bytes(encode_idx(values.astype(np.uint8)))
     with pytest.raises(DataError, match="2 files are missing"):
         download.fetch(tmp_path, folder, GZIPPED_FILES, [offline])
-    assert (folder / f"{name}.damaged").is_file() and not (folder / name).exists()
+    assert (folder / f"{name}.damaged").is_file()
+    assert not (folder / name).exists()
 
 
 def test_a_damaged_gzipped_file_is_renamed_and_downloaded_again(tmp_path, folder):

@@ -13,7 +13,8 @@ def test_every_epoch_has_every_image_once_in_an_order_of_its_own():
     for epoch in range(3):
         batches.set_epoch(epoch)
         sizes = [len(batch) for batch in batches]
-        assert sizes == [10] * 10 + [3] and len(batches) == 11
+        assert sizes == [10] * 10 + [3]
+        assert len(batches) == 11
         order = torch.cat(list(batches))
         assert sorted(order.tolist()) == list(range(103))
         orders.append(order.tolist())

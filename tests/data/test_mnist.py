@@ -57,7 +57,8 @@ def test_mini_names_damaged_files(tmp_path):
 def test_data_sets_that_share_images_and_centred_ones():
     assert (MNIST.family, MNIST.centred) == (Mini.family, Mini.centred) == ("mnist", True)
     assert len({MNIST.family, FashionMNIST.family, KMNIST.family}) == 3
-    assert not FashionMNIST.centred and not KMNIST.centred
+    assert not FashionMNIST.centred
+    assert not KMNIST.centred
 
 
 @pytest.mark.parametrize("ours", [MNIST, FashionMNIST, KMNIST])
@@ -97,7 +98,8 @@ def test_a_data_set_in_mnist_s_format(tmp_path, monkeypatch):
         files.append(File(file.name, checksum, True, partial(is_plausible, shape)))
     monkeypatch.setattr(KMNIST, "files", tuple(files))
     raw = KMNIST(str(tmp_path)).load()
-    assert raw.train.images.shape == (60, 1, 28, 28) and len(raw.test) == 20
+    assert raw.train.images.shape == (60, 1, 28, 28)
+    assert len(raw.test) == 20
     assert raw.train.labels.tolist() == list(range(10)) * 6
     assert raw.classes[:3] == ("o", "ki", "su")
     assert raw.origin == f"by hand, in {folder}"
@@ -122,7 +124,8 @@ def test_each_file_is_read_once(tmp_path, monkeypatch):
     source = MNIST(str(tmp_path))
     source.prepare()
     source.prepare()
-    assert len(source.load().train) == 6000 and len(calls) == 4
+    assert len(source.load().train) == 6000
+    assert len(calls) == 4
     assert sorted(source.paths()) == sorted(raw / file.name for file in files)
 
 

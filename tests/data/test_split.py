@@ -21,7 +21,8 @@ from lenet_pl.errors import DataError
 def test_one_held_out_set_is_exact_stratified_disjoint_and_seeded():
     labels = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)
     rest, held_out = stratified_split(labels, [15], seed=3)
-    assert len(rest) == 85 and len(held_out) == 15
+    assert len(rest) == 85
+    assert len(held_out) == 15
     assert torch.equal(torch.cat([rest, held_out]).sort().values, torch.arange(100))
     # quotas of 15: 10.5, 3, 1.5; of equal remainders the first ones are rounded up
     assert torch.bincount(labels[held_out]).tolist() == [11, 3, 1]
@@ -39,7 +40,8 @@ def test_several_held_out_sets_are_exact_stratified_disjoint_and_seeded():
         assert (torch.bincount(labels[indices]) - ideal).abs().max() < 1.5
         assert torch.equal(indices, indices.sort().values)
     same, other = (stratified_split(labels, [21, 10], seed)[2] for seed in (3, 4))
-    assert torch.equal(sets[2], same) and not torch.equal(sets[2], other)
+    assert torch.equal(sets[2], same)
+    assert not torch.equal(sets[2], other)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,9 @@ def test_damaged_runs_are_rejected_in_one_line(tested, tmp_path, lenet_pl, part,
     damage(run, part)
     status, _, error = lenet_pl("report", run)
     assert status == 2
-    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
     assert not (run / "report" / "index.html").exists()
 
 

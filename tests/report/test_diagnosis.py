@@ -516,13 +516,15 @@ def test_check_is_silent(name):
 def test_few_errors_show_no_pairs():
     finding = diagnosis.concentrated_errors(context(val=predictions([(4, 9)] * 10)))
     assert finding is not None  # ten errors in one class are many, but say nothing of pairs
-    assert "Most confused" not in finding.evidence and "Class 4 has recall" in finding.evidence
+    assert "Most confused" not in finding.evidence
+    assert "Class 4 has recall" in finding.evidence
 
 
 def test_enough_data_is_not_called_little():
     changes = {"val": DOUBLED, "train": Proportion(2000, 2000)}
     finding = diagnosis.overfitting(context(**changes))
-    assert finding is not None and "per class" not in finding.evidence
+    assert finding is not None
+    assert "per class" not in finding.evidence
 
 
 def test_a_healthy_run_gets_one_suggestion():
@@ -631,7 +633,8 @@ def test_a_command_repeats_the_run_with_the_change(tmp_path, monkeypatch):
     longer = command("trainer.max_epochs=16", resume=True)
     assert longer == "lenet-pl train resume=outputs/runs/d/t trainer.max_epochs=16"
     finding = diagnosis.ended_too_early(Context(evaluation))
-    assert finding is not None and finding.command(evaluation) == longer
+    assert finding is not None
+    assert finding.command(evaluation) == longer
     run_folder(tmp_path, ["data=mini", *rest.split()], mode="MULTIRUN")  # a sweep's job
     finding = diagnosis.ended_too_early(Context(evaluation))
     assert finding is not None

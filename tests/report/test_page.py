@@ -76,10 +76,14 @@ def test_page_shows_the_results(first, tested, html):
 
 
 def test_page_is_self_contained(html):
-    assert "<script" not in html and "http:" not in html and "https:" not in html
+    assert "<script" not in html
+    assert "http:" not in html
+    assert "https:" not in html
     addresses = re.findall(r"(?:src|href)=\"([^\"]{0,40})", html)
-    assert addresses and all(address.startswith(("data:", "#")) for address in addresses)
-    assert "url(" not in html and "@import" not in html
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert "url(" not in html
+    assert "@import" not in html
     targets = {address[1:] for address in addresses if address.startswith("#")}
     assert targets <= set(re.findall(r" id=\"([^\"]+)\"", html))
 
@@ -91,7 +95,8 @@ def test_class_names_are_escaped(first, copied):
     state["DigitsDataModule"]["classes"] = [name, *"123456789"]
     evaluation = replace(first, run=replace(first.run, state=state, folder=copied))
     html = Path(page.write_report(evaluation)["path"]).read_text(encoding="utf-8")
-    assert "<script" not in html and "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     path = Path(write_comparison(evaluation, first)["path"])
     assert "<script" not in path.read_text(encoding="utf-8")
 
@@ -110,7 +115,8 @@ def test_a_report_does_not_test_an_untested_run(untested, monkeypatch):
     test = evaluation.data.splits["test"].images
     assert len(predicted) == 2
     assert not any(torch.equal(images, test) for images in predicted)
-    assert evaluation.test is None and evaluation.shown.split == "val"
+    assert evaluation.test is None
+    assert evaluation.shown.split == "val"
     html = Path(page.write_report(evaluation)["path"]).read_text(encoding="utf-8")
     result = json.loads((untested / "result.json").read_text())
     assert "These weights were not tested" in html
@@ -120,7 +126,8 @@ def test_a_report_does_not_test_an_untested_run(untested, monkeypatch):
 
 def test_other_weights_of_a_tested_run_are_not_tested(first):
     run = replace(first.run, state={**first.run.state, "epoch": first.run.state["epoch"] - 1})
-    assert first.test is not None and evaluate_run(run, first.data).test is None
+    assert first.test is not None
+    assert evaluate_run(run, first.data).test is None
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -157,7 +164,8 @@ def test_a_network_without_convolutions(first, tmp_path):
     empty = {"figures": {}, "findings": [], "mistakes": [], "uncertain": [], "pairs": []}
     path = page.write_page(tmp_path, "report.html.j2", {**page.summary(first), **empty})
     html = path.read_text(encoding="utf-8")
-    assert "Filters of the first convolution" not in html and "There are none." in html
+    assert "Filters of the first convolution" not in html
+    assert "There are none." in html
 
 
 def test_colour_images_from_files(first):

@@ -29,7 +29,8 @@ def test_a_folder_without_a_sweep_is_rejected(tmp_path: Path, monkeypatch, capsy
     for name in (str(tmp_path), str(tmp_path / "nowhere"), "latest"):
         assert sweep(monkeypatch, name) == 2
         message = capsys.readouterr().err
-        assert message.startswith("error: ") and message.count("\n") == 1
+        assert message.startswith("error: ")
+        assert message.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

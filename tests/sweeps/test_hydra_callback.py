@@ -11,6 +11,7 @@ import pytest
 from helpers.commands import ROOT
 from helpers.sweeps import QUICK, SHORT, read_files, read_results, read_table
 from hydra import compose, initialize_config_dir
+from lenet_pl.evaluation.images import own
 from rich.console import Console
 from tensorboard import program
 
@@ -20,7 +21,6 @@ from lenet_pl.console import end_summary
 from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation import winner
 from lenet_pl.evaluation.evaluate import as_reported, score
-from lenet_pl.evaluation.images import own
 from lenet_pl.evaluation.loading import LoadedModel, open_model
 from lenet_pl.report.page import SUFFIX, add_to_dashboard
 from lenet_pl.runs import resume_arguments
@@ -39,12 +39,14 @@ def test_a_sweep_ends_with_a_table_and_tests_only_the_winner(
     assert status == {"0": "failed", "1": "failed", "2": "finished", "3": "finished"}
     content = json.loads((folder / "sweep.json").read_text())
     best = content["winner"]["jobs"]
-    assert content["tested"] == best and len(best) == 1
+    assert content["tested"] == best
+    assert len(best) == 1
     tested = [n for n, result in read_results(folder).items() if "test/acc" in result["metrics"]]
     assert tested == best
     assert "job 2  3 of 4  lr 0.05, batch_size 64" in printed
     assert printed.count("job 0: train/loss is nan in epoch 1; try a smaller") == 1
-    assert "Traceback" not in printed and "Traceback" in (folder / "0" / "train.log").read_text()
+    assert "Traceback" not in printed
+    assert "Traceback" in (folder / "0" / "train.log").read_text()
     assert content["winner"]["command"] in printed
 
     # the printed command reproduces the printed results
@@ -100,7 +102,8 @@ def test_an_interrupted_sweep_continues(
         ]
         for name in ("uninterrupted", "interrupted")
     ]
-    assert tables[0] == tables[1] and len(tables[0]) == 3
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 3
     results = read_results(tmp_path / "interrupted").values()
     assert all("test/acc" not in result["metrics"] for result in results)
     message = r"resume=interrupted/1: a job of a sweep; .*sweep.dir=interrupted, or"
@@ -118,7 +121,9 @@ def test_the_winner_is_tested_like_any_run(
         patch.setattr(winner, "open_model", lambda name: with_other_data(open_model(name)))
         assert run_sweep("-m", *overrides) == 1
     printed = capsys.readouterr().out
-    assert "test         none: " in printed and "mini" in printed and "has changed since" in printed
+    assert "test         none: " in printed
+    assert "mini" in printed
+    assert "has changed since" in printed
     assert "winner " in printed
     results = read_results(folder).values()
     assert all("test/acc" not in result["metrics"] for result in results)
@@ -162,7 +167,8 @@ def test_parallel_jobs_equal_sequential_ones(run_sweep: RunSweep, tmp_path: Path
         assert run_sweep(*overrides, *more) == 0
         printed = capsys.readouterr().out
         assert "winner       job " in printed
-        assert "job 0  " in printed and "2 of 2 done, best so far" in printed
+        assert "job 0  " in printed
+        assert "2 of 2 done, best so far" in printed
     tables = []
     for name in ("parallel", "sequential"):
         results = read_results(tmp_path / name)
@@ -208,7 +214,8 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
     for group in groups:
         values = {v["name"]["tag"]: v["value"] for v in group["metricValues"]}
         shown[group["hparams"]["optimizer_momentum"]] = values
-        assert group["hparams"]["lr"] == 0.05 and group["hparams"]["batch_size"] == 64
+        assert group["hparams"]["lr"] == 0.05
+        assert group["hparams"]["batch_size"] == 64
     job = tmp_path / "s" / "0"
     add_to_dashboard(job, {"dot": (ROOT / "docs" / "run.png").read_bytes()}, 1)
     [record] = job.rglob(f"*{SUFFIX}")

@@ -55,7 +55,9 @@ def test_an_impossible_sweep_writes_nothing(
     before = read_files(folders)
     assert run_sweep("-m", "data=mini", *overrides) == 2
     out, err = capsys.readouterr()
-    assert out == "" and message in err and err.count("\n") == 1
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
     assert read_files(folders) == before
 
 
@@ -113,7 +115,9 @@ def test_a_search_continues_with_more_trials(
     assert run_sweep(*arguments, "hydra.sweeper.n_trials=2") == 0
     results = read_results(tmp_path / "s").values()
     lr, size = zip(*((r["overrides"][0], r["overrides"][1]) for r in results), strict=True)
-    assert len(trained) == 1 and len(set(lr)) == 2 and all("batch_size" in s for s in size)
+    assert len(trained) == 1
+    assert len(set(lr)) == 2
+    assert all("batch_size" in s for s in size)
     assert 0.0003 <= trained[0] <= 0.3
     capsys.readouterr()
     for changed in ("model.num_classes=11", "hydra.sweeper.sampler.seed=1"):

@@ -52,4 +52,5 @@ def test_line_shows_the_means_on_a_logarithmic_axis(tmp_path: Path) -> None:
     axes = plots.draw_line(read_sweep(tmp_path)).axes[0]
     assert axes.get_xscale() == "log"
     x, y = axes.lines[0].get_data()
-    assert list(x) == [0.001, 0.1] and list(y) == pytest.approx([0.75, 0.9])
+    assert list(x) == [0.001, 0.1]
+    assert list(y) == pytest.approx([0.75, 0.9])

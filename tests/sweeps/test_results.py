@@ -55,7 +55,8 @@ def test_files_hold_the_ranked_jobs_and_the_winner(grid: Path) -> None:
     }
     content = json.loads((grid / "sweep.json").read_text())
     assert content == json.loads(json.dumps(as_dict(sweep)))
-    assert content["winner"]["jobs"] == ["10"] and content["winner"]["test"] is None
+    assert content["winner"]["jobs"] == ["10"]
+    assert content["winner"]["test"] is None
     assert content["jobs"][3]["varied"] == {"optimizer.lr": 0.01, "data.batch_size": 64}
     assert content["jobs"][3]["val/acc"] is None
     assert content["tested"] == []
@@ -84,7 +85,8 @@ def test_a_running_job_has_its_best_epoch_so_far_and_cannot_win(grid: Path) -> N
     running = next(job for job in sweep.jobs if job.name == "11")
     assert (running.status, running.epochs, running.best_epoch) == ("unfinished", 2, 2)
     assert running.metrics == {"val/acc": 0.99, "val/loss": 0.3}
-    assert sweep.winner is not None and sweep.winner.jobs[0].name == "10"
+    assert sweep.winner is not None
+    assert sweep.winner.jobs[0].name == "10"
     assert sweep.jobs[3] is running
 
 
@@ -96,9 +98,11 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
             write_job(tmp_path, f"{number}", [f"optimizer.lr={lr}", f"seed={seed}"], acc=acc)
             number += 1
     sweep = read_sweep(tmp_path)
-    assert sweep.has_seeds and sweep.parameters == ("optimizer.lr",)
+    assert sweep.has_seeds
+    assert sweep.parameters == ("optimizer.lr",)
     winner = sweep.winner
-    assert winner is not None and [job.name for job in winner.jobs] == ["3", "2"]
+    assert winner is not None
+    assert [job.name for job in winner.jobs] == ["3", "2"]
     assert winner.mean() == statistics.fmean([0.96, 0.95])
     assert winner.sd() == statistics.stdev([0.96, 0.95])
     assert sweep.jobs[0].name == "1"
@@ -106,7 +110,8 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     assert dict(outcome(sweep))["winner"] == "jobs 3, 2  lr 0.1"
     write_files(sweep)
     row = next(row for row in read_table(tmp_path) if row["job"] == "0")
-    assert float(row["val/acc_mean"]) == statistics.fmean([0.98, 0.90]) and row["n"] == "2"
+    assert float(row["val/acc_mean"]) == statistics.fmean([0.98, 0.90])
+    assert row["n"] == "2"
     assert "| 0.1 | 95.50 % | 0.71 % | 2 | 3, 2 |" in markdown(sweep)
 
 

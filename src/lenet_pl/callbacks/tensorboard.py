@@ -105,7 +105,9 @@ def _add_validation_images(writer: SummaryWriter, trainer: Any, epoch: int) -> N
     matrix, images = confusion_matrix(logits, labels), data.splits["val"].images[wrong]
     figures = {
         "val/confusion": plots.confusion_matrix(matrix, data.classes, f"validation, epoch {epoch}"),
-        "val/misclassified": plots.image_grid(images, captions, f"label → prediction, epoch {epoch}"),
+        "val/misclassified": plots.image_grid(
+            images, captions, f"label → prediction, epoch {epoch}"
+        ),
     }
     convolution = next((m for m in classifier.net.modules() if isinstance(m, nn.Conv2d)), None)
     if convolution is not None:

@@ -74,6 +74,7 @@ def fetch(
     Args:
         root: the data root, also searched for files placed by hand.
         folder: destination of the verified files.
+        files: what is needed.
         providers: tried in order for the files that are missing.
 
     Returns:

@@ -53,7 +53,9 @@ class Folder:
         splits = self._splits(root)
         classes = self._classes(splits)
         none = ImageDataset(torch.empty(0, 1, SIDE, SIDE, dtype=torch.uint8), torch.empty(0).long())
-        loaded, files, broken = {"test": none}, {}, {}
+        loaded = {"test": none}
+        files: dict[str, list[str]] = {}
+        broken: dict[str, str] = {}
         for split, folders in splits.items():
             loaded[split], files[split], unreadable = read_images(
                 root, folders, classes, self.invert, self.centre
@@ -145,7 +147,8 @@ def read_images(
         root: the folder that file names are relative to.
         folders: the folder of each class; a class may have none.
         classes: class names, in the order of the labels.
-        invert, centre: as for :class:`Folder`.
+        invert: as for :class:`Folder`.
+        centre: as for :class:`Folder`.
 
     Returns:
         The images and labels; the file of each; and by file, why an image could not be read.

@@ -31,8 +31,8 @@ MIN_CONTRAST = 12.0  # grey levels of 255 between the digit and its background
 THIN, USUAL = 1.56, 2.2
 # the first ones are recognised without loading every plugin, and none of them runs a program
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
-IMAGE_SUFFIXES = set(
-    [".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm"]
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
 )
 
 

@@ -186,10 +186,10 @@ class SweepCallback(Callback):
         done = sweep.counts["finished"] + sweep.counts["failed"]
         complete = done == len(sweep.jobs) >= (self.plan.total or 0)
         if test and complete and sweep.winner:
-            from lenet_pl.evaluation.winner import examine  # imports torch
+            from lenet_pl.evaluation.evaluate import test_winner  # imports torch
 
             try:
-                examine(sweep.winner)
+                test_winner([job.folder for job in sweep.winner.jobs])
                 sweep = read_sweep(sweep.folder)
             except UserError as error:
                 sweep = replace(sweep, test_error=str(error))
