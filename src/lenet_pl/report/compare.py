@@ -10,7 +10,7 @@ from lenet_pl import metrics, plots
 from lenet_pl.config import flatten
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions
+from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
 from lenet_pl.report.page import by_confidence, image_cards, write_page
 
 
@@ -102,19 +102,22 @@ def table(
     first: RunEvaluation, second: RunEvaluation, a: SplitPredictions, b: SplitPredictions
 ) -> list[tuple[str, ...]]:
     """Rows of a measurement, its values for both runs, and the second minus the first."""
-    nll, ece = metrics.negative_log_likelihood, metrics.expected_calibration_error
+    one, two = compute_metrics(first.run, a), compute_metrics(second.run, b)
     sizes = [sum(p.numel() for p in run.network.parameters()) for run in (first, second)]
     seconds = [sum(row.get("seconds", 0.0) for row in run.rows) for run in (first, second)]
-    ends = [metrics.wilson_interval(x.accuracy.count, x.accuracy.total) for x in (a, b)]
-    intervals = [f"{percent(low)} to {percent(high)}" for low, high in ends]
+    val = [run.val.accuracy.value for run in (first, second)]
     rows = [
-        _percent_row(f"{a.meaning} accuracy", a.accuracy, b.accuracy),
-        ("95 % interval", *intervals, ""),
-        _percent_row("validation accuracy", first.val.accuracy, second.val.accuracy),
-        _percent_row("training accuracy", first.train, second.train),
-        _row("NLL in nats", nll(a.logits, a.labels), nll(b.logits, b.labels), 4),
-        _row("calibration error", ece(a.logits, a.labels), ece(b.logits, b.labels), 4),
-        _row("best epoch", first.epoch, second.epoch),
+        _row(f"{a.meaning} accuracy", one["accuracy"], two["accuracy"], 2, "%"),
+        (
+            "95 % interval",
+            *(f"{percent(x['low'])} to {percent(x['high'])}" for x in (one, two)),
+            "",
+        ),
+        _row("validation accuracy", val[0], val[1], 2, "%"),
+        _row("training accuracy", first.train.value, second.train.value, 2, "%"),
+        _row("NLL in nats", one["nll"], two["nll"], 4),
+        _row("calibration error", one["ece"], two["ece"], 4),
+        _row("epoch of the weights", first.epoch, second.epoch),
         _row("epochs", len(first.rows), len(second.rows)),
         _row("parameters", sizes[0], sizes[1]),
         _row("training time in s", seconds[0], seconds[1]),
@@ -122,16 +125,13 @@ def table(
     return list(dict.fromkeys(rows))  # validation accuracy only once
 
 
-def _percent_row(name: str, one: metrics.Proportion, two: metrics.Proportion) -> tuple[str, ...]:
-    row = _row(name, 100 * one.value, 100 * two.value, 2)
-    return name, f"{row[1]} %", f"{row[2]} %", f"{row[3]} points"
-
-
-def _row(name: str, one: float, two: float, digits: int = 0) -> tuple[str, ...]:
+def _row(name: str, one: float, two: float, digits: int = 0, unit: str = "") -> tuple[str, ...]:
+    scale, suffix, points = (100, " %", " points") if unit == "%" else (1, "", "")
+    one, two = round(scale * one, digits), round(scale * two, digits)
     # of the rounded values, so that the columns add up
-    difference = round(round(two, digits) - round(one, digits), digits)
-    signed = f"{difference:+,.{digits}f}" if difference else "0"
-    return name, f"{one:,.{digits}f}", f"{two:,.{digits}f}", signed
+    difference = f"{two - one:+,.{digits}f}" if one != two else "0"
+    values = (f"{value:,.{digits}f}{suffix}" for value in (one, two))
+    return (name, *values, difference + points)
 
 
 def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, str, str]]:

@@ -86,9 +86,8 @@ def learning_rate_too_high(c: Context) -> Finding | None:
     """The loss diverged, the network stopped learning, accuracy collapsed or the loss jumps."""
     losses, chance, error = c.column("train/loss"), c.chance_loss, c.result.get("error") or ""
     diverged = re.search(r"\b(nan|inf)\b", error) is not None
-    no_better_than_chance = c.val.value < 1.5 / len(c.classes)
-    # an untrained network has the loss of chance at most
-    dead = no_better_than_chance and losses[-1] > 1.003 * chance
+    # an untrained network has at most the loss of chance
+    dead = c.val.value < 1.5 / len(c.classes) and losses[-1] > 1.003 * chance
     unstable = False
     if diverged:
         symptom, evidence = "the loss became NaN or infinite", error
@@ -115,7 +114,7 @@ def learning_rate_too_high(c: Context) -> Finding | None:
             (True, "Divide it by 3.", f"optimizer.lr={c.lr / 3:.2g}"),
         ),
         kind="problem",
-        exclusive=diverged or no_better_than_chance,
+        exclusive=diverged or dead or c.val.value < 1.1 / len(c.classes),
     )
 
 
@@ -321,13 +320,10 @@ def confused_pairs(matrix: Tensor) -> list[tuple[int, int, int]]:
 def _weakest_class(c: Context) -> str:
     scores = metrics.per_class_scores(c.matrix)
     worst = min(range(len(scores)), key=lambda i: scores[i].recall if scores[i].support else 1.0)
-    recall, total, correct = (
-        scores[worst].recall,
-        scores[worst].support,
-        int(c.matrix[worst, worst]),
-    )
+    recall, total = scores[worst].recall, scores[worst].support
     if total < MIN_COUNT or total == c.val.total:
         return ""
+    correct = int(c.matrix[worst, worst])
     rest = (c.val.count - correct) / (c.val.total - total)
     # 2.81 standard errors: 5 % false alarms among ten classes
     if rest - recall < 0.02 or metrics.wilson_interval(correct, total, 2.81)[1] > rest:
@@ -367,18 +363,17 @@ def miscalibration(c: Context) -> Finding | None:
     )
 
 
-def chance_calibration_error(confidence: Tensor, bins: int = 15) -> float:
-    """The 99 % quantile of a perfectly calibrated network's calibration error.
+def chance_calibration_error(confidence: Tensor) -> float:
+    """The 99 % quantile of a perfectly calibrated network's calibration error, in 15 bins.
 
     Args:
         confidence: float64 ``[N]``, the probability that a prediction is correct.
-        bins: of equal width.
     """
     generator = torch.Generator().manual_seed(0)
-    index = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    index = (confidence * 15).ceil().long().clamp(1, 15) - 1
     drawn = torch.rand(200, len(confidence), generator=generator, dtype=torch.double)
     excess = (drawn < confidence).double() - confidence
-    gaps = torch.zeros(200, bins, dtype=torch.double).index_add_(1, index, excess)
+    gaps = torch.zeros(200, 15, dtype=torch.double).index_add_(1, index, excess)
     return gaps.abs().sum(1).quantile(0.99).item() / len(confidence)
 
 
