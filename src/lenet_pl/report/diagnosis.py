@@ -7,6 +7,7 @@ on the test set. They report only what exceeds chance.
 import re
 import shlex
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from math import log, sqrt
 from typing import Any
@@ -33,7 +34,7 @@ class Finding:
     title: str  # one sentence
     evidence: str  # the measurements behind it
     advice: str  # what to try
-    overrides: tuple[str, ...] = ()  # that do it; empty if there is nothing to run
+    overrides: tuple[str, ...] = ()  # the overrides to try it with, if any
     resume: bool = False  # whether they continue the run instead of starting a new one
     kind: str = "hint"  # or problem, or good
     exclusive: bool = False  # whether it makes all other findings meaningless
@@ -51,6 +52,9 @@ class Finding:
         ]
         arguments = [f"resume={evaluation.run.folder}"] if self.resume else kept
         return shlex.join(["lenet-pl", "train", *arguments, *self.overrides])
+
+
+problem = partial(Finding, kind="problem")
 
 
 class Context:
@@ -105,7 +109,7 @@ def learning_rate_too_high(c: Context) -> Finding | None:
         return None
     # a well-trained network only fails to settle
     unsettled = unstable and c.val.value > 0.9 and not c.setting("scheduler")
-    return Finding(
+    return problem(
         f"Learning rate too high{' for the end of training' * unsettled}: {symptom}",
         f"{evidence}; optimizer.lr is {c.lr:g}.",
         *_first(
@@ -113,7 +117,6 @@ def learning_rate_too_high(c: Context) -> Finding | None:
             (diverged or dead, "Divide it by 10.", f"optimizer.lr={c.lr / 10:.2g}"),
             (True, "Divide it by 3.", f"optimizer.lr={c.lr / 3:.2g}"),
         ),
-        kind="problem",
         exclusive=diverged or dead or c.val.value < 1.1 / len(c.classes),
     )
 
@@ -182,13 +185,12 @@ def one_class(c: Context) -> Finding | None:
     if _collapse(c) or ((too_low := learning_rate_too_low(c)) and too_low.exclusive):
         return None
     name = c.classes[int(predicted.argmax())]
-    return Finding(
+    return problem(
         f"Predicts {name} for {'almost ' * (fraction < 1)}everything: barely trained",
         f"{percent(fraction)} of the validation images are predicted as {name}, and "
         f"{percent(c.val.value)} are correct.",
         "Train for more epochs.",
         (c.longer,),
-        kind="problem",
         exclusive=True,
     )
 
@@ -202,7 +204,7 @@ def underfitting(c: Context) -> Finding | None:
         return None
     convolutional = any(isinstance(m, nn.Conv2d) for m in c.evaluation.network.modules())
     smoothing, decay = c.setting("loss.label_smoothing"), c.setting("optimizer.weight_decay", 0.0)
-    return Finding(
+    return problem(
         "Underfitting: even training images are misclassified",
         f"Training error is {percent(error)}, and validation accuracy is {100 * abs(gap):.2f} "
         f"points {'lower' if gap > 0 else 'higher'} than training accuracy: the model needs more "
@@ -215,7 +217,6 @@ def underfitting(c: Context) -> Finding | None:
             (c.setting("scheduler"), "Use an adaptive optimizer.", "optimizer=adam"),
             (True, "Use a learning-rate schedule.", "scheduler=onecycle"),
         ),
-        kind="problem",
     )
 
 
@@ -240,7 +241,7 @@ def overfitting(c: Context) -> Finding | None:
         evidence += f" There are only {per_class:,.0f} training images per class."
     part, subset = c.setting("data.fraction", 1.0) < 1, source.name != source.family
     pretrained = "model=pretrained model.weights=DEFAULT"
-    return Finding(
+    return problem(
         "Overfitting: training accuracy is well above validation accuracy",
         evidence,
         *_first(
@@ -251,7 +252,6 @@ def overfitting(c: Context) -> Finding | None:
             (decay < 5e-4, "Increase weight decay.", "optimizer.weight_decay=0.0005"),
             (True, "Use label smoothing.", "loss.label_smoothing=0.1"),
         ),
-        kind="problem",
     )
 
 

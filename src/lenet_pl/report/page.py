@@ -176,12 +176,12 @@ def data_uri(png: bytes) -> str:
 
 
 def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
-    """Write the figures of ``context`` as PNG files, and a template with it as ``index.html``.
+    """Write the figures of ``context`` as PNG files, and a template filled with it.
 
     All values are escaped, class names included.
 
     Returns:
-        The path of ``index.html``.
+        The path of the page.
 
     Raises:
         ConfigError: if the folder cannot be written to.
