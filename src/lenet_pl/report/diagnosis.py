@@ -44,13 +44,13 @@ class Finding:
         if not self.overrides:
             return ""
         replaced = set(map(override_key, self.overrides))
-        kept = [
+        own = [
             item
             for item in evaluation.overrides
             if (key := override_key(item)) not in replaced
             and (key in SHARED_KEYS or key.partition(".")[0] not in replaced)
         ]
-        arguments = [f"resume={evaluation.run.folder}"] if self.resume else kept
+        arguments = [f"resume={evaluation.run.folder}"] if self.resume else own
         return shlex.join(["lenet-pl", "train", *arguments, *self.overrides])
 
 
