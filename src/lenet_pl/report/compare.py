@@ -1,7 +1,7 @@
 """The page that compares two runs: which is better, is it chance, and on which images."""
 
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -10,38 +10,38 @@ from lenet_pl import metrics, plots
 from lenet_pl.config import flatten
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions
+from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
 from lenet_pl.report.page import by_confidence, image_cards, write_page
-
-
-class Disagreement(NamedTuple):
-    """How many images both runs, one or neither classify correctly, and McNemar's p-value."""
-
-    both: int
-    only_first: int
-    only_second: int
-    neither: int
-    p: float
 
 
 def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, Any]:
     """Write ``RUN/report/against-RUN2/index.html``, with its figures as PNG files beside it.
 
+    The runs are compared on the test split if both were tested, else on the validation split.
+
     Returns:
-        The path, the verdict and the fields of :class:`Disagreement`, for JSON.
+        For JSON: the path, the verdict, how many images both, one or neither of the runs
+        classify correctly, and the p-value of McNemar's test.
 
     Raises:
         ConfigError: if the runs were evaluated on different images, or nothing can be written.
     """
-    a, b = common_split(first, second)
-    counts = Disagreement(
-        both=int((a.correct & b.correct).sum()),
-        only_first=int((a.correct & ~b.correct).sum()),
-        only_second=int((~a.correct & b.correct).sum()),
-        neither=int((~a.correct & ~b.correct).sum()),
-        p=metrics.mcnemar(a.correct, b.correct),
-    )
-    classes, sentence = first.run.classes, verdict(counts, (first.name, second.name))
+    a, b = first.test, second.test
+    if not a or not b:
+        a, b = first.val, second.val
+    if not torch.equal(a.images, b.images) or not torch.equal(a.labels, b.labels):
+        raise ConfigError(
+            f"{first.run.folder} and {second.run.folder}: their {a.meaning} images are not the "
+            "same; data, data.val_size and data.split_seed select them"
+        )
+    counts = {
+        "both": int((a.correct & b.correct).sum()),
+        "only_first": int((a.correct & ~b.correct).sum()),
+        "only_second": int((~a.correct & b.correct).sum()),
+        "neither": int((~a.correct & ~b.correct).sum()),
+    }
+    p, classes = metrics.mcnemar(a.correct, b.correct), first.run.classes
+    sentence = verdict(counts["only_first"], counts["only_second"], p, (first.name, second.name))
     curves = {"A": (first.rows, first.epoch), "B": (second.rows, second.epoch)}
     matrices = [metrics.confusion_matrix(split.logits, split.labels) for split in (a, b)]
     drawn = {
@@ -58,6 +58,7 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
         "shown": a,
         "verdict": sentence,
         "counts": counts,
+        "p": p,
         "rows": table(first, second, a, b),
         "settings": config_diff(first.run.config, second.run.config),
         "scores": zip(classes, *map(metrics.per_class_scores, matrices), strict=True),
@@ -66,55 +67,39 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
     }
     name = "against-" + re.sub(r"[^\w.-]+", "-", second.name)
     path = write_page(first.run.folder / "report" / name, "compare.html.j2", context)
-    return {"path": str(path), "verdict": sentence, **counts._asdict()}
+    return {"path": str(path), "verdict": sentence, **counts, "p": p}
 
 
-def common_split(
-    first: RunEvaluation, second: RunEvaluation
-) -> tuple[SplitPredictions, SplitPredictions]:
-    """The test predictions of both runs if both were tested, else those of validation.
-
-    Raises:
-        ConfigError: if the images are not the same.
-    """
-    a, b = first.test, second.test
-    if not a or not b:
-        a, b = first.val, second.val
-    if not torch.equal(a.images, b.images) or not torch.equal(a.labels, b.labels):
-        raise ConfigError(
-            f"{first.run.folder} and {second.run.folder}: their {a.meaning} images are not the "
-            "same; data, data.val_size and data.split_seed select them"
-        )
-    return a, b
-
-
-def verdict(counts: Disagreement, names: tuple[str, str]) -> str:
+def verdict(only_first: int, only_second: int, p: float, names: tuple[str, str]) -> str:
     """Which run is more accurate, and whether significantly so, in one sentence."""
-    if counts.only_first == counts.only_second:
+    if only_first == only_second:
         return "Both runs are equally accurate."
-    better, worse = names if counts.only_first > counts.only_second else names[::-1]
-    if counts.p < 0.05:
-        return f"{better} is significantly more accurate than {worse} (p = {counts.p:.2g})."
-    return f"{better} is more accurate than {worse}, but not significantly (p = {counts.p:.2g})."
+    better, worse = names if only_first > only_second else names[::-1]
+    if p < 0.05:
+        return f"{better} is significantly more accurate than {worse} (p = {p:.2g})."
+    return f"{better} is more accurate than {worse}, but not significantly (p = {p:.2g})."
 
 
 def table(
     first: RunEvaluation, second: RunEvaluation, a: SplitPredictions, b: SplitPredictions
 ) -> list[tuple[str, ...]]:
     """Rows of a measurement, its values for both runs, and the second minus the first."""
-    nll, ece = metrics.negative_log_likelihood, metrics.expected_calibration_error
+    one, two = compute_metrics(first.run, a), compute_metrics(second.run, b)
     sizes = [sum(p.numel() for p in run.network.parameters()) for run in (first, second)]
     seconds = [sum(row.get("seconds", 0.0) for row in run.rows) for run in (first, second)]
-    ends = [metrics.wilson_interval(x.accuracy.count, x.accuracy.total) for x in (a, b)]
-    intervals = [f"{percent(low)} to {percent(high)}" for low, high in ends]
+    val = [run.val.accuracy.value for run in (first, second)]
     rows = [
-        _percent_row(f"{a.meaning} accuracy", a.accuracy, b.accuracy),
-        ("95 % interval", *intervals, ""),
-        _percent_row("validation accuracy", first.val.accuracy, second.val.accuracy),
-        _percent_row("training accuracy", first.train, second.train),
-        _row("NLL in nats", nll(a.logits, a.labels), nll(b.logits, b.labels), 4),
-        _row("calibration error", ece(a.logits, a.labels), ece(b.logits, b.labels), 4),
-        _row("best epoch", first.epoch, second.epoch),
+        _row(f"{a.meaning} accuracy", one["accuracy"], two["accuracy"], 2, "%"),
+        (
+            "95 % interval",
+            *(f"{percent(x['low'])} to {percent(x['high'])}" for x in (one, two)),
+            "",
+        ),
+        _row("validation accuracy", val[0], val[1], 2, "%"),
+        _row("training accuracy", first.train.value, second.train.value, 2, "%"),
+        _row("NLL in nats", one["nll"], two["nll"], 4),
+        _row("calibration error", one["ece"], two["ece"], 4),
+        _row("epoch of the weights", first.epoch, second.epoch),
         _row("epochs", len(first.rows), len(second.rows)),
         _row("parameters", sizes[0], sizes[1]),
         _row("training time in s", seconds[0], seconds[1]),
@@ -122,16 +107,13 @@ def table(
     return list(dict.fromkeys(rows))  # validation accuracy only once
 
 
-def _percent_row(name: str, one: metrics.Proportion, two: metrics.Proportion) -> tuple[str, ...]:
-    row = _row(name, 100 * one.value, 100 * two.value, 2)
-    return name, f"{row[1]} %", f"{row[2]} %", f"{row[3]} points"
-
-
-def _row(name: str, one: float, two: float, digits: int = 0) -> tuple[str, ...]:
+def _row(name: str, one: float, two: float, digits: int = 0, unit: str = "") -> tuple[str, ...]:
+    scale, suffix, points = (100, " %", " points") if unit == "%" else (1, "", "")
+    one, two = round(scale * one, digits), round(scale * two, digits)
     # of the rounded values, so that the columns add up
-    difference = round(round(two, digits) - round(one, digits), digits)
-    signed = f"{difference:+,.{digits}f}" if difference else "0"
-    return name, f"{one:,.{digits}f}", f"{two:,.{digits}f}", signed
+    difference = f"{two - one:+,.{digits}f}" if one != two else "0"
+    values = (f"{value:,.{digits}f}{suffix}" for value in (one, two))
+    return (name, *values, difference + points)
 
 
 def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, str, str]]:

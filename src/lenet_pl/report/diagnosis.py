@@ -7,6 +7,7 @@ on the test set. They report only what exceeds chance.
 import re
 import shlex
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from math import log, sqrt
 from typing import Any
@@ -33,7 +34,7 @@ class Finding:
     title: str  # one sentence
     evidence: str  # the measurements behind it
     advice: str  # what to try
-    overrides: tuple[str, ...] = ()  # that do it; empty if there is nothing to run
+    overrides: tuple[str, ...] = ()  # the overrides to try it with, if any
     resume: bool = False  # whether they continue the run instead of starting a new one
     kind: str = "hint"  # or problem, or good
     exclusive: bool = False  # whether it makes all other findings meaningless
@@ -51,6 +52,9 @@ class Finding:
         ]
         arguments = [f"resume={evaluation.run.folder}"] if self.resume else kept
         return shlex.join(["lenet-pl", "train", *arguments, *self.overrides])
+
+
+problem = partial(Finding, kind="problem")
 
 
 class Context:
@@ -86,9 +90,8 @@ def learning_rate_too_high(c: Context) -> Finding | None:
     """The loss diverged, the network stopped learning, accuracy collapsed or the loss jumps."""
     losses, chance, error = c.column("train/loss"), c.chance_loss, c.result.get("error") or ""
     diverged = re.search(r"\b(nan|inf)\b", error) is not None
-    no_better_than_chance = c.val.value < 1.5 / len(c.classes)
-    # an untrained network has the loss of chance at most
-    dead = no_better_than_chance and losses[-1] > 1.003 * chance
+    # an untrained network has at most the loss of chance
+    dead = c.val.value < 1.5 / len(c.classes) and losses[-1] > 1.003 * chance
     unstable = False
     if diverged:
         symptom, evidence = "the loss became NaN or infinite", error
@@ -106,7 +109,7 @@ def learning_rate_too_high(c: Context) -> Finding | None:
         return None
     # a well-trained network only fails to settle
     unsettled = unstable and c.val.value > 0.9 and not c.setting("scheduler")
-    return Finding(
+    return problem(
         f"Learning rate too high{' for the end of training' * unsettled}: {symptom}",
         f"{evidence}; optimizer.lr is {c.lr:g}.",
         *_first(
@@ -114,8 +117,7 @@ def learning_rate_too_high(c: Context) -> Finding | None:
             (diverged or dead, "Divide it by 10.", f"optimizer.lr={c.lr / 10:.2g}"),
             (True, "Divide it by 3.", f"optimizer.lr={c.lr / 3:.2g}"),
         ),
-        kind="problem",
-        exclusive=diverged or no_better_than_chance,
+        exclusive=diverged or dead or c.val.value < 1.1 / len(c.classes),
     )
 
 
@@ -183,13 +185,12 @@ def one_class(c: Context) -> Finding | None:
     if _collapse(c) or ((too_low := learning_rate_too_low(c)) and too_low.exclusive):
         return None
     name = c.classes[int(predicted.argmax())]
-    return Finding(
+    return problem(
         f"Predicts {name} for {'almost ' * (fraction < 1)}everything: barely trained",
         f"{percent(fraction)} of the validation images are predicted as {name}, and "
         f"{percent(c.val.value)} are correct.",
         "Train for more epochs.",
         (c.longer,),
-        kind="problem",
         exclusive=True,
     )
 
@@ -203,7 +204,7 @@ def underfitting(c: Context) -> Finding | None:
         return None
     convolutional = any(isinstance(m, nn.Conv2d) for m in c.evaluation.network.modules())
     smoothing, decay = c.setting("loss.label_smoothing"), c.setting("optimizer.weight_decay", 0.0)
-    return Finding(
+    return problem(
         "Underfitting: even training images are misclassified",
         f"Training error is {percent(error)}, and validation accuracy is {100 * abs(gap):.2f} "
         f"points {'lower' if gap > 0 else 'higher'} than training accuracy: the model needs more "
@@ -216,7 +217,6 @@ def underfitting(c: Context) -> Finding | None:
             (c.setting("scheduler"), "Use an adaptive optimizer.", "optimizer=adam"),
             (True, "Use a learning-rate schedule.", "scheduler=onecycle"),
         ),
-        kind="problem",
     )
 
 
@@ -241,7 +241,7 @@ def overfitting(c: Context) -> Finding | None:
         evidence += f" There are only {per_class:,.0f} training images per class."
     part, subset = c.setting("data.fraction", 1.0) < 1, source.name != source.family
     pretrained = "model=pretrained model.weights=DEFAULT"
-    return Finding(
+    return problem(
         "Overfitting: training accuracy is well above validation accuracy",
         evidence,
         *_first(
@@ -252,7 +252,6 @@ def overfitting(c: Context) -> Finding | None:
             (decay < 5e-4, "Increase weight decay.", "optimizer.weight_decay=0.0005"),
             (True, "Use label smoothing.", "loss.label_smoothing=0.1"),
         ),
-        kind="problem",
     )
 
 
@@ -321,13 +320,10 @@ def confused_pairs(matrix: Tensor) -> list[tuple[int, int, int]]:
 def _weakest_class(c: Context) -> str:
     scores = metrics.per_class_scores(c.matrix)
     worst = min(range(len(scores)), key=lambda i: scores[i].recall if scores[i].support else 1.0)
-    recall, total, correct = (
-        scores[worst].recall,
-        scores[worst].support,
-        int(c.matrix[worst, worst]),
-    )
+    recall, total = scores[worst].recall, scores[worst].support
     if total < MIN_COUNT or total == c.val.total:
         return ""
+    correct = int(c.matrix[worst, worst])
     rest = (c.val.count - correct) / (c.val.total - total)
     # 2.81 standard errors: 5 % false alarms among ten classes
     if rest - recall < 0.02 or metrics.wilson_interval(correct, total, 2.81)[1] > rest:
@@ -367,18 +363,17 @@ def miscalibration(c: Context) -> Finding | None:
     )
 
 
-def chance_calibration_error(confidence: Tensor, bins: int = 15) -> float:
-    """The 99 % quantile of a perfectly calibrated network's calibration error.
+def chance_calibration_error(confidence: Tensor) -> float:
+    """The 99 % quantile of a perfectly calibrated network's calibration error, in 15 bins.
 
     Args:
         confidence: float64 ``[N]``, the probability that a prediction is correct.
-        bins: of equal width.
     """
     generator = torch.Generator().manual_seed(0)
-    index = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    index = (confidence * 15).ceil().long().clamp(1, 15) - 1
     drawn = torch.rand(200, len(confidence), generator=generator, dtype=torch.double)
     excess = (drawn < confidence).double() - confidence
-    gaps = torch.zeros(200, bins, dtype=torch.double).index_add_(1, index, excess)
+    gaps = torch.zeros(200, 15, dtype=torch.double).index_add_(1, index, excess)
     return gaps.abs().sum(1).quantile(0.99).item() / len(confidence)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from lenet_pl import files, metrics, plots
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions
+from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
 from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
 
@@ -56,19 +56,14 @@ def summary(evaluation: RunEvaluation) -> dict[str, Any]:
     run, shown, accuracy = evaluation.run, evaluation.shown, evaluation.shown.accuracy
     recorded = run.result.get("metrics", {}).get(f"{shown.split}/acc", accuracy.value)
     config = OmegaConf.masked_copy(run.config, [str(key) for key in run.config if key != "hydra"])
-    scores = metrics.per_class_scores(metrics.confusion_matrix(shown.logits, shown.labels))
     return {
         "evaluation": evaluation,
         "run": run,
         "shown": shown,
-        "accuracy": accuracy,
-        "interval": metrics.wilson_interval(accuracy.count, accuracy.total),
+        "metrics": compute_metrics(run, shown),
         "recorded": recorded if abs(recorded - accuracy.value) * accuracy.total > 0.5 else None,
         "parameters": sum(p.numel() for p in evaluation.network.parameters()),
-        "nll": metrics.negative_log_likelihood(shown.logits, shown.labels),
-        "ece": metrics.expected_calibration_error(shown.logits, shown.labels),
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
-        "scores": list(zip(run.classes, scores, strict=True)),
         "config": OmegaConf.to_yaml(config),
         "greyscale": shown.images.shape[1] == 1,
     }
@@ -181,12 +176,12 @@ def data_uri(png: bytes) -> str:
 
 
 def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
-    """Write the figures of ``context`` as PNG files, and a template with it as ``index.html``.
+    """Write the figures of ``context`` as PNG files, and a template filled with it.
 
     All values are escaped, class names included.
 
     Returns:
-        The path of ``index.html``.
+        The path of the page.
 
     Raises:
         ConfigError: if the folder cannot be written to.
@@ -199,7 +194,7 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
         "percent": percent,
         "uri": data_uri,
         "thumbnail": thumbnail,
-        "width": css_width,
+        "width": lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels
     }
     html = environment.get_template(template).render(context)
     try:
@@ -210,11 +205,6 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     except OSError as error:
         raise ConfigError(f"{folder}: cannot write there ({error.strerror})") from error
     return folder / "index.html"
-
-
-def css_width(png: bytes) -> int:
-    """The width of a figure on the page, at 100 pixels per inch."""
-    return int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI
 
 
 def add_to_tensorboard(folder: Path, figures: Mapping[str, bytes], epoch: int) -> None:
