@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from rich.console import Console
-from rich.progress import wrap_file
 
 from lenet_pl.errors import DataError
 from lenet_pl.files import md5, write_bytes
@@ -193,6 +192,8 @@ def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> st
 
 def _download(url: str, part: Path) -> None:
     """Append to the partial file what it still lacks; OSError if the connection breaks."""
+    from rich.progress import wrap_file  # predictions import this module and need no progress bar
+
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from lenet_pl.data.loader import ImageDataset
@@ -150,6 +149,7 @@ def read_images(
     Returns:
         The images and labels; the file of each; and by file, why an image could not be read.
     """
+    from rich.progress import track  # predictions import this module and need no progress bar
 
     def read(path: Path) -> Tensor | str:
         try:
