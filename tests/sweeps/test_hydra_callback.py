@@ -109,7 +109,7 @@ def test_an_interrupted_sweep_continues(
 
 
 def test_the_winner_is_tested_like_any_run(
-    run_sweep: RunSweep, tmp_path: Path, monkeypatch, capsys
+    run_sweep: RunSweep, tmp_path: Path, monkeypatch, capsys, lenet_pl
 ) -> None:
     overrides = [*SHORT, "trainer.accelerator=cpu", "trainer.precision=bf16-mixed"]
     overrides += ["seed=0,1", "hydra.sweep.dir='scan[x]1'"]
@@ -128,12 +128,11 @@ def test_the_winner_is_tested_like_any_run(
 
     assert run_sweep("-m", *overrides) == 0
     for job, result in read_results(folder).items():  # both seeds of the group
-        run = open_run(str(folder / job))
-        images = evaluate.run_images(run, "test")
-        predictions = evaluate.predict_split(run, run.network(), images)
-        metrics = evaluate.compute_metrics(run, predictions)
-        for key, name in (("acc", "accuracy"), ("loss", "loss"), ("acc_low", "low")):
-            assert result["metrics"][f"test/{key}"] == metrics[name]
+        status, answer, _ = lenet_pl("test", folder / job, "--json")
+        tested = json.loads(answer)
+        assert status == 0
+        assert tested["reported"]["same"]
+        assert result["metrics"]["test/acc_low"] == tested["low"]
 
 
 def with_other_data(run: Run) -> Run:
