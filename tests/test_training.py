@@ -166,7 +166,7 @@ def test_tensorboard_content(finished):
         [point] = events.Scalars(f"best/{name}")
         assert point.step == best["best_epoch"]
         assert point.value == pytest.approx(best["metrics"][name])
-    assert {"val/confusion", "val/mistakes", "net/first filters"} <= set(tags["images"])
+    assert {"val/confusion", "val/misclassified", "net/first filters"} <= set(tags["images"])
     assert any(tag.startswith("train/images") for tag in tags["images"])
     assert "config/text_summary" in tags["tensors"]
     assert "custom_scalars__config__" in tags["tensors"]

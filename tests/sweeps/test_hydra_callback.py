@@ -11,7 +11,6 @@ import pytest
 from helpers.commands import ROOT
 from helpers.sweeps import QUICK, SHORT, read_files, read_results, read_table
 from hydra import compose, initialize_config_dir
-from lenet_pl.evaluation.images import own
 from rich.console import Console
 from tensorboard import program
 
@@ -19,11 +18,8 @@ from lenet_pl import training
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.console import end_summary
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation import winner
-from lenet_pl.evaluation.evaluate import as_reported, score
-from lenet_pl.evaluation.loading import LoadedModel, open_model
-from lenet_pl.report.page import SUFFIX, add_to_dashboard
-from lenet_pl.runs import resume_arguments
+from lenet_pl.evaluation import evaluate
+from lenet_pl.runs import Run, open_run, resume_arguments
 
 RunSweep = Callable[..., int]
 
@@ -112,13 +108,13 @@ def test_an_interrupted_sweep_continues(
 
 
 def test_the_winner_is_tested_like_any_run(
-    run_sweep: RunSweep, tmp_path: Path, monkeypatch, capsys
+    run_sweep: RunSweep, tmp_path: Path, monkeypatch, capsys, lenet_pl
 ) -> None:
     overrides = [*SHORT, "trainer.accelerator=cpu", "trainer.precision=bf16-mixed"]
     overrides += ["seed=0,1", "hydra.sweep.dir='scan[x]1'"]
     folder = tmp_path / "scan[x]1"
     with monkeypatch.context() as patch:
-        patch.setattr(winner, "open_model", lambda name: with_other_data(open_model(name)))
+        patch.setattr(evaluate, "open_run", lambda name: with_other_data(open_run(name)))
         assert run_sweep("-m", *overrides) == 1
     printed = capsys.readouterr().out
     assert "test         none: " in printed
@@ -131,17 +127,17 @@ def test_the_winner_is_tested_like_any_run(
 
     assert run_sweep("-m", *overrides) == 0
     for job, result in read_results(folder).items():  # both seeds of the group
-        model = open_model(str(folder / job))
-        images = own(model.run, "test")
-        tested = score(model, images.labelled.images, images.labelled.labels)
-        assert as_reported(model, images, tested)["same"]
-        assert result["metrics"]["test/acc_low"] == tested.low
+        status, answer, _ = lenet_pl("test", folder / job, "--json")
+        tested = json.loads(answer)
+        assert status == 0
+        assert tested["reported"]["same"]
+        assert result["metrics"]["test/acc_low"] == tested["low"]
 
 
-def with_other_data(model: LoadedModel) -> LoadedModel:
-    """The model as if it had been trained on other images."""
-    model.run.state["DigitsDataModule"]["digest"] = "other"
-    return model
+def with_other_data(run: Run) -> Run:
+    """The run as if it had been trained on other images."""
+    run.state["DigitsDataModule"]["digest"] = "other"
+    return run
 
 
 def test_a_sweep_over_both_classifiers(run_sweep: RunSweep, tmp_path: Path, capsys) -> None:
@@ -217,9 +213,6 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
         assert group["hparams"]["lr"] == 0.05
         assert group["hparams"]["batch_size"] == 64
     job = tmp_path / "s" / "0"
-    add_to_dashboard(job, {"dot": (ROOT / "docs" / "run.png").read_bytes()}, 1)
-    [record] = job.rglob(f"*{SUFFIX}")
-    assert record.parent == job / "momentum 0"  # beside the job's curves
     text = io.StringIO()
     Console(file=text).print(end_summary(read_results(tmp_path / "s")["0"], job, "python train.py"))
     assert "see the curves" in text.getvalue()
@@ -227,3 +220,7 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
         metrics = read_results(tmp_path / "s")[name]["metrics"]
         for key in ("val/acc", "val/loss"):
             assert shown[momentum][f"best/{key}"] == pytest.approx(metrics[key])
+    page = pytest.importorskip("lenet_pl.report.page")
+    page.add_to_tensorboard(job, {"dot": (ROOT / "docs" / "run.png").read_bytes()}, 1)
+    [record] = job.rglob(f"*{page.SUFFIX}")
+    assert record.parent == job / "momentum 0"  # beside the job's curves

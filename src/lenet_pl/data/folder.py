@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from lenet_pl.data.loader import ImageDataset
@@ -52,26 +51,23 @@ class Folder:
         root = Path(str(self.root))
         splits = self._splits(root)
         classes = self._classes(splits)
-        none = ImageDataset(torch.empty(0, 1, SIDE, SIDE, dtype=torch.uint8), torch.empty(0).long())
-        loaded = {"test": none}
+        data: dict[str, ImageDataset] = {}
         files: dict[str, list[str]] = {}
         broken: dict[str, str] = {}
-        for split, folders in splits.items():
-            loaded[split], files[split], unreadable = read_images(
-                root, folders, classes, self.invert, self.centre
-            )
-            broken |= unreadable
-            prefix = f"{split}/" if len(splits) > 1 else ""
-            self._check_counts(prefix, loaded[split].labels, classes, bool(unreadable))
-        train, test, val = loaded["train"], loaded["test"], loaded.get("val")
-        return RawDataset(train, test, classes, origin, val, files, broken)
+        for split in ("train", "val", "test"):  # empty if there is no such folder
+            folders, options = splits.get(split, {}), (self.invert, self.centre)
+            data[split], files[split], failed = read_images(root, folders, classes, *options)
+            broken |= failed
+            if folders:
+                prefix = f"{split}/" if len(splits) > 1 else ""
+                self._check_counts(prefix, data[split].labels, classes, bool(failed))
+        return RawDataset(data["train"], data["test"], classes, origin, data["val"], files, broken)
 
     def _splits(self, root: Path) -> dict[str, dict[str, Path]]:
         """The class folders of each split; all as ``train`` if there are no folders of splits."""
         folders = class_folders(root)
-        official = [
-            n for n in sorted(folders) if n.lower() in SPLIT_NAMES and class_folders(folders[n])
-        ]
+        named = [name for name in sorted(folders) if name.lower() in SPLIT_NAMES]
+        official = [name for name in named if class_folders(folders[name])]
         if not official:
             return {"train": folders}
         splits: dict[str, dict[str, Path]] = {}
@@ -153,6 +149,7 @@ def read_images(
     Returns:
         The images and labels; the file of each; and by file, why an image could not be read.
     """
+    from rich.progress import track  # predictions import this module and need no progress bar
 
     def read(path: Path) -> Tensor | str:
         try:

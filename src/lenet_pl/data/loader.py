@@ -1,4 +1,4 @@
-"""Batches of images held in memory: the data set, the order of an epoch, augmented batches."""
+"""Images in memory, the order of an epoch, and batches of augmented images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,8 +40,8 @@ class BatchSampler:
         size: number of images.
         batch_size: images per batch; the last batch may be smaller.
         seed: shuffles the images, together with the epoch; None keeps their order.
-        rank, world_size: in distributed training this process gets every ``world_size``-th
-            image from ``rank`` on, and all processes get the same number.
+        rank: of this process in distributed training; it gets every ``world_size``-th image.
+        world_size: number of processes.
         device: device of the indices.
     """
 
@@ -70,9 +70,8 @@ class BatchSampler:
         order = np.arange(self.size)
         if self.seed is not None:
             np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        order = order[: self.size // self.world_size * self.world_size][
-            self.rank :: self.world_size
-        ]
+        equal = self.size // self.world_size * self.world_size  # the same number for each process
+        order = order[self.rank : equal : self.world_size]
         yield from torch.from_numpy(order).to(self.device).split(self.batch_size)
 
     def __len__(self) -> int:

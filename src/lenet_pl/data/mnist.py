@@ -20,24 +20,15 @@ from lenet_pl.errors import DataError
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A data set in its official splits.
-
-    Args:
-        train, test: images and labels; ``test`` is empty if there is no official split.
-        classes: class names, in the order of the labels.
-        origin: where the files came from.
-        val: the official validation split, if there is one.
-        files: by split, the file of each image, if images have files of their own.
-        broken: by file, why an image could not be read; these are in no split.
-    """
+    """A data set in its official splits."""
 
     train: ImageDataset
-    test: ImageDataset
-    classes: tuple[str, ...]
-    origin: str
-    val: ImageDataset | None = None
-    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    broken: Mapping[str, str] = field(default_factory=dict)
+    test: ImageDataset  # empty if there is no official split
+    classes: tuple[str, ...]  # in the order of the labels
+    origin: str  # where the files came from
+    val: ImageDataset | None = None  # None or empty if there is no official one
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by split, of each image
+    broken: Mapping[str, str] = field(default_factory=dict)  # by file, why it cannot be read
 
     def splits(self) -> dict[str, ImageDataset]:
         """The official splits that are not empty, by name."""
@@ -46,17 +37,11 @@ class RawDataset:
 
 
 class Source(Protocol):
-    """A data set as the data module uses it.
-
-    Attributes:
-        name: of the data set.
-        family: the same for data sets that share images.
-        centred: whether the objects are centred as in MNIST.
-    """
+    """A data set as the data module uses it."""
 
     name: str
-    family: str
-    centred: bool
+    family: str  # the same for data sets that share images
+    centred: bool  # whether the objects are centred as in MNIST
 
     def prepare(self) -> str:
         """Make sure that the files are on disk, and return their origin; raises DataError."""

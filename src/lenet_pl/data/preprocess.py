@@ -31,9 +31,9 @@ MIN_CONTRAST = 12.0  # grey levels of 255 between the digit and its background
 THIN, USUAL = 1.56, 2.2
 # the first ones are recognised without loading every plugin, and none of them runs a program
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
-)
+IMAGE_SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
+}
 
 
 def image_files(folder: Path) -> Iterator[Path]:
@@ -203,7 +203,7 @@ def _fit_background(grey: Tensor, invert: Auto) -> Tensor:
 
 def _surface(coefficients: Tensor, height: int, width: int) -> Tensor:
     """The polynomial in 1, x, y, x², xy, y² on ``[H, W]``, with x and y from -1 to 1."""
-    one, by_x, by_y, by_xx, by_xy, by_yy = coefficients
+    one, by_x, by_y, by_xx, by_xy, by_yy = coefficients.unbind()
     y, x = _grid(height, width)
     return (one + by_x * x + by_xx * x * x) + (by_y * y + by_yy * y * y) + by_xy * x * y
 

@@ -42,7 +42,7 @@ def stratified_split(labels: Tensor, sizes: Sequence[int], seed: int) -> tuple[T
 def largest_remainder(total: int, weights: np.ndarray) -> np.ndarray:
     """Integers in proportion to the weights that sum to exactly the total."""
     quotas = weights * total / weights.sum()
-    counts = np.floor(quotas).astype(int)
+    counts: np.ndarray = np.floor(quotas).astype(int)
     by_remainder = np.argsort(counts - quotas, kind="stable")
     counts[by_remainder[: total - counts.sum()]] += 1
     return counts
@@ -82,17 +82,11 @@ def stratified_fraction(labels: Tensor, fraction: float, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some images of a data set.
-
-    Args:
-        dataset: the data set.
-        indices: int64 [n], sorted positions in the data set.
-        files: file name of each image of the data set; empty if images have none.
-    """
+    """Some images of a data set."""
 
     dataset: ImageDataset
-    indices: Tensor
-    files: Sequence[str] = ()
+    indices: Tensor  # int64 [n], sorted positions in the data set
+    files: Sequence[str] = ()  # of all images in the data set, if they have files of their own
 
     def select(self, positions: Tensor) -> "Subset":
         """The images at some positions of this subset."""

@@ -20,18 +20,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lenet_pl import cli
 from lenet_pl.console import ConsoleHandler, console
-from lenet_pl.errors import FAILED, INVALID, ConfigError, UserError, fail, one_line
+from lenet_pl.errors import FAILED, ConfigError, UserError, exit_on_error, fail, one_line
 from lenet_pl.files import display_path, reserved
 from lenet_pl.runs import program_name, read_result
 from lenet_pl.sweeps.plan import Plan, make_plan
 from lenet_pl.sweeps.progress import ParallelProgress, label, print_end, print_line, print_start
-from lenet_pl.sweeps.results import (
-    job_folders,
-    parameter_overrides,
-    read_sweep,
-    summary,
-    write_files,
-)
+from lenet_pl.sweeps.results import parameter_overrides, read_sweep, summary, write_files
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +48,7 @@ class SweepCallback(Callback):
         return {"plan": self.plan}  # neither lock nor thread
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with _exit_on_error(INVALID):
+        with _exit_on_error():
             self.plan = make_plan(config, GlobalHydra.instance().config_loader())
             self._open_folder(config)
             self._announce()
@@ -165,16 +159,13 @@ class SweepCallback(Callback):
             print_end(self.plan, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        with self.lock, _exit_on_error(FAILED):
+        with self.lock, _exit_on_error():
             complete = self.summarise(config.test)
         if not complete:
             raise SystemExit(FAILED)
 
     def summarise(self, test: bool) -> bool:
-        """Test the winner if all jobs are done, then write and print the summary.
-
-        Args:
-            test: whether to test the winner.
+        """Test the winner if that is requested and all jobs are done, and write the summary.
 
         Returns:
             Whether all jobs finished and the winner was tested as requested.
@@ -202,8 +193,8 @@ class SweepCallback(Callback):
 
     def launch_failed(self, error: Exception) -> str:
         """Summarise the jobs so far after the launcher has failed; returns the error message."""
-        if job_folders(self.plan.folder):
-            with _exit_on_error(FAILED):
+        if any(self.plan.folder.glob("*/.hydra")):
+            with _exit_on_error():
                 self.summarise(test=False)
         folder = display_path(self.plan.folder)
         message = f"{type(error).__name__}: {one_line(error)}"
@@ -211,16 +202,14 @@ class SweepCallback(Callback):
 
 
 @contextmanager
-def _exit_on_error(status: int) -> Iterator[None]:
-    """Exit on any exception, which Hydra would turn into a warning."""
+def _exit_on_error() -> Iterator[None]:
+    """Exit on any exception; Hydra would turn it into a warning."""
     try:
-        yield
+        with exit_on_error(cli.explain):
+            yield
     except Exception as error:
-        message = str(error) if isinstance(error, UserError) else cli.explain(error)
-        if message is None:
-            traceback.print_exc()
-            raise SystemExit(FAILED) from error
-        fail(message, status)
+        traceback.print_exc()
+        raise SystemExit(FAILED) from error
 
 
 def _limit_resources(plan: Plan, number: int) -> None:
@@ -230,7 +219,7 @@ def _limit_resources(plan: Plan, number: int) -> None:
     if plan.threads:
         # more threads than cores wait for each other spinning, many times slower
         torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
-    if not torch.cuda.is_initialized() and (count := torch.cuda.device_count()) > 1:
+    if not cast(Any, torch.cuda).is_initialized() and (count := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number % count]
 

@@ -30,29 +30,17 @@ EXTRAS = {  # of lenet-pl, by the Hydra plugin that it installs
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep that has been checked and can start.
+    """A sweep that has been checked and can start."""
 
-    Attributes:
-        folder: the absolute path of the sweep's folder.
-        cwd: the working directory at the start; workers change to it.
-        total: the number of jobs; None if the sweeper does not tell.
-        varied: the keys that are swept over.
-        existing: the jobs of an earlier start, by name.
-        parallel: whether jobs run in processes of their own.
-        threads: CPU threads per job; None leaves the choice to torch.
-        batch_size: jobs to launch at once, for a launcher that starts all it is given.
-        started: the time of the start in seconds since the epoch, to compare with files.
-    """
-
-    folder: Path
-    cwd: Path
-    total: int | None
-    varied: tuple[str, ...]
-    existing: dict[str, Job]
-    parallel: bool
-    threads: int | None
-    batch_size: int | None
-    started: float
+    folder: Path  # absolute
+    cwd: Path  # the working directory at the start; workers change to it
+    total: int | None  # the number of jobs, if the sweeper knows it beforehand
+    varied: tuple[str, ...]  # the keys that are swept over
+    existing: dict[str, Job]  # by name, from an earlier start
+    parallel: bool  # whether jobs run in processes of their own
+    threads: int | None  # CPU threads per job; None leaves the choice to torch
+    batch_size: int | None  # jobs to launch at once, where the launcher sets no limit
+    started: float  # seconds since the epoch, to compare with the times of files
 
 
 def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:

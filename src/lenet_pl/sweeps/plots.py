@@ -1,4 +1,4 @@
-"""The figure of a sweep, ``sweep.png``; a point is the mean over the seeds of a setting."""
+"""The figure of a sweep, ``sweep.png``; each point is a mean over seeds."""
 
 from collections.abc import Callable
 
@@ -44,35 +44,18 @@ def plot_for(sweep: SweepResults) -> Callable[[SweepResults], Figure] | None:
 
 
 class Scale:
-    """An axis for the values of a parameter, which are text.
-
-    Args:
-        sweep: the results.
-        key: the parameter.
-
-    Attributes:
-        numeric: whether all values are finite numbers.
-        log: whether they are positive and span a factor of ten or more.
-        positions: the position of each value, in order; values of failed jobs are included.
-    """
+    """The values of a parameter on an axis: numbers to scale, other text at equal distances."""
 
     def __init__(self, sweep: SweepResults, key: str) -> None:
-        values = {job.values.get(key, "") for job in sweep.jobs}
+        values = {job.values.get(key, "") for job in sweep.jobs}  # of failed jobs, too
         numbers = {value: _number(value) for value in values}
-        self.numeric = bool(np.isfinite(list(numbers.values())).all())
         ordered = sorted(values, key=lambda value: (numbers[value], value))
-        self.positions = {
-            v: numbers[v] if self.numeric else float(i) for i, v in enumerate(ordered)
-        }
-        low, high = min(self.positions.values()), max(self.positions.values())
-        self.log = self.numeric and low > 0 and high >= 10 * low
-
-    def heights(self) -> dict[str, float]:
-        """The values on an axis from 0 to 1."""
-        at = np.array(list(self.positions.values()))
-        at = np.log(at) if self.log else at
-        span = float(np.ptp(at)) or 1.0
-        return dict(zip(self.positions, ((at - at.min()) / span).tolist(), strict=True))
+        self.numeric = bool(np.isfinite(list(numbers.values())).all())
+        self.positions = {value: float(i) for i, value in enumerate(ordered)}
+        if self.numeric:
+            self.positions = {value: numbers[value] for value in ordered}
+        low, high = numbers[ordered[0]], numbers[ordered[-1]]
+        self.log = self.numeric and 0 < 10 * low <= high
 
 
 def _number(value: str) -> float:
@@ -87,13 +70,12 @@ def draw_seeds(sweep: SweepResults) -> Figure:
     """The accuracy of each seed, with their mean and standard deviation."""
     group = sweep.groups[0]
     mean, sd = group.mean(), group.sd() or 0.0
+    accuracies = {job.values.get("seed", ""): job.metrics["val/acc"] for job in group.jobs}
+    seeds = sorted(accuracies, key=_number)
     figure, axes = _axes("seed")
     axes.axhspan(mean - sd, mean + sd, alpha=0.15, lw=0)
     axes.axhline(mean, lw=1)
-    jobs = sorted(group.jobs, key=lambda job: _number(job.values.get("seed", "")))
-    axes.plot(
-        [job.values.get("seed", "") for job in jobs], [job.metrics["val/acc"] for job in jobs], "o"
-    )
+    axes.plot(seeds, [accuracies[seed] for seed in seeds], "o")
     axes.set_title(f"{mean:.2%} ± {sd:.2%}, n = {group.n}", size=10)
     return figure
 
@@ -102,11 +84,10 @@ def draw_line(sweep: SweepResults) -> Figure:
     """Accuracy over one parameter; a band or error bars show the standard deviation over seeds."""
     [key] = sweep.parameters
     scale = Scale(sweep, key)
+    positions = [scale.positions[group.values.get(key, "")] for group in sweep.groups]
+    means, sds = zip(*((group.mean(), group.sd() or 0.0) for group in sweep.groups), strict=True)
+    x, mean, sd = np.array(sorted(zip(positions, means, sds, strict=True))).T
     figure, axes = _axes(key)
-    points = [
-        (scale.positions[g.values.get(key, "")], g.mean(), g.sd() or 0.0) for g in sweep.groups
-    ]
-    x, mean, sd = np.array(sorted(points)).T
     ticks, labels = list(scale.positions.values()), list(scale.positions)
     if scale.numeric:
         axes.plot(x, mean, "o-")
@@ -130,65 +111,57 @@ def draw_heat_map(sweep: SweepResults) -> Figure:
     """A table of two parameters, coloured by accuracy; the best cell is framed."""
     down, across = sweep.parameters
     rows, columns = (list(Scale(sweep, key).positions) for key in (down, across))
-    cells = [
-        (rows.index(group.values.get(down, "")), columns.index(group.values.get(across, "")))
-        for group in sweep.groups
-    ]
     table = np.full((len(rows), len(columns)), np.nan)
-    for cell, group in zip(cells, sweep.groups, strict=True):
-        table[cell] = group.mean()
-    size = (2.8 + len(columns), 1.4 + 0.6 * len(rows))
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    norm = _norm(sweep)
+    for group in reversed(sweep.groups):  # the best last
+        row = rows.index(group.values.get(down, ""))
+        column = columns.index(group.values.get(across, ""))
+        table[row, column] = group.mean()
+    figure, axes, norm = _coloured_axes(sweep, 2.8 + len(columns), 1.4 + 0.6 * len(rows))
     axes.imshow(table, cmap=COLORMAP, norm=norm, aspect="auto")
+    best = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BEST, lw=2.5)
+    best.set_clip_on(False)
+    axes.add_patch(best)
     for (row, column), accuracy in np.ndenumerate(table):
         missing = np.isnan(accuracy)
         colour = "black" if missing or norm(accuracy) > 0.6 else "white"
         text = "–" if missing else f"{accuracy:.2%}"
         axes.text(column, row, text, ha="center", va="center", size=9, color=colour)
-    best = (cells[0][1] - 0.5, cells[0][0] - 0.5)
-    axes.add_patch(Rectangle(best, 1, 1, fill=False, edgecolor=BEST, lw=2.5, clip_on=False))
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlabel=across, ylabel=down)
-    _finish(figure, axes, norm)
     return figure
 
 
 def draw_parallel(sweep: SweepResults) -> Figure:
     """A line per setting through one axis per parameter; the last axis is the accuracy."""
     keys = sweep.parameters
-    figure = Figure(figsize=(2.0 + 1.7 * len(keys), 4.2), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    norm = _norm(sweep)
+    figure, axes, norm = _coloured_axes(sweep, 2.0 + 1.7 * len(keys), 4.2)
     heights = [_label_axis(axes, i, Scale(sweep, key)) for i, key in enumerate(keys)]
+    alpha = max(0.25, 1 - len(sweep.groups) / 200)
     for group in reversed(sweep.groups):  # the best on top
         score = float(norm(group.mean()))
         y = [height[group.values.get(key, "")] for key, height in zip(keys, heights, strict=True)]
         best = group is sweep.groups[0]
-        axes.plot(
-            range(len(keys) + 1),
-            [*y, score],
-            color=BEST if best else colormaps[COLORMAP](score),
-            lw=2.5 if best else 1.2,
-            alpha=1.0 if best else max(0.25, 1 - len(sweep.groups) / 200),
-        )
+        colour = BEST if best else colormaps[COLORMAP](score, alpha)
+        axes.plot([*y, score], color=colour, lw=2.5 if best else 1.2)
     for i in range(len(keys) + 1):
         axes.axvline(i, color="grey", lw=0.8, zorder=0)
     axes.set_xticks(range(len(keys) + 1), [*short_names(keys).values(), "val/acc"])
     axes.set(yticks=[], xlim=(-0.35, len(keys) + 0.05))
-    _finish(figure, axes, norm)
     return figure
 
 
 def _label_axis(axes: Axes, x: int, scale: Scale) -> dict[str, float]:
-    """Label the values for which there is room; returns the heights of all."""
-    heights, last = scale.heights(), -1.0
+    """Label a vertical axis where there is room; returns the height of each value from 0 to 1."""
+    positions = np.array(list(scale.positions.values()))
+    positions = np.log(positions) if scale.log else positions
+    positions = (positions - positions.min()) / (np.ptp(positions) or 1.0)
+    heights = dict(zip(scale.positions, positions.tolist(), strict=True))
+    background = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
+    last = -1.0
     for value, height in heights.items():
         if height - last >= 0.08:
             text = f"{float(value):.3g}" if scale.numeric else value
-            background = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
             axes.text(x - 0.03, height, text, ha="right", va="center", size=8, bbox=background)
             last = height
     return heights
@@ -203,19 +176,20 @@ def _axes(key: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _norm(sweep: SweepResults) -> Normalize:
-    """Colours for the accuracies; a run that failed to learn must not wash out the others."""
+def _coloured_axes(
+    sweep: SweepResults, width: float, height: float
+) -> tuple[Figure, Axes, Normalize]:
+    """Axes without a frame and a colour bar for the accuracies."""
     means = [group.mean() for group in sweep.groups]
     high, low, median = max(means), min(means), float(np.median(means))
-    return Normalize(
-        max(low, high - 4 * (high - median)) if median < high else low, high, clip=True
-    )
-
-
-def _finish(figure: Figure, axes: Axes, norm: Normalize) -> None:
-    """Remove the frame and add the colour bar."""
+    if median < high:  # a run that failed to learn must not wash out the others
+        low = max(low, high - 4 * (high - median))
+    norm = Normalize(low, high, clip=True)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     bar = figure.colorbar(ScalarMappable(norm, COLORMAP), ax=axes, extend="min")
     bar.formatter = FuncFormatter(lambda accuracy, _: f"{accuracy:.1%}")
     bar.set_label("validation accuracy")
+    return figure, axes, norm

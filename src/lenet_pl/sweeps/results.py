@@ -33,28 +33,16 @@ MAX_ROWS = 30  # of a table on the console
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep.
+    """One run of a sweep; without ``result.json`` its status is ``unfinished``."""
 
-    Attributes:
-        folder: the run folder, whose name is the job's number.
-        overrides: all overrides, as typed.
-        status: ``finished``, ``failed``, ``interrupted``, or ``unfinished`` without
-            ``result.json``.
-        error: the one-line reason of a failure.
-        epochs: the number of epochs trained.
-        best_epoch: the epoch with the best validation accuracy.
-        metrics: ``val/acc`` and ``val/loss`` of that epoch; ``test/acc`` etc. once tested.
-        seconds: the duration of all epochs, including those before an interruption.
-    """
-
-    folder: Path
-    overrides: tuple[str, ...]
+    folder: Path  # its name is the job's number
+    overrides: tuple[str, ...]  # all of them, as typed
     status: str
     error: str | None
     epochs: int
-    best_epoch: int | None
-    metrics: dict[str, float]
-    seconds: float | None
+    best_epoch: int | None  # by validation accuracy
+    metrics: dict[str, float]  # of the best epoch, and of the test set once tested
+    seconds: float | None  # of all epochs, including those before an interruption
 
     @property
     def name(self) -> str:
@@ -110,21 +98,13 @@ class SeedGroup:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """The jobs of a sweep.
-
-    Attributes:
-        folder: the folder of the sweep.
-        jobs: finished jobs by validation accuracy, then unfinished ones, then failed ones.
-        varied: the keys whose values differ between jobs.
-        groups: the finished jobs grouped by everything but the seed, best mean first.
-        test_error: why the winner could not be tested.
-    """
+    """The jobs of a sweep."""
 
     folder: Path
-    jobs: tuple[Job, ...]
-    varied: tuple[str, ...]
-    groups: tuple[SeedGroup, ...]
-    test_error: str | None = None
+    jobs: tuple[Job, ...]  # finished ones by validation accuracy, unfinished ones, failed ones
+    varied: tuple[str, ...]  # the keys whose values differ between jobs
+    groups: tuple[SeedGroup, ...]  # of the finished jobs, best mean first
+    test_error: str | None = None  # why the winner could not be tested
 
     @property
     def winner(self) -> SeedGroup | None:
@@ -320,7 +300,7 @@ def command(sweep: SweepResults, program: str = "python train.py") -> str:
 
 def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
     """The winner and the jobs that did not finish, a name and a text for each line."""
-    lines = [("winner", "none: no job has finished")]
+    lines = [("winner", "none: no finished job was validated")]
     if winner := sweep.winner:
         running = sweep.counts["unfinished"] or sweep.counts["interrupted"]
         keys = sweep.without_seed if winner.n > 1 else sweep.parameters
