@@ -108,7 +108,7 @@ def test_pooled_data_is_noted(lenet_pl, run, tmp_path):
     result = json.loads((copy / "result.json").read_text())
     result["data"]["pooled"] = True
     (copy / "result.json").write_text(json.dumps(result))
-    assert "pooled: the splits mix official training and test images" in lenet_pl("test", copy)[1]
+    assert "pooled with the official test set: not comparable" in lenet_pl("test", copy)[1]
 
 
 def test_data_that_has_changed_is_an_error(lenet_pl, run, tmp_path):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 500  # for bare weights
 DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
 MEANING = {"train": "training", "val": "validation", "test": "test", "": ""}
-POOLED = "pooled: the splits mix official training and test images; not comparable with others"
+POOLED = "pooled with the official test set: not comparable with published results"
 SOURCES = {source.name: source for source in (Mini, MNIST, FashionMNIST, KMNIST)}
 
 
