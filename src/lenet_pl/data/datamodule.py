@@ -58,10 +58,10 @@ class DigitsDataModule(LightningDataModule):
             ``scale`` to [0, 1], or ``none``.
         clean: whether to remove the training images that :mod:`lenet_pl.data.cleaning` finds.
         suspect_folds: folds of the cross-validation that finds label issues; 0 for none.
-        on_error: ``skip`` images that cannot be read, or ``stop``.
         augment: augmentations of the training images by name, applied in order.
         augment_until: fraction of the epochs after which training images are not augmented.
         seed: shuffles the training images and seeds the augmentation, together with the epoch.
+        on_error: ``skip`` images that cannot be read, or ``stop``.
         cache: a mapping that the data modules of one process share, so that those with the same
             data and options load them once; it holds one entry. Hydra copies plain dicts, but
             not ``collections.UserDict``.
@@ -90,10 +90,10 @@ class DigitsDataModule(LightningDataModule):
         normalise: str,
         clean: bool,
         suspect_folds: int,
-        on_error: str,
         augment: Mapping[str, Augmentation | None],
         augment_until: float,
         seed: int,
+        on_error: str = "skip",  # a key of data=folder alone
         cache: MutableMapping[Any, DataSplits] | None = None,
     ) -> None:
         super().__init__()
