@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -59,15 +59,11 @@ def read_result(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if the file is damaged.
     """
+    path = folder / "result.json"
     try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{folder}: damaged run folder: result.json: {error}") from error
-    if not isinstance(result, dict):
-        raise ConfigError(f"{folder}: damaged run folder: result.json holds no object")
-    return result
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -97,10 +93,10 @@ def read_overrides(folder: Path) -> list[str]:
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         overrides = yaml.load(path.read_text(encoding="utf-8"), loader) or []
+        if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
+            raise ValueError(f"{path} holds no list of overrides")
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{folder}: damaged run folder: {one_line(error)}") from error
-    if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
-        raise ConfigError(f"{folder}: damaged run folder: {path} holds no list of overrides")
     return overrides
 
 
@@ -129,8 +125,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
         return arguments
     run = find_run(requested[-1].removeprefix("resume="))
     checkpoint = run / "checkpoints" / "last.ckpt"
-    overrides = run / ".hydra" / "overrides.yaml"
-    if not overrides.is_file():
+    if not (overrides := run / ".hydra" / "overrides.yaml").is_file():
         raise ConfigError(f"resume={run}: not a run folder ({overrides} is missing)")
     if hydra_mode(run) == "MULTIRUN":  # results written there would not match the sweep
         raise ConfigError(
@@ -141,26 +136,19 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     if not checkpoint.is_file():
         raise ConfigError(f"resume={run}: no finished epoch to resume from ({checkpoint})")
     given = [argument for argument in arguments if argument not in requested]
-    _check_unfinished(run, given)
+    result, values = read_result(run), dict(item.partition("=")[::2] for item in given)
+    epochs = values.get("trainer.max_epochs", "0")
+    longer = not epochs.isdigit() or int(epochs) > result.get("epochs", 0)
+    if result.get("status") == "finished" and not longer:
+        raise ConfigError(
+            f"resume={run}: finished after {result.get('epochs')} epochs; give a larger "
+            "trainer.max_epochs to train longer"
+        )
     replaced = {*map(override_key, given), "ckpt_path"}
     if "classifier" in replaced:  # either classifier continues the other, without its options
         replaced.add("classifier.steps_per_execution")
     kept = [item for item in read_overrides(run) if override_key(item) not in replaced]
     return [*kept, f"ckpt_path={_quoted(checkpoint)}", f"hydra.run.dir={_quoted(run)}", *given]
-
-
-def _check_unfinished(run: Path, given: list[str]) -> None:
-    """A finished run has been tested and continues only to train longer."""
-    result = read_result(run)
-    if result.get("status") != "finished":
-        return
-    epochs = result.get("epochs", 0)
-    asked = [item.partition("=")[2] for item in given if item.startswith("trainer.max_epochs=")]
-    if not asked or (asked[-1].isdigit() and int(asked[-1]) <= epochs):
-        raise ConfigError(
-            f"resume={run}: finished after {epochs} epochs; give a larger trainer.max_epochs to "
-            "train longer"
-        )
 
 
 def _quoted(path: Path) -> str:
@@ -220,7 +208,7 @@ class Run:
 
         from lenet_pl.models.pixelnet import PixelNet
 
-        net = PixelNet(instantiate(trusted(without_weights(self.config), "model", nn.Module)))
+        net = PixelNet(self._build(without_weights(self.config), "model", nn.Module))
         try:
             net.load_state_dict(self.state["state_dict"])
         except RuntimeError as error:
@@ -233,7 +221,7 @@ class Run:
         """The loss function of training."""
         from torch import nn
 
-        loss: nn.Module = instantiate(trusted(self.config, "loss", nn.Module))
+        loss: nn.Module = self._build(self.config, "loss", nn.Module)
         return loss
 
     def data(self) -> "DigitsDataModule":
@@ -244,7 +232,7 @@ class Run:
         """
         from lenet_pl.data.datamodule import DigitsDataModule
 
-        data: DigitsDataModule = instantiate(trusted(self.config, "data", DigitsDataModule))
+        data: DigitsDataModule = self._build(self.config, "data", DigitsDataModule)
         data.prepare_data()
         data.setup()
         before, now = self.state[DATA_KEY], data.state_dict()
@@ -256,6 +244,13 @@ class Run:
                 )
         return data
 
+    def _build(self, config: DictConfig, key: str, kind: type) -> Any:
+        try:
+            return instantiate(trusted(config, key, kind))
+        except InstantiationException as error:
+            reason = one_line(error.__cause__ or error, 30)
+            raise ConfigError(f"{self.folder}: cannot build {key}: {reason}") from error
+
 
 def open_run(name: str) -> Run:
     """Open a run folder, a checkpoint in one, or the ``latest`` run.
@@ -264,38 +259,33 @@ def open_run(name: str) -> Run:
         ConfigError: if there is none, it has no finished epoch, or it is damaged.
     """
     folder = find_run(name)
-    _check_is_run(Path(name), folder)
     best = folder / "checkpoints" / "best.ckpt"
     checkpoint = Path(name) if name.endswith(".ckpt") else best
-    file = folder / ".hydra" / "config.yaml"
-    if not file.is_file():
-        raise ConfigError(f"{name}: not a run folder ({file} is missing)")
+    if not (file := folder / ".hydra" / "config.yaml").is_file():
+        raise ConfigError(f"{name}: {_describe(Path(name), folder)}")
     if not checkpoint.is_file():
         raise ConfigError(f"{name}: no finished epoch ({checkpoint} is missing)")
     state = read_checkpoint(checkpoint)
     try:
         config = OmegaConf.load(file)
+        if not isinstance(config, DictConfig):
+            raise ValueError(f"{file} holds no mapping")
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
         raise ConfigError(f"{folder}: damaged run folder: {one_line(error)}") from error
-    if not isinstance(config, DictConfig):
-        raise ConfigError(f"{folder}: damaged run folder: {file} holds no mapping")
     return Run(folder, checkpoint, config, read_result(folder), state)
 
 
-def _check_is_run(path: Path, folder: Path) -> None:
-    """Raise ConfigError for a path that is nothing, bare weights or a sweep."""
+def _describe(path: Path, folder: Path) -> str:
+    """What a path is that is not a run: nothing, bare weights, a sweep or another folder."""
     if not folder.exists():
-        raise ConfigError(f"{path}: no such folder")
-    if (folder / ".hydra" / "config.yaml").is_file():
-        return
+        return "no such folder"
     if path.suffix in (".pth", ".pt") and path.is_file():
-        raise ConfigError(
-            f"{path}: bare weights without a run; test and predict take them with --model lenet"
-        )
+        return "bare weights without a run; test and predict take them with --model lenet"
     names = [job.parent.name for job in folder.glob("*/.hydra")]
     if jobs := sorted(int(name) for name in names if name.isdecimal()):
         listed = "its job is 0/" if jobs == [0] else f"its jobs are {jobs[0]}/ to {jobs[-1]}/"
-        raise ConfigError(f"{path}: a sweep; {listed}; name one")
+        return f"a sweep; {listed}; name one"
+    return f"not a run folder ({folder / '.hydra/config.yaml'} is missing)"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
