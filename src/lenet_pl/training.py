@@ -33,13 +33,18 @@ from lenet_pl.config import (
     resume_settings,
     with_key,
 )
-from lenet_pl.console import ConsoleHandler, end_summary, show, start_summary
+from lenet_pl.console import (
+    ConsoleHandler,
+    end_summary,
+    layer_table,
+    show,
+    start_summary,
+)
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import FAILED, ConfigError, UserError, one_line
 from lenet_pl.files import display_path, reserved, write_json
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
-from lenet_pl.models.summary import layer_table
 from lenet_pl.runs import git_state, package_versions, program_name, without_weights
 
 # Lightning's tips and its log of hooks are not about this run

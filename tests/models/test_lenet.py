@@ -5,8 +5,8 @@ import torch
 from helpers.tutorial import TutorialLeNet
 from torch import nn
 
+from lenet_pl.console import layer_table
 from lenet_pl.models.lenet import FullConv2d, LeNet
-from lenet_pl.models.summary import layer_table
 
 
 def test_parameters_of_each_layer():

@@ -2,8 +2,8 @@
 
 import torch
 
+from lenet_pl.console import layer_table
 from lenet_pl.models.lstm import LSTM
-from lenet_pl.models.summary import layer_table
 
 
 def test_output_shape_and_layer_table():

@@ -2,8 +2,8 @@
 
 import torch
 
+from lenet_pl.console import layer_table
 from lenet_pl.models.mlp import MLP
-from lenet_pl.models.summary import layer_table
 
 
 def test_parameters():

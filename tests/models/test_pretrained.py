@@ -11,9 +11,9 @@ from torch import nn
 from torchvision.models import get_model
 
 from lenet_pl.classifier import Classifier
+from lenet_pl.console import layer_table
 from lenet_pl.errors import ConfigError
 from lenet_pl.models.pretrained import Pretrained
-from lenet_pl.models.summary import layer_table
 from lenet_pl.runs import open_run
 from lenet_pl.training import build, train
 

@@ -1,4 +1,4 @@
-"""The metrics of each epoch: ``metrics.csv``, the loggers and the log."""
+"""What a run reports while it trains: the metrics of each epoch, and a progress bar."""
 
 import logging
 import math
@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lenet_pl.console import percent
+from lenet_pl.console import console, percent
 from lenet_pl.files import write_csv
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, float]
+
+REFRESH = 0.1  # seconds; drawing the progress bar takes longer than a training step
 
 
 class EpochHistory(Callback):
@@ -94,3 +97,34 @@ def _line(row: Row, max_epochs: int | None, best: bool) -> str:
     ]
     start, end = f"epoch {row['epoch']:{len(total)}.0f}/{total}", f"{row['seconds']:.1f} s"
     return "  ".join([start, *scores, end, *["best"] * best])
+
+
+class ProgressBar(Callback):
+    """Shows the steps of the run and the remaining time, on a terminal only."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._drawn = 0.0
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        if not (console.is_terminal and trainer.is_global_zero):
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        total = trainer.estimated_stepping_batches
+        self._task = self._bar.add_task("", total=total, completed=trainer.global_step)
+        self._bar.start()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self._bar and (now := time.monotonic()) - self._drawn > REFRESH:
+            self._drawn = now
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self._bar.update(self._task, description=epoch, completed=trainer.global_step)
+
+    def on_train_end(self, *_: Any) -> None:
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+    def on_exception(self, *_: Any) -> None:
+        self.on_train_end()

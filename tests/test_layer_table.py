@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lenet_pl.models.summary import layer_table
+from lenet_pl.console import layer_table
 
 
 def test_lists_blocks_where_there_are_too_many_layers():
