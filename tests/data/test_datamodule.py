@@ -186,10 +186,10 @@ def test_a_pooled_run_says_so(composed, tmp_path, caplog):
     assert "reduced     to 0.5 of the training images" in caplog.text
     metrics = {"val/acc": 0.9, "val/loss": 0.1}
     result |= {"best_epoch": 1, "metrics": metrics}
-    lines = [str(line) for line in end_summary(result, Path("run")).renderables]
+    lines = [str(line) for line in end_summary(result, Path("run"), "python train.py").renderables]
     assert any(line.startswith("pooled") for line in lines)
     result["data"]["pooled"] = False
-    lines = [str(line) for line in end_summary(result, Path("run")).renderables]
+    lines = [str(line) for line in end_summary(result, Path("run"), "python train.py").renderables]
     assert not any(line.startswith("pooled") for line in lines)
 
 
@@ -237,9 +237,9 @@ def test_normalised_pixels(composed, normalise, low, high):
         ("data.normalise=standardize", "one of standardise, scale, none"),
         ("data.clean=maybe", "one of true, false"),
         ("data.clean=1", "one of true, false"),
-        ("data.suspect_folds=1", "0, or a whole number from 2 to 20"),
-        ("data.val_size=0", "a whole number from 1 on, or a share between 0 and 1"),
-        ("data.val_size=1.5", "a whole number from 1 on, or a share between 0 and 1"),
+        ("data.suspect_folds=1", "0, or an integer from 2 to 20"),
+        ("data.val_size=0", "an integer of at least 1, or a fraction between 0 and 1"),
+        ("data.val_size=1.5", "an integer of at least 1, or a fraction between 0 and 1"),
     ],
 )
 def test_invalid_values(composed, override, message):

@@ -5,6 +5,7 @@ import os
 import shutil
 import traceback
 import warnings
+from collections import UserDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -40,7 +41,8 @@ class SweepCallback(Callback):
     are called. In a single run the callback does nothing.
     """
 
-    cache: ClassVar[dict[Any, Any]] = {}  # data shared by the jobs of a process
+    # data shared by the jobs of a process; Hydra would copy a plain dict
+    cache: ClassVar[UserDict[Any, Any]] = UserDict()
 
     plan: Plan
 
