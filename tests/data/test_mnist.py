@@ -61,6 +61,15 @@ def test_data_sets_that_share_images_and_centred_ones():
     assert not KMNIST.centred
 
 
+def test_checksums_of_mnist():
+    assert [file.md5 for file in MNIST.files] == [
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
+    ]
+
+
 @pytest.mark.parametrize("ours", [MNIST, FashionMNIST, KMNIST])
 def test_checksums_names_and_mirrors_are_torchvision_s(tmp_path, ours, monkeypatch):
     from torchvision import datasets
