@@ -22,6 +22,13 @@ def softmax(row: list[float]) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
+def test_wilson_interval_of_the_textbook():
+    # R. G. Newcombe, Stat. Med. 17 (1998), table I: 81 of 263, method 3
+    assert [round(bound, 4) for bound in metrics.wilson_interval(81, 263)] == [0.2553, 0.3662]
+    assert metrics.wilson_interval(0, 10)[0] == 0.0
+    assert metrics.wilson_interval(10, 10)[1] == pytest.approx(1.0, abs=1e-15)
+
+
 def test_confusion_matrix_and_scores_equal_counts(scored):
     logits, labels = scored
     predicted = [row.index(max(row)) for row in logits.tolist()]

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from helpers.commands import ROOT, Running
@@ -365,13 +364,6 @@ def test_ddp_trains_one_network(tmp_path):
     with torch.no_grad():
         correct = (net(pixels).argmax(1) == test.labels).sum().item()
     assert record["metrics"]["test/acc"] == correct / 1000  # all images, none twice
-
-
-def test_wilson_interval_of_the_textbook():
-    # R. G. Newcombe, Stat. Med. 17 (1998), table I: 81 of 263, method 3
-    assert np.round(wilson_interval(81, 263), 4).tolist() == [0.2553, 0.3662]
-    assert wilson_interval(0, 10)[0] == 0.0
-    assert wilson_interval(10, 10)[1] == pytest.approx(1.0, abs=1e-15)
 
 
 def test_sigterm_exits_with_status_1(tmp_path):

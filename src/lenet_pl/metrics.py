@@ -10,12 +10,9 @@ from torch import Tensor, nn
 
 
 def predict_logits(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
-    """Compute the logits ``[N, classes]`` of images, in order and batch by batch, on the CPU.
+    """Compute the logits ``[N, classes]`` of images ``[N, C, H, W]`` on the network's device.
 
-    Args:
-        network: in evaluation mode; its device does the computation.
-        images: ``[N, C, H, W]``, on any device.
-        batch_size: images per batch; the last digits of the logits depend on it.
+    They are returned on the CPU. Their last digits depend on the batch size.
     """
     device = next(network.parameters()).device
     with torch.inference_mode():
@@ -66,16 +63,11 @@ class ClassScores(NamedTuple):
 
 def per_class_scores(matrix: Tensor) -> list[ClassScores]:
     """Scores of each class from a confusion matrix; 0.0 where a denominator is zero."""
-    columns = matrix.diagonal().tolist(), matrix.sum(1).tolist(), matrix.sum(0).tolist()
-    return [
-        ClassScores(
-            precision=correct / predicted if predicted else 0.0,
-            recall=correct / support if support else 0.0,
-            f1=2 * correct / (support + predicted) if support + predicted else 0.0,
-            support=support,
-        )
-        for correct, support, predicted in zip(*columns, strict=True)
-    ]
+    correct, support, predicted = matrix.diagonal().double(), matrix.sum(1), matrix.sum(0)
+    precision = correct / predicted.clamp_min(1)
+    recall = correct / support.clamp_min(1)
+    f1 = 2 * correct / (support + predicted).clamp_min(1)
+    return list(map(ClassScores, *(column.tolist() for column in (precision, recall, f1, support))))
 
 
 def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:

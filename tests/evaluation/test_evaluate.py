@@ -114,7 +114,7 @@ def test_an_evaluated_run(run):
     assert evaluation.train.total == len(evaluation.val.labels)
     assert evaluation.train.value > 0.9
     assert evaluation.name == "/".join(run.parts[-2:])
-    assert (evaluation.model, evaluation.pooled, evaluation.overrides) == ("LeNet", False, [])
+    assert (evaluation.model, evaluation.run.pooled, evaluation.overrides) == ("LeNet", False, [])
     overrides = ["data=mini", "hydra.run.dir=x", "sweep=seeds", "ckpt_path=y", "seed=1"]
     OmegaConf.save(overrides, run / ".hydra" / "overrides.yaml")
     assert evaluation.overrides == ["data=mini", "seed=1"]

@@ -13,31 +13,30 @@ INVERT: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 
 def add_test_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lenet-pl test``."""
-    _add_model_arguments(parser)
+    _add_shared_arguments(parser)
     splits = ("test", "val", "train")
     parser.add_argument("--split", choices=splits, default="test", help="default: test")
     parser.add_argument("--data", help="another data set, or a folder with a folder per class")
     parser.add_argument("--root", default="data", help="data root for --data (default: data)")
     text = "also evaluate on rotated, shifted, blurred and noisy copies"
     parser.add_argument("--robust", action="store_true", help=text)
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lenet-pl predict``."""
-    _add_model_arguments(parser)
+    _add_shared_arguments(parser)
     text = "an image of one digit, of any size; a folder or glob pattern; - for standard input"
     parser.add_argument("images", metavar="IMAGE", nargs="+", help=text)
     text = "whether strokes are darker than the paper (default: as for the run, or auto)"
     parser.add_argument("--invert", choices=tuple(INVERT), help=text)
     parser.add_argument("--show", action="store_true", help="draw preprocessed images: seen.png")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help=f"{RUN_HELP}; or a file of bare weights")
     text = "the network of bare weights (lenet), trained on pixels scaled to [0, 1]"
     parser.add_argument("--model", help=text)
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def test(options: argparse.Namespace) -> None:
@@ -57,7 +56,7 @@ def test(options: argparse.Namespace) -> None:
     named_scores = zip(model.classes, metrics["scores"], strict=True)
     answer = {
         "run": str(run.folder) if run else None,
-        "weights": str(run.checkpoint) if run else model.name,
+        "weights": str(run.checkpoint) if run else options.run,
         "epoch": run.epoch if run else None,
         "data": images.data,
         "split": images.split,
@@ -68,9 +67,10 @@ def test(options: argparse.Namespace) -> None:
         "reported": None,
         "predictions": str(evaluate.write_predictions(model, predictions)),
     }
-    saved = run.result.get("metrics", {}) if run else {}
+    best = run and images.own and run.checkpoint.stem == "best"
+    saved = run.result.get("metrics", {}) if run and best else {}
     acc, loss = (saved.get(f"{images.split}/{name}") for name in ("acc", "loss"))
-    if run and run.checkpoint.stem == "best" and images.own and acc is not None:
+    if acc is not None:
         same = (acc, loss) == (metrics["accuracy"], metrics["loss"])
         answer["reported"] = {"acc": acc, "loss": loss, "same": same}
     if options.robust:
@@ -112,21 +112,23 @@ def _print_metrics(answer: dict[str, Any]) -> None:
     if reported := answer["reported"]:
         difference = f"no: {percent(reported['acc'])}  loss {reported['loss']:.4f}"
         lines.append(("matches result.json", "yes" if reported["same"] else difference))
-    lines += [("note", note) for note in answer["notes"]]
-    lines.append(("predictions", answer["predictions"]))
-    console.print(Text(title, style="bold"), "", scores, "", sep="\n", soft_wrap=True)
-    for name, value in lines:
-        console.print(Text(f"{name:<20} {value}"), soft_wrap=True)
+    lines += [*(("note", note) for note in answer["notes"]), ("predictions", answer["predictions"])]
+    summary = (Text(f"{name:<20} {value}") for name, value in lines)
+    parts = [Text(title, style="bold"), "", scores, "", *summary]
     if "robust" in answer:
         copies = table("images", "accuracy", "change", "loss", left=1)
         for row in answer["robust"]:
             change = f"{100 * (row['accuracy'] - answer['accuracy']):+.2f}"
             copies.add_row(row["images"], percent(row["accuracy"]), change, f"{row['loss']:.4f}")
-        console.print("", copies, sep="\n", soft_wrap=True)
+        parts += ["", copies]
+    console.print(*parts, sep="\n", soft_wrap=True)
 
 
 def predict(options: argparse.Namespace) -> int | None:
     """Print a prediction for each image; 1 if some cannot be read, 2 if none can."""
+    from rich.text import Text
+
+    from lenet_pl.console import console, percent, table
     from lenet_pl.evaluation.loading import open_model
     from lenet_pl.evaluation.predict import predict_images, write_preview
 
@@ -135,32 +137,21 @@ def predict(options: argparse.Namespace) -> int | None:
     for name, reason in failed.items():
         print("error:", *f"{name}: {reason}".split(), file=sys.stderr)
     answer: list[dict[str, Any]] = []
+    rows = table("image", "prediction", "", "second", "", "third", "", left=1)
     for prediction in predictions:
         probabilities = dict(zip(model.classes, prediction.probabilities.tolist(), strict=True))
-        best = max(probabilities, key=probabilities.__getitem__)
-        answer.append(
-            {"picture": prediction.name, "prediction": best, "probabilities": probabilities}
-        )
+        ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
+        cells = [x for name in ranked[:3] for x in (Text(name), percent(probabilities[name]))]
+        rows.add_row(Text(prediction.name), *cells)
+        names = {"picture": prediction.name, "prediction": ranked[0]}
+        answer.append({**names, "probabilities": probabilities})
     if options.json:
         answer += [{"picture": name, "error": reason} for name, reason in failed.items()]
         print(json.dumps(answer, indent=2))
     elif answer:
-        _print_predictions(answer)
+        console.print(rows, soft_wrap=True)
     if options.show and predictions:
         print(f"preprocessed images: {write_preview(model, predictions)}", file=sys.stderr)
     if failed:
         return 1 if predictions else 2
     return None
-
-
-def _print_predictions(answer: list[dict[str, Any]]) -> None:
-    from rich.text import Text
-
-    from lenet_pl.console import console, percent, table
-
-    rows = table("image", "prediction", "", "second", "", "third", "", left=1)
-    for row in answer:
-        probabilities = sorted(row["probabilities"].items(), key=lambda item: -item[1])
-        cells = [(Text(name), percent(value)) for name, value in probabilities[:3]]
-        rows.add_row(Text(row["picture"]), *(cell for pair in cells for cell in pair))
-    console.print(rows, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,13 +40,12 @@ class ImageSet:
     labels: Tensor  # int64 [N]
     indices: Tensor  # int64 [N], positions in the official files, or in a folder
     files: Sequence[str]  # of each image; empty where images have no files of their own
-    _: KW_ONLY
     data: str = ""  # name of the data set
     own: bool = False  # whether it is the data set of the network's run
     notes: tuple[str, ...] = ()  # what to know when reading the metrics
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SplitPredictions(ImageSet):
     """Labelled images and a network's logits, float32 ``[N, classes]``."""
 
@@ -54,7 +53,6 @@ class SplitPredictions(ImageSet):
 
     @property
     def meaning(self) -> str:
-        """The name of the split in a sentence."""
         return MEANING[self.split]
 
     @cached_property
@@ -69,42 +67,31 @@ class SplitPredictions(ImageSet):
 
     @property
     def accuracy(self) -> Proportion:
-        """The proportion of correct predictions."""
         return Proportion(int(self.correct.sum()), len(self.labels))
 
 
 def run_images(run: Run, split: str, data: "DigitsDataModule | None" = None) -> ImageSet:
-    """A split of a run's data, which is loaded unless given.
-
-    Raises:
-        DataError: if the data cannot be loaded or has changed, or the split is empty.
-    """
+    """A split of a run's data, which is loaded unless given."""
     data = data or run.data()
-    images, labels = data.splits[split].images, data.splits[split].labels
-    name, indices, files = data.source.name, data.indices[split], data.files.get(split, ())
-    if not len(labels):
+    name, dataset, files = data.source.name, data.splits[split], data.files.get(split, ())
+    if not len(dataset.labels):
         raise DataError(f"--split {split}: {name} has no {MEANING[split]} images")
-    notes = (POOLED,) if run.pooled else ()
-    return ImageSet(split, images, labels, indices, files, data=name, own=True, notes=notes)
+    notes, indices = (POOLED,) if run.pooled else (), data.indices[split]
+    return ImageSet(split, dataset.images, dataset.labels, indices, files, name, True, notes)
 
 
 def other_images(name: str, split: str, model: LoadedModel, root: str) -> ImageSet:
     """An official split of another data set, or a folder with a folder of images per class.
 
     Args:
-        name: a key of ``SOURCES``, or the folder.
+        name: a key of ``SOURCES``, or the folder, whose images are preprocessed as for training.
         split: ``test`` or ``train`` of a data set.
-        model: the network; a folder's images are preprocessed like its training images.
+        model: the network, whose classes the data must have.
         root: data root of the data sets.
-
-    Raises:
-        ConfigError: if there is no such data, or its classes are not the network's.
-        DataError: if it cannot be loaded.
     """
     if name not in SOURCES:
         return _folder_images(name, model)
     source = Mini() if name == "mini" else SOURCES[name](root)
-    source.prepare()
     official = source.load()
     if official.classes != model.classes:
         raise ConfigError(
@@ -114,10 +101,11 @@ def other_images(name: str, split: str, model: LoadedModel, root: str) -> ImageS
     if split == "val":
         raise ConfigError(f"--split val: {name} has no official one; choose from test, train")
     dataset = official.test if split == "test" else official.train
-    related = model.run and getattr(source_class(model.run), "family", None) == source.family
-    notes = _leakage_note(model.run, split) if model.run and related else ()
+    notes: tuple[str, ...] = ()
+    if model.run and getattr(source_class(model.run), "family", None) == source.family:
+        notes = _leakage_note(model.run, split)
     indices = torch.arange(len(dataset))
-    return ImageSet(split, dataset.images, dataset.labels, indices, (), data=name, notes=notes)
+    return ImageSet(split, dataset.images, dataset.labels, indices, (), name, notes=notes)
 
 
 def _folder_images(name: str, model: LoadedModel) -> ImageSet:
@@ -141,8 +129,8 @@ def _folder_images(name: str, model: LoadedModel) -> ImageSet:
         if folder.is_relative_to(root):
             top = (*folder.relative_to(root).parts, "train")[0].lower()
             notes = _leakage_note(model.run, SPLIT_NAMES.get(top, "train")) + notes
-    images, labels, indices = dataset.images, dataset.labels, torch.arange(len(files))
-    return ImageSet("", images, labels, indices, files, data=folder.name, notes=notes)
+    indices = torch.arange(len(files))
+    return ImageSet("", dataset.images, dataset.labels, indices, files, folder.name, notes=notes)
 
 
 def _leakage_note(run: Run, split: str) -> tuple[str, ...]:
@@ -217,28 +205,24 @@ def write_predictions(model: LoadedModel, predictions: SplitPredictions) -> Path
 
     Weights other than the best, other data and other splits than the test split are part of the
     name: ``last-predictions.csv``, ``predictions-mnist.csv``, ``predictions-val.csv``.
-
-    Raises:
-        ConfigError: if the file cannot be written.
     """
     parts = ["predictions"] if predictions.own else ["predictions", predictions.data]
     parts += [predictions.split] if predictions.split in ("train", "val") else []
     path = model.folder / f"{model.prefix}{'-'.join(parts)}.csv"
-    names = model.classes
     columns = {
         "index": predictions.indices.tolist(),
         **({"file": predictions.files} if predictions.files else {}),
-        "label": [names[label] for label in predictions.labels.tolist()],
-        "prediction": [names[label] for label in predictions.predicted.tolist()],
+        "label": [model.classes[label] for label in predictions.labels.tolist()],
+        "prediction": [model.classes[label] for label in predictions.predicted.tolist()],
     }
-    probabilities = [
-        [f"{p:.9g}" for p in (max(row), *row)]
-        for row in predictions.logits.double().softmax(1).tolist()
-    ]
-    header = [*columns, "confidence", *(f"p({name})" for name in names)]
-    rows = zip(*columns.values(), probabilities, strict=True)
+    header = [*columns, "confidence", *(f"p({name})" for name in model.classes)]
+    probabilities = predictions.logits.double().softmax(1).tolist()
+    rows = (
+        [*start, *(f"{p:.9g}" for p in (max(row), *row))]
+        for *start, row in zip(*columns.values(), probabilities, strict=True)
+    )
     try:
-        write_csv(path, header, ([*start, *row] for *start, row in rows))
+        write_csv(path, header, rows)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
     return path
@@ -271,10 +255,6 @@ class RunEvaluation:
         return model_name(self.network.net)
 
     @property
-    def pooled(self) -> bool:
-        return self.run.pooled
-
-    @property
     def overrides(self) -> list[str]:
         """The run's overrides that describe the training, not its folder, resumption or sweep."""
         if not (self.run.folder / ".hydra" / "overrides.yaml").is_file():
@@ -286,13 +266,7 @@ class RunEvaluation:
 def evaluate_run(run: Run, data: "DigitsDataModule | None" = None) -> RunEvaluation:
     """Evaluate a run on validation, and on test only if the run tested these very weights.
 
-    Args:
-        run: the run.
-        data: data that is loaded already and used if it is the run's.
-
-    Raises:
-        ConfigError: if ``metrics.csv`` is missing or damaged.
-        DataError: if the data cannot be loaded or has changed.
+    ``data`` is loaded already, and used if it is the run's.
     """
     rows = read_metrics(run.folder)
     needed = {"epoch", "lr", "train/loss", "train/acc", "val/loss", "val/acc"}
@@ -326,10 +300,6 @@ def test_winner(folders: Sequence[Path]) -> bool:
 
     Test metrics are added to the ``result.json`` of all of them, or of none. Returns whether there
     were jobs to test.
-
-    Raises:
-        ConfigError: if a job cannot be opened.
-        DataError: if its data cannot be loaded or has changed, or has no test images.
     """
     untested = [f for f in folders if "test/acc" not in read_result(f).get("metrics", {})]
     computed = []

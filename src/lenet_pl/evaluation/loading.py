@@ -21,7 +21,6 @@ DIGITS = tuple("0123456789")  # the classes of bare weights
 class LoadedModel:
     """A trained network and where it comes from."""
 
-    name: str  # the argument that named it
     network: PixelNet  # takes plain pixels; in evaluation mode
     classes: tuple[str, ...]  # names, in the order of the logits
     folder: Path  # where files about it are written
@@ -50,54 +49,47 @@ def open_model(name: str, model: str | None = None) -> LoadedModel:
 
     Args:
         name: path of the folder or file, or ``latest``.
-        model: the network of bare weights, which were trained on digits scaled to [0, 1].
-
-    Raises:
-        ConfigError: if there is none, or it is damaged or contains code.
+        model: a key of ``MODELS``: the network of bare weights, trained on digits in [0, 1].
     """
     path = Path(name)
     in_run = path.name == "best.pth" and (path.parent / ".hydra" / "config.yaml").is_file()
-    if model and not in_run:
-        network = _load_weights(path, model)
-        return LoadedModel(name, network, DIGITS, path.parent, f"{path.stem}-", None)
-    if path.suffix in (".pth", ".pt") and not in_run:
-        if not path.is_file():
-            raise ConfigError(f"{path}: no such file")
+    if in_run or not (model or path.suffix in (".pth", ".pt")):
+        run = open_run(name)
+        prefix = "" if run.checkpoint.stem == "best" else f"{run.checkpoint.stem}-"
+        return LoadedModel(run.network(), run.classes, run.folder, prefix, run)
+    if not path.is_file():
+        reason = "is a folder; --model is for bare weights" if path.is_dir() else "no such file"
+        raise ConfigError(f"{path}: {reason}")
+    if not model:
         raise ConfigError(
             f"{path}: not in a run folder; name the network of these weights: "
             f"--model {'|'.join(MODELS)} (trained on pixels scaled to [0, 1])"
         )
-    run = open_run(name)
-    prefix = "" if run.checkpoint.stem == "best" else f"{run.checkpoint.stem}-"
-    return LoadedModel(name, run.network(), run.classes, run.folder, prefix, run)
-
-
-def _load_weights(path: Path, model: str) -> PixelNet:
-    """Load bare weights; code in the file is rejected, never run."""
     if model not in MODELS:
         raise ConfigError(f"--model {model}: no such network; choose from {', '.join(MODELS)}")
-    if path.is_dir():
-        raise ConfigError(f"--model {model}: {path} is a folder; --model is for bare weights")
-    if not path.is_file() or not path.stat().st_size:
-        raise ConfigError(f"{path}: {'an empty file' if path.exists() else 'no such file'}")
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        reason = "not a state dict, or damaged"
-        if "GLOBAL" in str(error):
-            reason = "a pickled object that contains code, which is not run; save its weights "
-            reason += f"alone: torch.save(net.state_dict(), {path.name!r})"
-        raise ConfigError(f"{path}: {reason}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        raise ConfigError(
-            f"{path}: a checkpoint, with the weights under 'state_dict'; save these alone: "
-            f"torch.save(torch.load({path.name!r})['state_dict'], 'weights.pth')"
-        )
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ConfigError(f"{path}: not a state dict (tensors by name)")
-    net = MODELS[model]()
+    net, state = MODELS[model](), _read_weights(path)
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         raise ConfigError(f"{path}: does not fit --model {model}: {one_line(error, 30)}") from error
-    return PixelNet(net).eval()
+    return LoadedModel(PixelNet(net).eval(), DIGITS, path.parent, f"{path.stem}-", None)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict; code in the file is rejected, never run."""
+    state, reason = None, "not a state dict (tensors by name), or damaged"
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except EOFError:
+        reason = "an empty file"
+    except Exception as error:
+        if "GLOBAL" in str(error):
+            reason = "a pickled object that contains code, which is not run; save its weights "
+            reason += f"alone: torch.save(net.state_dict(), {path.name!r})"
+    if isinstance(state, dict):
+        if all(isinstance(value, Tensor) for value in state.values()):
+            return state
+        if "state_dict" in state:
+            reason = "a checkpoint, with the weights under 'state_dict'; save these alone: "
+            reason += f"torch.save(torch.load({path.name!r})['state_dict'], 'weights.pth')"
+    raise ConfigError(f"{path}: {reason}")

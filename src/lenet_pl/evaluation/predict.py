@@ -2,7 +2,7 @@
 
 import glob
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,17 +39,15 @@ def predict_images(
         invert: whether strokes are darker than the paper; None is as for the training images.
 
     Returns:
-        The predictions, and why the other images cannot be read.
+        The predictions, and by name, why the other images cannot be read.
     """
     images: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
     default, centre = model.preparation
     invert = default if invert is None else invert
     for name in names:
-        sources: dict[str, Path | bytes] = {str(path): path for path in _find(name)}
-        if name == "-":
-            sources = {name: sys.stdin.buffer.read()}
-        elif not sources:
+        sources = _find(name)
+        if not sources:
             failed[name] = "no image in this folder" if Path(name).is_dir() else "no such file"
         for key, source in sources.items():
             if key in images or key in failed:
@@ -65,23 +63,21 @@ def predict_images(
     return [Prediction(name, image, row) for (name, image), row in rows], failed
 
 
-def _find(name: str) -> list[Path]:
-    """The images that the name of a file or folder, or a glob pattern, stands for."""
-    path = Path(name)
+def _find(name: str) -> dict[str, Path | bytes]:
+    """The images that an argument stands for: their names with their paths or content."""
+    if name == "-":
+        return {name: sys.stdin.buffer.read()}
+    path, paths = Path(name), glob.iglob(name, recursive=True)  # noqa: PTH207, may be absolute
+    matches: Iterable[Path] = filter(Path.is_file, map(Path, paths))
     if path.is_dir():
-        return sorted(image_files(path))
-    if path.exists():
-        return [path]
-    matches = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207, may be absolute
-    return sorted(match for match in matches if match.is_file())
+        matches = image_files(path)
+    elif path.exists():
+        matches = [path]
+    return {str(match): match for match in sorted(matches)}
 
 
 def write_preview(model: LoadedModel, predictions: Sequence[Prediction]) -> Path:
-    """Draw the preprocessed images with their predictions into a PNG, and return its path.
-
-    Raises:
-        ConfigError: if the file cannot be written.
-    """
+    """Draw the preprocessed images with their predictions into a PNG, and return its path."""
     side = SIDE * ZOOM
     rows = -(-len(predictions) // COLUMNS)
     size = min(COLUMNS, len(predictions)) * (side + 4), rows * (side + CAPTION)
