@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from lenet_pl.errors import ConfigError
 from lenet_pl.export import browser
 from lenet_pl.export.browser import Graph, load_html, write_html
-from lenet_pl.export.export import Probabilities, export
+from lenet_pl.export.export import export
 from lenet_pl.models.pixelnet import PixelNet
 from lenet_pl.runs import open_run
 
@@ -129,7 +130,7 @@ def test_unsupported_images_are_an_error(shape, reason):
 
 def test_slow_network_is_an_error(monkeypatch):
     monkeypatch.setattr(browser, "MAX_MULTIPLICATIONS", 10_000)
-    network = Probabilities(PixelNet(perceptron()).eval())
+    network = nn.Sequential(OrderedDict(network=PixelNet(perceptron()).eval()))
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
     with pytest.raises(ConfigError, match=r"MLP .*multiplications per image.*--format onnx"):
         write_html(network, images, torch.zeros(2).long(), {"model": "MLP"})

@@ -39,19 +39,14 @@ def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[s
 
     Args:
         network: maps plain pixels to probabilities; its ``network`` is a ``PixelNet``.
-        images: the page offers the first image of each class as an example.
-        labels: of the images.
+        images, labels: the page offers the first image of each class as an example.
         facts: what the page says about the network.
-
-    Raises:
-        ConfigError: if the page does not support the images or the network.
     """
     channels, side, width = images.shape[1:]
     if channels != 1 or side != width:
         size = f"{channels} × {side} × {width}"
         raise ConfigError(f"--format html: needs square greyscale images, not {size}")
-    net: nn.Module = network.network.net  # type: ignore[union-attr, assignment]
-    graph = Graph(net, torch.zeros(1, 1, side, side))
+    graph = Graph(network.get_submodule("network.net"), torch.zeros(1, 1, side, side))
     if graph.multiplications > MAX_MULTIPLICATIONS:
         raise ConfigError(
             f"--format html: {facts['model']} needs {graph.multiplications / 1e6:,.0f} million "
@@ -69,10 +64,9 @@ def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[s
         loader=PackageLoader("lenet_pl.export"), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["sha256"] = lambda text: _base64(hashlib.sha256(text.encode()).digest())
-    style, *scripts = (
-        (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
-        for name in ("digit.css", "network.js", "digit.js")
-    )
+    folder = Path(__file__).parent / "templates"
+    files = ("digit.css", "network.js", "digit.js")
+    style, *scripts = ((folder / name).read_text(encoding="utf-8") for name in files)
     page = environment.get_template("digit.html.jinja").render(
         title="Draw a digit" if all(name.isdigit() for name in classes) else "Draw an image",
         facts=facts,
@@ -119,7 +113,7 @@ class Graph:
             without the batch axis, the ``name`` and ``type`` of its module, and the arguments of
             its operation, weights as ``[offset, *shape]`` in ``weights``.
         weights: all weights, flattened and concatenated, float32.
-        multiplications: the number of multiplications.
+        multiplications: their number.
 
     Raises:
         ConfigError: if the page does not support an operation of the network.
@@ -202,7 +196,7 @@ class Graph:
             case "adaptive_avg_pool2d":
                 after = _pair(args["output_size"])
                 kernel = [a // b for a, b in zip(size[2:], after, strict=True)]
-                if [a * b for a, b in zip(kernel, after, strict=True)] == list(size[2:]):
+                if not any(a % b for a, b in zip(size[2:], after, strict=True)):
                     return {"op": "avg_pool2d"} | _window(kernel, kernel, 0)
             case "lstm_item" if args["batch_first"] and args["has_biases"] and args["index"] < 2:
                 weights = [self.tensors[weight.name] for weight in args["params"]]
@@ -212,12 +206,10 @@ class Graph:
                 return step | {"weights": [self.pack(weight) for weight in weights]}
             case "select" | "unbind_item" | "slice" if args.get("step", 1) == 1:
                 axis, batch = args["dim"] % len(size), self.batch_axis[source]
+                first = args["start" if op == "slice" else "index"]
+                last = args["end"] if op == "slice" else first + 1 or None
                 if axis != batch:
-                    indices = range(size[axis])
-                    if op == "slice":
-                        indices = indices[args["start"] : args["end"]]
-                    else:
-                        indices = indices[args["index"] :][:1]
+                    indices = range(size[axis])[first:last]
                     bounds = {"start": indices.start, "end": indices.stop}
                     return {"op": "narrow", "axis": axis - (axis > batch), **bounds}
             case "cat" if not any(self.batch_axis[tensor] for tensor in args["tensors"]):

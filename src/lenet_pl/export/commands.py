@@ -5,20 +5,15 @@ import dataclasses
 import json
 from pathlib import Path
 
-from lenet_pl.errors import FAILED, fail
-from lenet_pl.runs import RUN_HELP
+from lenet_pl.runs import RUN_HELP, open_run
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lenet-pl export``."""
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
-    parser.add_argument(
-        "--format",
-        required=True,
-        choices=("onnx", "torch", "html"),
-        help="an ONNX model or a torch.export program, both from plain pixels, uint8 "
-        "[N, C, H, W], to probabilities [N, classes]; or a web page to draw on",
-    )
+    text = "an ONNX model or a torch.export program, both from plain pixels, uint8 [N, C, H, W], "
+    text += "to probabilities [N, classes]; or a web page to draw on"
+    parser.add_argument("--format", required=True, choices=("onnx", "torch", "html"), help=text)
     parser.add_argument("--output", metavar="FILE", type=Path, help="default: in RUN's export/")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -27,14 +22,9 @@ def export(options: argparse.Namespace) -> None:
     """Export, verify and print a summary."""
     from lenet_pl.console import console, percent
     from lenet_pl.export.browser import NODE_VERSION
-    from lenet_pl.export.export import VerificationError
     from lenet_pl.export.export import export as export_run
-    from lenet_pl.runs import open_run
 
-    try:
-        result = export_run(open_run(options.run), options.format, options.output)
-    except VerificationError as error:
-        fail(str(error), FAILED)
+    result = export_run(open_run(options.run), options.format, options.output)
     if options.json:
         print(json.dumps(dataclasses.asdict(result) | {"file": str(result.file)}, indent=2))
         return
@@ -50,5 +40,6 @@ def export(options: argparse.Namespace) -> None:
         rows.append(("verified with", f"{result.checked_with}, against PyTorch"))
         rows.append(("probabilities", f"differ by at most {result.difference:.1e}"))
         rows.append(("classes", f"the same for {same} of {images}"))
-    for name, value in (*rows, *(("note", note) for note in result.notes)):
+    rows += [("note", note) for note in result.notes]
+    for name, value in rows:
         console.print(f"{name:<15} {value}", soft_wrap=True, markup=False)

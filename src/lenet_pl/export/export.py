@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,12 +26,11 @@ ONNX = ("onnx", "onnxscript", "onnxruntime")  # packages of the extra "export"
 POOLED = "pooled: the accuracy is not comparable with published results of the official test set"
 TOLERANCE = 1e-4  # the largest accepted difference in a probability
 DYNAMIC_BATCH = ({0: torch.export.Dim("batch")},)
-FILES = {"onnx": "model.onnx", "torch": "model.pt2", "html": "digit.html"}
 Facts = dict[str, Any]  # what a file says about itself, in plain types
 Loaded = tuple[str, Callable[[Tensor], Tensor]]  # the runtime's name; images to probabilities
 
 
-class VerificationError(Exception):
+class VerificationError(FloatingPointError):
     """An exported network that does not compute what the original computes."""
 
 
@@ -50,17 +50,6 @@ class Export:
     notes: tuple[str, ...]  # caveats about the accuracy
 
 
-class Probabilities(nn.Module):
-    """What is exported: ``network`` and a softmax, from plain pixels to probabilities."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.softmax(self.network(images), 1)
-
-
 def export(run: Run, format: str, output: Path | None = None) -> Export:
     """Export a run's network to a file that does not need this package.
 
@@ -74,13 +63,10 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
         output: the file; by default one in ``export/`` in the run folder.
 
     Raises:
-        ConfigError: if a package is missing, the format does not support the network, or the file
-            cannot be written.
-        DataError: if the run's data cannot be loaded or has changed.
         VerificationError: if a probability differs by more than :data:`TOLERANCE`.
     """
-    write, load = FORMATS[format]
-    file = output or run.folder / "export" / FILES[format]
+    name, write, load = FORMATS[format]
+    file = output or run.folder / "export" / name
     if file.is_dir():
         raise ConfigError(f"--output {file}: is a folder; give a file name")
     if format == "torch" and file.suffix != ".pt2":
@@ -89,12 +75,12 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
         raise ConfigError(f'--format onnx: needs {missing[0]}: pip install "lenet-pl[export]"')
     split, data, pixel_net = "test" if run.tested else "val", run.data(), run.network()
     images, labels = data.splits[split].images, data.splits[split].labels
-    network = Probabilities(pixel_net).eval()
+    network = nn.Sequential(OrderedDict(network=pixel_net, softmax=nn.Softmax(1))).eval()
     expected = predict(network, images)
     accuracy = (expected.argmax(1) == labels).double().mean().item()
     notes = (POOLED,) if run.pooled else ()
     shape = ", ".join(map(str, images.shape[1:]))
-    facts: Facts = {
+    facts = {
         "classes": list(run.classes),
         "input": f"images: uint8 [batch, {shape}], plain pixels from 0 to 255, light on dark",
         "output": f"probabilities: float32 [batch, {len(run.classes)}], in the order of classes",
@@ -199,8 +185,9 @@ def load_torch(content: bytes) -> Loaded:
     return f"torch.export, torch {torch.__version__}", program.module()
 
 
-FORMATS: dict[str, tuple[Callable[..., bytes], Callable[[bytes], Loaded | None]]] = {
-    "onnx": (write_onnx, load_onnx),
-    "torch": (write_torch, load_torch),
-    "html": (write_html, load_html),
+# name of the file, its content and how to run it, None if that is not possible
+FORMATS: dict[str, tuple[str, Callable[..., bytes], Callable[[bytes], Loaded | None]]] = {
+    "onnx": ("model.onnx", write_onnx, load_onnx),
+    "torch": ("model.pt2", write_torch, load_torch),
+    "html": ("digit.html", write_html, load_html),
 }
