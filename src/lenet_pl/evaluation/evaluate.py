@@ -76,8 +76,9 @@ def run_images(run: Run, split: str, data: "DigitsDataModule | None" = None) -> 
     name, dataset, files = data.source.name, data.splits[split], data.files.get(split, ())
     if not len(dataset.labels):
         raise DataError(f"--split {split}: {name} has no {MEANING[split]} images")
-    notes, indices = (POOLED,) if run.pooled else (), data.indices[split]
-    return ImageSet(split, dataset.images, dataset.labels, indices, files, name, True, notes)
+    notes = (POOLED,) if run.pooled else ()
+    tensors = dataset.images, dataset.labels, data.indices[split]
+    return ImageSet(split, *tensors, files, name, own=True, notes=notes)
 
 
 def other_images(name: str, split: str, model: LoadedModel, root: str) -> ImageSet:

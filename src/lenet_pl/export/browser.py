@@ -39,7 +39,8 @@ def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[s
 
     Args:
         network: maps plain pixels to probabilities; its ``network`` is a ``PixelNet``.
-        images, labels: the page offers the first image of each class as an example.
+        images: the page offers the first one of each class as an example.
+        labels: of the images.
         facts: what the page says about the network.
     """
     channels, side, width = images.shape[1:]
@@ -109,9 +110,9 @@ class Graph:
 
     Attributes:
         steps: in order of execution. Value 0 is the image and step ``i`` computes value ``i + 1``.
-            A step has an ``op``, the indices of its ``inputs``, the ``shape`` of its output
-            without the batch axis, the ``name`` and ``type`` of its module, and the arguments of
-            its operation, weights as ``[offset, *shape]`` in ``weights``.
+            A step has an ``op``, the indices of its ``inputs``, the ``shape`` of its output, the
+            ``name`` and ``type`` of its module, and the arguments of its operation, weights as
+            ``[offset, *shape]`` in ``weights``.
         weights: all weights, flattened and concatenated, float32.
         multiplications: their number.
 
@@ -124,7 +125,6 @@ class Graph:
         self.packed: list[np.ndarray] = []
         self.multiplications = 0
         self.values: dict[fx.Node, int] = {}
-        self.batch_axis: dict[fx.Node, int] = {}  # 1 for the final states of an LSTM, else 0
         try:
             with warnings.catch_warnings(action="ignore"):
                 self.read(torch.export.export(net, (image,)))
@@ -144,7 +144,7 @@ class Graph:
         self.tensors = {node: tensors[name].detach().float() for node, name in names.items()}
         for node in program.graph.nodes:
             if node.name == signature.user_inputs[0]:
-                self.values[node] = self.batch_axis[node] = 0
+                self.values[node] = 0
             elif node.op == "call_function":
                 self.add(node)
         if self.values[node.args[0][0]] != len(self.steps):  # the last node is the output
@@ -156,19 +156,16 @@ class Graph:
         if op in ("zeros", "lstm", "unbind") or not node.users:
             return  # the initial state of an LSTM, or a tuple, whose items are steps
         source: fx.Node = args["self"] if "self" in args else args.get("input", node)
-        shape = list(node.meta["val"].shape)
-        if op in IDENTITIES or (op == "slice" and shape == list(source.meta["val"].shape)):
-            self.values[node], self.batch_axis[node] = self.values[source], self.batch_axis[source]
+        shape = node.meta["val"].shape
+        if op in IDENTITIES or (op == "slice" and shape == source.meta["val"].shape):
+            self.values[node] = self.values[source]
             return
         step = {"op": op, "inputs": [source]} | self.convert(op, args, source, node)
         step["inputs"] = [self.values[value] for value in step["inputs"]]
-        axis = self.batch_axis[source] if op == "slice" else int(step.get("output") == "states")
-        if shape.pop(axis) != 1:
-            raise ValueError(f"{op} over the batch")
         *_, (name, kind) = (node.meta.get("nn_module_stack") or {"": ("", "")}).values()
         module = {"name": name, "type": kind.rpartition(".")[2]} if name else {}
         self.steps.append(step | {"shape": shape} | module)
-        self.values[node], self.batch_axis[node] = len(self.steps), axis
+        self.values[node] = len(self.steps)
 
     def convert(self, op: str, args: Arguments, source: fx.Node, node: fx.Node) -> dict[str, Any]:
         """The arguments of a step, and its ``op`` and ``inputs`` where they are not the node's."""
@@ -205,21 +202,18 @@ class Graph:
                 step = {"op": "lstm", "output": output, "directions": 1 + args["bidirectional"]}
                 return step | {"weights": [self.pack(weight) for weight in weights]}
             case "select" | "unbind_item" | "slice" if args.get("step", 1) == 1:
-                axis, batch = args["dim"] % len(size), self.batch_axis[source]
+                axis = args["dim"] % len(size)
                 first = args["start" if op == "slice" else "index"]
                 last = args["end"] if op == "slice" else first + 1 or None
-                if axis != batch:
-                    indices = range(size[axis])[first:last]
-                    bounds = {"start": indices.start, "end": indices.stop}
-                    return {"op": "narrow", "axis": axis - (axis > batch), **bounds}
-            case "cat" if not any(self.batch_axis[tensor] for tensor in args["tensors"]):
-                if axis := args["dim"] % len(size):
-                    return {"axis": axis - 1, "inputs": args["tensors"]}
+                indices = range(size[axis])[first:last]
+                bounds = {"start": indices.start, "end": indices.stop}
+                return {"op": "narrow", "axis": axis, **bounds}
+            case "cat":
+                return {"axis": args["dim"] % len(size), "inputs": args["tensors"]}
             case "add" if args["alpha"] == 1 and size == args["other"].meta["val"].shape:
                 return {"inputs": [source, args["other"]]}
             case "flatten" | "view" | "reshape" | "squeeze" | "unsqueeze":
-                if self.batch_axis[source] == 0 or size[0] == 1:
-                    return {"op": "reshape"}
+                return {"op": "reshape"}
             case "leaky_relu":
                 return {"slope": args["negative_slope"]}
             case "relu" | "tanh" | "sigmoid" | "silu":

@@ -134,7 +134,9 @@ function findLayers() {
       previous.types.push(step.type || step.op);
     } else {
       const types = [step.type || step.op];
-      layers.push({ name: step.name || step.op, types, index: i + 1, shape: step.shape });
+      const batch = step.shape.indexOf(1); // the first axis, but the second of an LSTM's states
+      const shape = step.shape.filter((_, axis) => axis !== batch);
+      layers.push({ name: step.name || step.op, types, index: i + 1, shape });
     }
   });
   return layers;

@@ -15,7 +15,7 @@ class Network {
   run(pixels) {
     const image = Float32Array.from(pixels, (pixel) => (pixel / 255 - this.mean) / this.std);
     const values = [image];
-    const shapes = [[1, this.side, this.side]];
+    const shapes = [[1, 1, this.side, this.side]];
     for (const step of this.steps) {
       const output = new Float32Array(product(step.shape));
       const inputs = step.inputs.map((index) => values[index]);
@@ -51,8 +51,8 @@ const elementwise = (f) => (step, output, [x]) => {
   for (let i = 0; i < x.length; i++) output[i] = f(x[i], step);
 };
 
-function conv2d(step, output, [x], [channels, height, width]) {
-  const [filters, rows, columns] = step.shape;
+function conv2d(step, output, [x], [, channels, height, width]) {
+  const [, filters, rows, columns] = step.shape;
   const [, , , kernelRows, kernelColumns] = step.weight;
   const [strideY, strideX] = step.stride;
   const [top, left] = step.padding;
@@ -85,8 +85,8 @@ function conv2d(step, output, [x], [channels, height, width]) {
 }
 
 /** Reduces the pixels of each window, starting from `initial`, which is also the padding. */
-const pool = (initial, reduce, finish) => (step, output, [x], [, height, width]) => {
-  const [channels, rows, columns] = step.shape;
+const pool = (initial, reduce, finish) => (step, output, [x], [, , height, width]) => {
+  const [, channels, rows, columns] = step.shape;
   const [kernelRows, kernelColumns] = step.kernel;
   let i = 0;
   for (let channel = 0; channel < channels; channel++) {
@@ -131,7 +131,7 @@ function scale(step, output, [x]) {
 }
 
 /** The gates are in the order of PyTorch: input, forget, cell, output. */
-function lstm(step, output, [x], [times]) {
+function lstm(step, output, [x], [, times]) {
   const states = [];
   const { directions } = step;
   for (let first = 0; first < step.weights.length; first += 4 * directions) {
