@@ -23,6 +23,10 @@ class DataError(UserError):
     """Data that is missing, damaged or not what the run needs."""
 
 
+class VerificationError(Exception):
+    """Work that was done but does not pass its check; nothing of it is kept."""
+
+
 def one_line(error: BaseException, words: int | None = None) -> str:
     """The message of an error on one line.
 
@@ -56,7 +60,7 @@ def exit_on_error(
         yield
     except UserError as error:
         fail(str(error))
-    except FloatingPointError as error:
+    except (FloatingPointError, VerificationError) as error:
         fail(str(error), FAILED)
     except KeyboardInterrupt:
         fail("interrupted", FAILED)

@@ -14,7 +14,7 @@ from helpers.programs import require
 
 from lenet_pl.errors import DataError
 from lenet_pl.export import browser
-from lenet_pl.export.export import Export, VerificationError, export
+from lenet_pl.export.export import Export, export
 from lenet_pl.runs import open_run
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenet_pl.errors import ConfigError
+from lenet_pl.errors import ConfigError, VerificationError
 from lenet_pl.export.browser import load_html, write_html
 from lenet_pl.files import write_bytes
 from lenet_pl.models.pixelnet import model_name
@@ -28,10 +28,6 @@ TOLERANCE = 1e-4  # the largest accepted difference in a probability
 DYNAMIC_BATCH = ({0: torch.export.Dim("batch")},)
 Facts = dict[str, Any]  # what a file says about itself, in plain types
 Loaded = tuple[str, Callable[[Tensor], Tensor]]  # the runtime's name; images to probabilities
-
-
-class VerificationError(FloatingPointError):
-    """An exported network that does not compute what the original computes."""
 
 
 @dataclass(frozen=True)
