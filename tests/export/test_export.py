@@ -12,7 +12,7 @@ import torch
 from helpers.commands import ROOT
 from helpers.programs import require
 
-from lenet_pl.errors import DataError
+from lenet_pl.errors import DataError, VerificationError
 from lenet_pl.export import browser
 from lenet_pl.export.export import Export, export
 from lenet_pl.runs import open_run
