@@ -147,8 +147,8 @@ def learning_rate_too_low(c: Context) -> Finding | None:
     return suggest(
         f"Learning rate {'too' if stuck else 'possibly too'} low",
         f"The training loss averaged {losses[0]:.2f} over the first {steps:,} steps, where chance "
-        f"gives {chance:.2f}, and has decreased smoothly since, to {losses[-1]:.2f}; optimizer.lr "
-        f"is {c.lr:g}.",
+        f"gives {chance:.2f}, and has decreased smoothly since, to {losses[-1]:.2f}; validation "
+        f"accuracy is {percent(c.val.value)}; optimizer.lr is {c.lr:g}.",
         (True, f"Multiply it by {factor}.", f"optimizer.lr={c.lr * factor:.2g}"),
         kind="problem" if stuck else "hint",
         exclusive=stuck,
@@ -206,7 +206,7 @@ def overfitting(c: Context) -> Finding | None:
     if last > 1.2 * lowest:
         evidence += (
             f" Validation loss was lowest in epoch {c.val_losses.index(lowest) + 1} and is "
-            f" {100 * (last / lowest - 1):.0f} % higher in the last."
+            f"{100 * (last / lowest - 1):.0f} % higher in the last."
         )
     per_class, source = c.train_size / len(c.classes), c.evaluation.data.source
     few, decay = per_class < 1000, c.setting("optimizer.weight_decay", 0.0)
@@ -262,7 +262,8 @@ def concentrated_errors(c: Context) -> Finding | None:
     # evenly spread errors exceed this in 1 % of simulations, with 4 to 100 classes
     if errors >= MIN_COUNT and fraction > max(1 / 3, even + 1.8 / sqrt(errors)):
         names = ", ".join(f"{c.classes[a]} and {c.classes[b]} ({count})" for a, b, count in pairs)
-        evidence.append(f"Most confused: {names}, {100 * fraction:.0f} % of the {errors} errors.")
+        part = f"{100 * fraction:.0f} % of the {errors} validation errors"
+        evidence.append(f"Most confused: {names}, {part}.")
     scores = metrics.per_class_scores(c.matrix)
     worst = min(range(len(scores)), key=lambda i: scores[i].recall if scores[i].support else 1.0)
     correct, total = int(c.matrix[worst, worst]), scores[worst].support
@@ -273,7 +274,7 @@ def concentrated_errors(c: Context) -> Finding | None:
         times, other = map(int, c.matrix.clone().fill_diagonal_(0)[worst].max(0))
         evidence.append(
             f"Class {c.classes[worst]} has recall {percent(correct / total)} ({correct} of {total} "
-            f"images), the others {percent(rest)}; it is most often predicted as "
+            f"validation images), the others {percent(rest)}; it is most often predicted as "
             f"{c.classes[other]} ({times} times)."
         )
     if not evidence:
@@ -313,13 +314,10 @@ def miscalibration(c: Context) -> Finding | None:
 
 
 def chance_calibration_error(confidence: Tensor) -> float:
-    """The 99 % quantile of a perfectly calibrated network's calibration error, in 15 bins.
+    """The 99 % quantile of the calibration error if the float64 ``[N]`` confidences were exact.
 
     Source: J. Bröcker, L. A. Smith, "Increasing the reliability of reliability diagrams",
     Weather and Forecasting 22 (2007), p. 651: consistency resampling.
-
-    Args:
-        confidence: float64 ``[N]``, the probability that a prediction is correct.
     """
     generator = torch.Generator().manual_seed(0)
     index = (confidence * 15).ceil().long().clamp(1, 15) - 1
@@ -399,7 +397,7 @@ def diagnose(c: Context) -> list[Finding]:
         suggest(
             "No problems found",
             f"{percent(c.train.value)} of training and {percent(c.val.value)} of validation images "
-            "are classified correctly, and every check passed.",
+            "are classified correctly, and no check found a problem.",
             (not c.setting("scheduler"), "Try a learning-rate schedule.", "scheduler=onecycle"),
             (not c.setting("augment"), "Try augmentation.", "augment=affine"),
             (True, "Try another seed, to see how much results vary.", "seed=1"),
