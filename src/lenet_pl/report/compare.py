@@ -33,7 +33,7 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
             "same; data, data.val_size and data.split_seed select them"
         )
     outcome = 2 * (~a.correct).long() + (~b.correct).long()
-    names = ("both", "only_first", "only_second", "neither")  # of them is correct
+    names = ("both", "only_first", "only_second", "neither")  # runs that are correct
     counts = dict(zip(names, torch.bincount(outcome, minlength=4).tolist(), strict=True))
     p, classes = metrics.mcnemar(a.correct, b.correct), first.run.classes
     sentence = verdict(counts["only_first"], counts["only_second"], p, (first.name, second.name))

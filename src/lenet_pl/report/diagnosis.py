@@ -346,7 +346,7 @@ def ambiguous_images(c: Context) -> Finding | None:
         "Some images may be ambiguous or mislabelled",
         f"{len(claimed)} validation images have two classes above 30 %, and {wrong} of them are "
         f"among the {c.errors} errors. {'Files' if val.files else where}: {names}.",
-        (True, "Inspect them, and cross-validate all training labels.", "data.suspect_folds=5"),
+        (True, "Inspect them; cross-validation lists suspicious labels.", "data.suspect_folds=5"),
     )
 
 

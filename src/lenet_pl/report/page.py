@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -77,26 +78,21 @@ def draw(evaluation: RunEvaluation) -> dict[str, Any]:
     if len({row["lr"] for row in rows}) > 1:
         figures["learning-rate"] = plots.learning_rate(rows)
     low, high = torch.stack([shown.labels, shown.predicted]).sort(0).values
+    cards = partial(image_cards, shown, classes=classes)
     pairs = [
-        (
-            a,
-            b,
-            count,
-            image_cards(shown, by_confidence(shown, (low == a) & (high == b), 8), classes),
-        )
+        (a, b, count, cards(by_confidence(shown, (low == a) & (high == b), 8)))
         for a, b, count in confused_pairs(matrix)[:6]
     ]
     errors = by_confidence(shown, ~shown.correct, 32)
-    uncertain = by_confidence(shown, shown.correct, 16, descending=False)
-    cards = {
-        "mistakes": image_cards(shown, errors, classes),
-        "uncertain": image_cards(shown, uncertain, classes),
+    sections = {
+        "mistakes": cards(errors),
+        "uncertain": cards(by_confidence(shown, shown.correct, 16, descending=False)),
         "pairs": [card for *_, similar in pairs for card in similar],
     }
-    for name in filter(cards.get, cards):
-        images = [card["image"] for card in cards[name]]
-        figures[name] = plots.image_grid(images, [card["caption"] for card in cards[name]])
-    return {**cards, "pairs": pairs, "figures": figures | explain(evaluation, errors[:8])}
+    for name in filter(sections.get, sections):
+        images = [card["image"] for card in sections[name]]
+        figures[name] = plots.image_grid(images, [card["caption"] for card in sections[name]])
+    return {**sections, "pairs": pairs, "figures": figures | explain(evaluation, errors[:8])}
 
 
 def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
