@@ -24,23 +24,19 @@ BLUE, ORANGE, GREEN, GREY, TEXT, LINE = (
 )  # fmt: skip
 DASHED = (0, (4, 2))
 STYLE: Any = {
+    "figure.dpi": SCREEN_DPI,
     "font.size": 9.5,
-    "text.color": TEXT,
     "text.parse_math": False,  # a class name may contain dollar signs
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": TEXT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.titlesize": 10,
     "axes.axisbelow": True,
-    "xtick.color": TEXT,
-    "ytick.color": TEXT,
-    **{f"{axis}tick.{level}.size": 0 for axis in "xy" for level in ("major", "minor")},
-    "grid.color": LINE,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), LINE),
+    **{f"axes.spines.{side}": False for side in ("left", "right", "top")},
+    **{f"{axis}tick.{level}.size": 0 for axis in "xy" for level in ("major", "minor")},
 }
 styled = rc_context(STYLE)
 
@@ -57,16 +53,13 @@ def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
     single = len(runs) == 1
     for (name, (rows, best)), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
         epochs = [row["epoch"] for row in rows]
-        dashed = {"color": ORANGE} if single else {"color": colour, "alpha": 0.6}
-        styles: dict[str, Any] = {
-            "training": {**dashed, "linestyle": DASHED},
-            "validation": {"color": colour},
-        }
-        for split, key in (("training", "train"), ("validation", "val")):
+        dashed: Any = {"color": ORANGE} if single else {"color": colour, "alpha": 0.6}
+        styles = {"train": dashed | {"linestyle": DASHED}, "val": {"color": colour}}
+        for key, style in styles.items():
+            split = "training" if key == "train" else "validation"
             label = split if single else f"{name}, {split}"
             values = [row[f"{key}/{metric}"] for row in rows]
-            marker = "o" if len(rows) < 3 else ""
-            axes.plot(epochs, values, label=label, marker=marker, ms=4, **styles[split])
+            axes.plot(epochs, values, label=label, marker="o" * (len(rows) < 3), ms=4, **style)
         if best in epochs:
             value = rows[epochs.index(best)][f"val/{metric}"]
             axes.plot([best], [value], "o", ms=8, mfc="white", mec=colour, mew=2, zorder=5)
@@ -77,18 +70,17 @@ def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
                 va="bottom", xycoords=("data", "axes fraction"), textcoords="offset points",
             )  # fmt: skip
     _scale_metric(axes, metric, [row for rows, _ in runs.values() for row in rows])
-    axes.grid(axis="y", which="both")
     pad = 1.8 if single else 0.3  # clears the annotation of the best epoch
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=pad, ncols=2)
     return figure
 
 
 def _epoch_axes(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.2, height), dpi=SCREEN_DPI, layout="constrained")
+    figure = Figure(figsize=(5.2, height), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.spines["left"].set_visible(False)
+    axes.grid(axis="y", which="both")
     return figure, axes
 
 
@@ -116,7 +108,6 @@ def learning_rate(rows: Rows) -> Figure:
     figure, axes = _epoch_axes(2.0)
     axes.plot([row["epoch"] for row in rows], [row["lr"] for row in rows], color=GREEN)
     axes.set_ylim(bottom=0)
-    axes.grid(axis="y")
     return figure
 
 
@@ -124,17 +115,13 @@ def learning_rate(rows: Rows) -> Figure:
 def confusion_matrix(
     matrix: Tensor, classes: Sequence[str], title: str = "", normalise: bool = False
 ) -> Figure:
-    """Draw a confusion matrix; colour shows the errors only.
+    """Draw a confusion matrix of counts ``[classes, classes]``; colour shows the errors only.
 
-    Args:
-        matrix: counts ``[classes, classes]``, row the label, column the prediction.
-        classes: class names.
-        title: above the matrix.
-        normalise: whether to show each row in percent instead of counts.
+    Rows are labels and columns predictions. ``normalise`` shows each row in percent.
     """
     longest, count = max(map(len, classes)), len(classes)
     side = min(1.9 + 0.36 * count, 9.0) + 0.06 * min(20, longest)
-    figure = Figure(figsize=(side, side), dpi=SCREEN_DPI, layout="constrained")
+    figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     values = matrix.double()
     if normalise:
@@ -155,7 +142,7 @@ def confusion_matrix(
     axes.set_xticks(range(count), classes, **rotated)
     axes.set_yticks(range(count), classes)
     axes.set(xlabel="predicted", ylabel="label", title=title)
-    axes.spines[:].set_visible(False)
+    axes.spines.bottom.set_visible(False)
     return figure
 
 
@@ -182,7 +169,7 @@ def image_grid(
     lines = max((1 + caption.count("\n") for caption in captions), default=0)
     x_step, y_step = 1.07, 1.07 + 0.06 * bool(lines) + 0.13 * lines  # inches
     width, height = columns * x_step, rows * y_step + (0.3 if title else 0)
-    figure = Figure(figsize=(width, height), dpi=SCREEN_DPI)
+    figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     for number, image in enumerate(images):
@@ -222,7 +209,7 @@ def reliability(bins: Calibration) -> Figure:
     Source: C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural
     networks", ICML 2017, figure 1.
     """
-    figure = Figure(figsize=(5.2, 4.6), dpi=SCREEN_DPI, layout="constrained")
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
     used = bins.counts > 0
     left, width = bins.edges[:-1][used].numpy(), bins.edges.diff()[used].numpy() * 0.92
@@ -234,11 +221,10 @@ def reliability(bins: Calibration) -> Figure:
     lower.bar(left, bins.counts[used].numpy(), width, align="edge", color=GREY)
     lower.set(yscale="log", xlabel="confidence", ylabel="images")
     lower.yaxis.set_major_formatter("{x:,.0f}")
-    upper.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    for axis in (upper.xaxis, upper.yaxis):  # the x-axis is shared
+        axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     for axes in (upper, lower):
         axes.grid(axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     return figure
 
 
@@ -255,7 +241,6 @@ def rgb_array(figure: Figure) -> NDArray[np.uint8]:
 @styled
 def png(figure: Figure) -> bytes:
     """Render a figure as a PNG file with a transparent background."""
-    FigureCanvasAgg(figure)
     file = BytesIO()
     with warnings.catch_warnings(action="ignore", category=UserWarning):
         figure.savefig(file, format="png", dpi=FILE_DPI, transparent=True)

@@ -73,8 +73,8 @@ FIRING = {
         },
         [
             "the network stopped learning",
-            "Validation accuracy is 10.00 %, no better than chance, and the training loss ended at "
-            "2.330, above the 2.303 of chance; optimizer.lr is 0.01.",
+            "Validation accuracy is 10.00 %, and the training loss ended at 2.330, above the 2.303 "
+            "of chance; optimizer.lr is 0.01.",
         ],
         ["optimizer.lr=0.001"],
     ),
@@ -82,7 +82,7 @@ FIRING = {
         diagnosis.learning_rate_too_high,
         {"rows": UNSTABLE},
         [
-            "too high for the end of training",
+            "Learning rate too high: the training loss is unstable",
             "It rose by more than 20 % in 2 of 7 epochs (3, 5); optimizer.lr is 0.01.",
         ],
         ["scheduler=cosine"],
@@ -158,7 +158,7 @@ FIRING = {
         diagnosis.one_class,
         {"val": predictions(GUESSED), "rows": metric_rows([2.2, 2.0], [2.1, 1.9], [0.1, 0.1])},
         [
-            "Predicts 0 for everything: barely trained",
+            "Predicts 0 for almost everything: barely trained",
             "100.00 % of the validation images are predicted as 0, and 10.00 % are correct.",
         ],
         ["trainer.max_epochs=4"],
@@ -279,8 +279,7 @@ FIRING = {
         {"rows": metric_rows(val=(*VAL_LOSS[:6], 0.05, 0.045))},
         [
             "Still improving",
-            "Validation loss was lowest in the last epoch, 0.0450, and fell by 12 % over the last "
-            "2 epochs.",
+            "Validation loss was lowest in the last epoch, 0.0450, 12 % below that of epoch 6.",
         ],
         ["trainer.max_epochs=16"],
     ),
@@ -292,7 +291,7 @@ FIRING = {
         },
         [
             "Stopped early while accuracy was still rising",
-            "Early stopping ended training after epoch 8 of 8, but the best validation accuracy, "
+            "Early stopping ended training after epoch 8, but the best validation accuracy, "
             "99.00 %, was reached in epoch 8.",
         ],
         ["callbacks.early_stopping.patience=10"],
@@ -582,7 +581,7 @@ def test_stuck_training_is_the_only_finding():
 
 def test_a_single_predicted_class_is_the_only_finding():
     findings = diagnose(context(**FIRING["one class"].changes))
-    assert [f.title for f in findings] == ["Predicts 0 for everything: barely trained"]
+    assert [f.title for f in findings] == ["Predicts 0 for almost everything: barely trained"]
     findings = diagnose(context(**FIRING["accuracy collapsed to one class"].changes))
     assert len(findings) == 1
 

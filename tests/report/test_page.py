@@ -155,6 +155,18 @@ def test_a_failed_run_is_reported_with_its_error(first, copied):
     assert "The run is failed: train/loss is nan in epoch 3" in html
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_figures_of_an_earlier_report_are_removed(first, copied):
+    folder = copied / "report"
+    for old in (folder / "learning-rate.png", folder / "against-other" / "confusion-first.png"):
+        old.parent.mkdir(parents=True, exist_ok=True)
+        old.touch()
+    page.write_report(replace(first, run=replace(first.run, folder=copied)))
+    assert (folder / "confusion.png").is_file()
+    assert not (folder / "learning-rate.png").exists()  # the learning rate is constant
+    assert (folder / "against-other" / "confusion-first.png").exists()
+
+
 def test_a_network_without_convolutions(first, tmp_path):
     network = PixelNet(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))).eval()
     evaluation = replace(first, network=network)

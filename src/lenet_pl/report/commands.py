@@ -18,12 +18,7 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write the page, and print its path with the findings or the verdict.
-
-    Raises:
-        ConfigError: if a run cannot be opened, or the runs cannot be compared.
-        DataError: if the data of a run is missing or has changed.
-    """
+    """Write the page, and print its path with the findings or the verdict."""
     from lenet_pl.evaluation.evaluate import evaluate_run  # imports torch
     from lenet_pl.report.compare import write_comparison
     from lenet_pl.report.page import write_report
@@ -42,8 +37,7 @@ def report(options: argparse.Namespace) -> None:
                 Text(f"  {finding['command']}\n" if finding["command"] else "", style="cyan"),
             ]
     else:
-        same_data = runs[0].config.data == runs[1].config.data
-        second = evaluate_run(runs[1], first.data if same_data else None)
+        second = evaluate_run(runs[1], first.data)
         answer = write_comparison(first, second)
         lines = [
             Text(answer["verdict"], style="bold"),

@@ -18,10 +18,8 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
     """Write ``RUN/report/against-RUN2/index.html``, with its figures as PNG files beside it.
 
     The runs are compared on the test split if both were tested, else on the validation split.
-
-    Returns:
-        For JSON: the path, the verdict, how many images both, one or neither of the runs
-        classify correctly, and the p-value of McNemar's test.
+    Returns, for JSON, the path, the verdict, how many images both, one or neither of the runs
+    classify correctly, and the p-value of McNemar's test.
 
     Raises:
         ConfigError: if the runs were evaluated on different images, or nothing can be written.
@@ -34,25 +32,20 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
             f"{first.run.folder} and {second.run.folder}: their {a.meaning} images are not the "
             "same; data, data.val_size and data.split_seed select them"
         )
-    counts = {
-        "both": int((a.correct & b.correct).sum()),
-        "only_first": int((a.correct & ~b.correct).sum()),
-        "only_second": int((~a.correct & b.correct).sum()),
-        "neither": int((~a.correct & ~b.correct).sum()),
-    }
+    outcome = 2 * (~a.correct).long() + (~b.correct).long()
+    names = ("both", "only_first", "only_second", "neither")  # runs that are correct
+    counts = dict(zip(names, torch.bincount(outcome, minlength=4).tolist(), strict=True))
     p, classes = metrics.mcnemar(a.correct, b.correct), first.run.classes
     sentence = verdict(counts["only_first"], counts["only_second"], p, (first.name, second.name))
     curves = {"A": (first.rows, first.epoch), "B": (second.rows, second.epoch)}
     matrices = [metrics.confusion_matrix(split.logits, split.labels) for split in (a, b)]
-    drawn = {
-        "curves-loss": plots.curves(curves, "loss"),
-        "curves-accuracy": plots.curves(curves, "acc"),
-        "confusion-first": plots.confusion_matrix(matrices[0], classes),
-        "confusion-second": plots.confusion_matrix(matrices[1], classes),
-    }
-    figures = {name: plots.png(figure) for name, figure in drawn.items()}
     context = {
-        "figures": figures,
+        "figures": {
+            "curves-loss": plots.curves(curves, "loss"),
+            "curves-accuracy": plots.curves(curves, "acc"),
+            "confusion-first": plots.confusion_matrix(matrices[0], classes),
+            "confusion-second": plots.confusion_matrix(matrices[1], classes),
+        },
         "greyscale": a.images.shape[1] == 1,
         "runs": (first.run, second.run),
         "shown": a,
@@ -62,8 +55,8 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
         "rows": table(first, second, a, b),
         "settings": config_diff(first.run.config, second.run.config),
         "scores": zip(classes, *map(metrics.per_class_scores, matrices), strict=True),
-        "only_first": image_cards(b, by_confidence(b, a.correct & ~b.correct, 24), classes),
-        "only_second": image_cards(a, by_confidence(a, ~a.correct & b.correct, 24), classes),
+        "only_first": image_cards(b, by_confidence(b, outcome == 1, 24), classes),
+        "only_second": image_cards(a, by_confidence(a, outcome == 2, 24), classes),
     }
     name = "against-" + re.sub(r"[^\w.-]+", "-", second.name)
     path = write_page(first.run.folder / "report" / name, "compare.html.j2", context)
@@ -84,36 +77,36 @@ def table(
     first: RunEvaluation, second: RunEvaluation, a: SplitPredictions, b: SplitPredictions
 ) -> list[tuple[str, ...]]:
     """Rows of a measurement, its values for both runs, and the second minus the first."""
-    one, two = compute_metrics(first.run, a), compute_metrics(second.run, b)
-    sizes = [sum(p.numel() for p in run.network.parameters()) for run in (first, second)]
-    seconds = [sum(row.get("seconds", 0.0) for row in run.rows) for run in (first, second)]
-    val = [run.val.accuracy.value for run in (first, second)]
-    rows = [
-        _row(f"{a.meaning} accuracy", one["accuracy"], two["accuracy"], 2, "%"),
-        (
-            "95 % interval",
-            *(f"{percent(x['low'])} to {percent(x['high'])}" for x in (one, two)),
-            "",
-        ),
-        _row("validation accuracy", val[0], val[1], 2, "%"),
-        _row("training accuracy", first.train.value, second.train.value, 2, "%"),
-        _row("NLL in nats", one["nll"], two["nll"], 4),
-        _row("calibration error", one["ece"], two["ece"], 4),
-        _row("epoch of the weights", first.epoch, second.epoch),
-        _row("epochs", len(first.rows), len(second.rows)),
-        _row("parameters", sizes[0], sizes[1]),
-        _row("training time in s", seconds[0], seconds[1]),
-    ]
-    return list(dict.fromkeys(rows))  # validation accuracy only once
+    others = _measurements(second, b)
+    return [_row(name, value, others[name]) for name, value in _measurements(first, a).items()]
 
 
-def _row(name: str, one: float, two: float, digits: int = 0, unit: str = "") -> tuple[str, ...]:
-    scale, suffix, points = (100, " %", " points") if unit == "%" else (1, "", "")
-    one, two = round(scale * one, digits), round(scale * two, digits)
+def _measurements(run: RunEvaluation, shown: SplitPredictions) -> dict[str, Any]:
+    computed = compute_metrics(run.run, shown)
+    return {
+        f"{shown.meaning} accuracy": computed["accuracy"],
+        "95 % interval": f"{percent(computed['low'])} to {percent(computed['high'])}",
+        "validation accuracy": run.val.accuracy.value,
+        "training accuracy": run.train.value,
+        "NLL in nats": computed["nll"],
+        "calibration error": computed["ece"],
+        "epoch of the weights": run.epoch,
+        "epochs": len(run.rows),
+        "parameters": sum(p.numel() for p in run.network.parameters()),
+        "training time in s": round(sum(row.get("seconds", 0.0) for row in run.rows)),
+    }
+
+
+def _row(name: str, one: Any, two: Any) -> tuple[str, str, str, str]:
+    if isinstance(one, str):
+        return name, one, two, ""
+    digits, unit, points = 0 if isinstance(one, int) else 4, "", ""
+    if name.endswith("accuracy"):
+        one, two, digits, unit, points = 100 * one, 100 * two, 2, " %", " points"
+    one, two = round(one, digits), round(two, digits)
     # of the rounded values, so that the columns add up
     difference = f"{two - one:+,.{digits}f}" if one != two else "0"
-    values = (f"{value:,.{digits}f}{suffix}" for value in (one, two))
-    return (name, *values, difference + points)
+    return name, f"{one:,.{digits}f}{unit}", f"{two:,.{digits}f}{unit}", difference + points
 
 
 def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, str, str]]:

@@ -1,24 +1,21 @@
-"""Checks of a run's curves and predictions, each with a change to try next.
-
-Checks that suggest overrides read training and validation only, so following them does not tune
-on the test set. They report only what exceeds chance.
-"""
+"""Checks of a run's curves and predictions, each with a change to try next."""
 
 import re
 import shlex
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from math import log, sqrt
+from math import comb, log, sqrt
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
 from lenet_pl import metrics
 from lenet_pl.console import percent
 from lenet_pl.evaluation.evaluate import RunEvaluation
+from lenet_pl.report.explain import convolutions
 from lenet_pl.runs import hydra_mode, override_key
 
 Z = 2.576  # standard errors; chance exceeds them in 1 % of cases
@@ -54,122 +51,105 @@ class Finding:
         return shlex.join(["lenet-pl", "train", *arguments, *self.overrides])
 
 
-problem = partial(Finding, kind="problem")
+def suggest(title: str, evidence: str, *options: tuple[Any, str, str], **fields: Any) -> Finding:
+    """A finding with the first option (condition, advice, overrides) that applies."""
+    advice, overrides = next((advice, text) for applies, advice, text in options if applies)
+    return Finding(title, evidence, advice, tuple(overrides.split()), **fields)
+
+
+problem = partial(suggest, kind="problem")
 
 
 class Context:
     """What the checks read: an evaluated run and what several checks derive from it."""
 
     def __init__(self, evaluation: RunEvaluation) -> None:
-        self.evaluation, self.rows, self.predictions = evaluation, evaluation.rows, evaluation.val
+        self.evaluation, self.run, self.rows = evaluation, evaluation.run, evaluation.rows
         self.classes, self.result = evaluation.run.classes, evaluation.run.result
-        self.train, self.val = evaluation.train, evaluation.val.accuracy
+        columns = ("train/loss", "val/loss", "val/acc", "lr")
+        self.losses, self.val_losses, self.accuracies, self.rates = (
+            [row[name] for row in self.rows] for name in columns
+        )
+        self.predictions, self.val = evaluation.val, evaluation.val.accuracy
+        self.train, self.gap = evaluation.train, evaluation.train.value - self.val.value
         self.errors = self.val.total - self.val.count
         self.matrix = metrics.confusion_matrix(evaluation.val.logits, evaluation.val.labels)
         self.train_size = len(evaluation.data.splits["train"])
-        self.chance_loss = log(len(self.classes))
+        self.chance_loss = chance = log(len(self.classes))
+        unlearnt = min(self.val_losses) < 0.5 * chance and self.val_losses[-1] > 0.9 * chance
+        self.collapsed = unlearnt or max(self.accuracies) - self.accuracies[-1] > 0.2
         self.lr = float(self.setting("optimizer.lr", 0.0))
         self.longer = f"trainer.max_epochs={2 * len(self.rows)}"
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A value of the run's configuration; the default where it is null or missing."""
-        value = OmegaConf.select(self.evaluation.run.config, key)
+        value = OmegaConf.select(self.run.config, key)
         return default if value is None else value
-
-    def column(self, name: str) -> list[float]:
-        """A column of ``metrics.csv``."""
-        return [row[name] for row in self.rows]
-
-
-def _first(*options: tuple[Any, str, str]) -> tuple[str, tuple[str, ...]]:
-    """Advice and overrides of the first option (condition, advice, overrides) that applies."""
-    return next((advice, tuple(text.split())) for applies, advice, text in options if applies)
 
 
 def learning_rate_too_high(c: Context) -> Finding | None:
     """The loss diverged, the network stopped learning, accuracy collapsed or the loss jumps."""
-    losses, chance, error = c.column("train/loss"), c.chance_loss, c.result.get("error") or ""
-    diverged = re.search(r"\b(nan|inf)\b", error) is not None
+    losses, chance, error = c.losses, c.chance_loss, c.result.get("error") or ""
+    rises = [
+        epoch
+        for epoch, (before, loss) in enumerate(pairwise(losses), 2)
+        if 1.2 * before < loss > 0.01  # a smaller loss is that of a few hard images
+    ]
+    divisor, settles = 3, True
+    if re.search(r"\b(nan|inf)\b", error):
+        symptom, evidence, divisor = "the loss became NaN or infinite", error, 10
     # an untrained network has at most the loss of chance
-    dead = c.val.value < 1.5 / len(c.classes) and losses[-1] > 1.003 * chance
-    unstable = False
-    if diverged:
-        symptom, evidence = "the loss became NaN or infinite", error
-    elif dead:
-        symptom = "the network stopped learning"
+    elif c.val.value < 1.5 / len(c.classes) and losses[-1] > 1.003 * chance:
+        symptom, divisor = "the network stopped learning", 10
         evidence = (
-            f"Validation accuracy is {percent(c.val.value)}, no better than chance, and the "
-            f"training loss ended at {losses[-1]:.3f}, above the {chance:.3f} of chance"
+            f"Validation accuracy is {percent(c.val.value)}, and the training loss ended at "
+            f"{losses[-1]:.3f}, above the {chance:.3f} of chance"
         )
-    elif evidence := _collapse(c):
-        symptom = "accuracy collapsed during training"
-    elif evidence := _jumps(c):
-        symptom, unstable = "the training loss is unstable", True
+    elif c.collapsed:
+        symptom, best = "accuracy collapsed during training", max(c.accuracies)
+        evidence = (
+            f"Validation accuracy was {percent(best)} in epoch {c.accuracies.index(best) + 1} and "
+            f"{percent(c.accuracies[-1])} in the last, where the loss is {c.val_losses[-1]:.2f} "
+            f"(chance: {chance:.2f})"
+        )
+    elif len(rises) >= max(2, 0.2 * (len(losses) - 1)):
+        symptom = "the training loss is unstable"
+        listed = ", ".join(map(str, rises[:5])) + " …" * (len(rises) > 5)
+        evidence = (
+            f"It rose by more than 20 % in {len(rises)} of {len(losses) - 1} epochs ({listed})"
+        )
+        settles = c.val.value <= 0.9
     else:
         return None
-    # a well-trained network only fails to settle
-    unsettled = unstable and c.val.value > 0.9 and not c.setting("scheduler")
     return problem(
-        f"Learning rate too high{' for the end of training' * unsettled}: {symptom}",
+        f"Learning rate too high: {symptom}",
         f"{evidence}; optimizer.lr is {c.lr:g}.",
-        *_first(
-            (unsettled, "Decay it to zero with a schedule.", "scheduler=cosine"),
-            (diverged or dead, "Divide it by 10.", f"optimizer.lr={c.lr / 10:.2g}"),
-            (True, "Divide it by 3.", f"optimizer.lr={c.lr / 3:.2g}"),
-        ),
-        exclusive=diverged or dead or c.val.value < 1.1 / len(c.classes),
+        (not settles and not c.setting("scheduler"), "Decay it to zero.", "scheduler=cosine"),
+        (True, f"Divide it by {divisor}.", f"optimizer.lr={c.lr / divisor:.2g}"),
+        exclusive=divisor == 10 or c.val.value < 1.1 / len(c.classes),
     )
-
-
-def _collapse(c: Context) -> str:
-    """How far the last epoch fell below the best; empty if it did not."""
-    accuracies, losses, chance = c.column("val/acc"), c.column("val/loss"), c.chance_loss
-    best = accuracies.index(max(accuracies))
-    unlearnt = losses[-1] > 0.9 * chance and min(losses) < 0.5 * chance
-    if accuracies[best] - accuracies[-1] <= 0.2 and not unlearnt:
-        return ""
-    return (
-        f"Validation accuracy was {percent(accuracies[best])} in epoch "
-        f"{c.rows[best]['epoch']:.0f} and {percent(accuracies[-1])} in the last, where the loss "
-        f"is {losses[-1]:.2f} (chance: {chance:.2f})"
-    )
-
-
-def _jumps(c: Context) -> str:
-    """In which epochs the training loss rose; empty if it did so only once or rarely."""
-    losses = c.column("train/loss")
-    epochs = [
-        f"{row['epoch']:.0f}"
-        for row, (before, loss) in zip(c.rows[1:], pairwise(losses), strict=True)
-        if loss > 1.2 * before and loss > 0.01  # a smaller loss is that of a few hard images
-    ]
-    if len(epochs) < max(2, 0.2 * (len(losses) - 1)):
-        return ""
-    listed = ", ".join(epochs[:5]) + " …" * (len(epochs) > 5)
-    return f"It rose by more than 20 % in {len(epochs)} of {len(losses) - 1} epochs ({listed})"
 
 
 def learning_rate_too_low(c: Context) -> Finding | None:
     """The loss never left chance level, or it falls steadily and is far from converged."""
-    losses, rates, chance = c.column("train/loss"), c.column("lr"), c.chance_loss
-    falls = [1 - after / before for before, after in pairwise(losses)]
+    losses, chance = c.losses, c.chance_loss
     steps = -(-c.train_size // c.setting("data.batch_size"))  # per epoch
-    warming_up = rates[0] < 0.9 * max(rates)
-    if c.result.get("error") or warming_up or steps < 50 or min(falls, default=0) < -0.02:
+    ratios = [after / before for before, after in pairwise(losses)]
+    warming_up = c.rates[0] < 0.9 * max(c.rates)
+    if c.result.get("error") or warming_up or steps < 50 or max(ratios, default=0) > 1.02:
         return None
     stuck = losses[-1] > 0.9 * chance
-    slow_start = losses[0] > 0.5 * chance and c.column("train/acc")[0] < 0.5
-    unconverged = len(losses) >= 4 and min(falls) > 0.05 and c.val.value < 0.8
+    slow_start = losses[0] > 0.5 * chance and c.rows[0]["train/acc"] < 0.5
+    unconverged = len(losses) >= 4 and max(ratios) < 0.95 and c.val.value < 0.8
     if not stuck and not (slow_start and unconverged):
         return None
     factor = 10 if stuck else 2
-    return Finding(
-        "Learning rate too low" if stuck else "Learning rate possibly too low",
+    return suggest(
+        f"Learning rate {'too' if stuck else 'possibly too'} low",
         f"The training loss averaged {losses[0]:.2f} over the first {steps:,} steps, where chance "
         f"gives {chance:.2f}, and has decreased smoothly since, to {losses[-1]:.2f}; validation "
         f"accuracy is {percent(c.val.value)}; optimizer.lr is {c.lr:g}.",
-        f"Multiply it by {factor}.",
-        (f"optimizer.lr={c.lr * factor:.2g}",),
+        (True, f"Multiply it by {factor}.", f"optimizer.lr={c.lr * factor:.2g}"),
         kind="problem" if stuck else "hint",
         exclusive=stuck,
     )
@@ -180,60 +160,53 @@ def one_class(c: Context) -> Finding | None:
     predicted = c.matrix.sum(0)
     fraction, majority = (int(n.max()) / c.val.total for n in (predicted, c.matrix.sum(1)))
     # a fifth of the way from always predicting the majority class to perfect
-    if fraction <= 0.8 or c.val.value > majority + 0.2 * (1 - majority):
-        return None
-    if _collapse(c) or ((too_low := learning_rate_too_low(c)) and too_low.exclusive):
+    if fraction <= 0.8 or c.val.value > majority + 0.2 * (1 - majority) or c.collapsed:
         return None
     name = c.classes[int(predicted.argmax())]
     return problem(
-        f"Predicts {name} for {'almost ' * (fraction < 1)}everything: barely trained",
+        f"Predicts {name} for almost everything: barely trained",
         f"{percent(fraction)} of the validation images are predicted as {name}, and "
         f"{percent(c.val.value)} are correct.",
-        "Train for more epochs.",
-        (c.longer,),
+        (True, "Train for more epochs.", c.longer),
         exclusive=True,
     )
 
 
 def underfitting(c: Context) -> Finding | None:
     """Even training images are misclassified, though training has converged."""
-    error, gap = 1 - c.train.value, c.train.value - c.val.value
-    if error < 0.01 or gap > 0.25 * error:
+    error = 1 - c.train.value
+    if error < 0.01 or c.gap > 0.25 * error:
         return None
     if ended_too_early(c) or learning_rate_too_low(c) or learning_rate_too_high(c):
         return None
-    convolutional = any(isinstance(m, nn.Conv2d) for m in c.evaluation.network.modules())
     smoothing, decay = c.setting("loss.label_smoothing"), c.setting("optimizer.weight_decay", 0.0)
     return problem(
         "Underfitting: even training images are misclassified",
-        f"Training error is {percent(error)}, and validation accuracy is {100 * abs(gap):.2f} "
-        f"points {'lower' if gap > 0 else 'higher'} than training accuracy: the model needs more "
-        "capacity or training, not regularisation.",
-        *_first(
-            (smoothing, "Remove label smoothing.", "loss.label_smoothing=0.0"),
-            (decay > 1e-3, "Reduce weight decay.", "optimizer.weight_decay=0.0001"),
-            (not convolutional, "Use a convolutional network.", "model=lenet"),
-            (c.setting("augment"), "Train longer: augmented images take more epochs.", c.longer),
-            (c.setting("scheduler"), "Use an adaptive optimizer.", "optimizer=adam"),
-            (True, "Use a learning-rate schedule.", "scheduler=onecycle"),
-        ),
+        f"Training error is {percent(error)}, and validation accuracy is {100 * abs(c.gap):.2f} "
+        f"points {'lower' if c.gap > 0 else 'higher'} than training accuracy: the model needs "
+        "more capacity or training, not regularisation.",
+        (smoothing, "Remove label smoothing.", "loss.label_smoothing=0.0"),
+        (decay > 1e-3, "Reduce weight decay.", "optimizer.weight_decay=0.0001"),
+        (not convolutions(c.evaluation.network), "Use convolutions.", "model=lenet"),
+        (c.setting("augment"), "Train longer: augmented images take more epochs.", c.longer),
+        (c.setting("scheduler"), "Use an adaptive optimizer.", "optimizer=adam"),
+        (True, "Use a learning-rate schedule.", "scheduler=onecycle"),
     )
 
 
 def overfitting(c: Context) -> Finding | None:
     """Training accuracy is well above validation accuracy."""
-    gap = c.train.value - c.val.value
-    if z_score(c.train, c.val) < Z or gap < max(0.005, 0.5 * (1 - c.val.value)):
+    if z_score(c.train, c.val) < Z or c.gap < max(0.005, 0.5 * (1 - c.val.value)):
         return None
     evidence = (
         f"Training accuracy is {percent(c.train.value)}, validation accuracy "
-        f"{percent(c.val.value)}: a gap of {100 * gap:.2f} points."
+        f"{percent(c.val.value)}: a gap of {100 * c.gap:.2f} points."
     )
-    losses = c.column("val/loss")
-    if losses[-1] > 1.2 * min(losses):
+    lowest, last = min(c.val_losses), c.val_losses[-1]
+    if last > 1.2 * lowest:
         evidence += (
-            f" Validation loss was lowest in epoch {c.rows[losses.index(min(losses))]['epoch']:.0f}"
-            f" and is {100 * (losses[-1] / min(losses) - 1):.0f} % higher in the last."
+            f" Validation loss was lowest in epoch {c.val_losses.index(lowest) + 1} and is "
+            f"{100 * (last / lowest - 1):.0f} % higher in the last."
         )
     per_class, source = c.train_size / len(c.classes), c.evaluation.data.source
     few, decay = per_class < 1000, c.setting("optimizer.weight_decay", 0.0)
@@ -244,105 +217,85 @@ def overfitting(c: Context) -> Finding | None:
     return problem(
         "Overfitting: training accuracy is well above validation accuracy",
         evidence,
-        *_first(
-            (few and part, "Train on all of the data.", "data.fraction=1.0"),
-            (few and subset, "Train on the full data set.", f"data={source.family}"),
-            (few and not c.setting("model.weights"), "Fine-tune a pretrained network.", pretrained),
-            (not c.setting("augment"), "Augment the training images.", "augment=affine"),
-            (decay < 5e-4, "Increase weight decay.", "optimizer.weight_decay=0.0005"),
-            (True, "Use label smoothing.", "loss.label_smoothing=0.1"),
-        ),
+        (few and part, "Train on all of the data.", "data.fraction=1.0"),
+        (few and subset, "Train on the full data set.", f"data={source.family}"),
+        (few and not c.setting("model.weights"), "Fine-tune a pretrained network.", pretrained),
+        (not c.setting("augment"), "Augment the training images.", "augment=affine"),
+        (decay < 5e-4, "Increase weight decay.", "optimizer.weight_decay=0.0005"),
+        (True, "Use label smoothing.", "loss.label_smoothing=0.1"),
     )
 
 
 def ended_too_early(c: Context) -> Finding | None:
     """Validation loss was still falling, or accuracy was still rising at early stopping."""
-    losses, rates, epochs = c.column("val/loss"), c.column("lr"), len(c.rows)
-    patience = c.setting("callbacks.early_stopping.patience")
-    best = c.result.get("best_epoch") or c.evaluation.epoch
+    losses, rates, epochs = c.val_losses, c.rates, len(c.rows)
     if c.result.get("stopped_early"):
+        patience = c.setting("callbacks.early_stopping.patience")
+        best = c.result.get("best_epoch") or c.evaluation.epoch
         if patience is None or best < epochs - 1:
             return None
-        return Finding(
+        return suggest(
             "Stopped early while accuracy was still rising",
-            f"Early stopping ended training after epoch {epochs} of "
-            f"{c.setting('trainer.max_epochs', 0)}, but the best validation accuracy, "
-            f"{percent(max(c.column('val/acc')))}, was reached in epoch {best}.",
-            f"Double the patience, which was {patience}.",
-            (f"callbacks.early_stopping.patience={2 * patience}",),
+            f"Early stopping ended training after epoch {epochs}, but the best validation "
+            f"accuracy, {percent(max(c.accuracies))}, was reached in epoch {best}.",
+            (True, "Double the patience.", f"callbacks.early_stopping.patience={2 * patience}"),
         )
     back = max(1, epochs // 4)
     annealed = rates[-1] < 0.1 * max(rates)
     if annealed or epochs < 2 or losses[-1] > min(losses) or losses[-1] > 0.97 * losses[-1 - back]:
         return None
     scheduled = len({round(rate, 9) for rate in rates}) > 1  # for this number of epochs
-    return Finding(
+    return suggest(
         "Still improving when training ended",
-        f"Validation loss was lowest in the last epoch, {losses[-1]:.4f}, and fell by "
-        f"{100 * (1 - losses[-1] / losses[-1 - back]):.0f} % over the last "
-        f"{'epoch' if back == 1 else f'{back} epochs'}.",
-        f"Train for twice the epochs{', with the schedule stretched to them' * scheduled}.",
-        (c.longer,),
-        resume=not scheduled and hydra_mode(c.evaluation.run.folder) != "MULTIRUN",
+        f"Validation loss was lowest in the last epoch, {losses[-1]:.4f}, "
+        f"{100 * (1 - losses[-1] / losses[-1 - back]):.0f} % below that of epoch {epochs - back}.",
+        (True, "Train for twice the epochs; a schedule is stretched to them.", c.longer),
+        resume=not scheduled and hydra_mode(c.run.folder) != "MULTIRUN",
     )
 
 
 def concentrated_errors(c: Context) -> Finding | None:
     """A few pairs of classes, or one class, have more errors than chance explains."""
-    evidence = " ".join(filter(None, (_top_pairs(c), _weakest_class(c))))
-    advice = _first(
+    pairs, evidence = confused_pairs(c.matrix)[:3], []
+    errors, even = max(1, c.errors), len(pairs) / max(1, comb(len(c.classes), 2))
+    fraction = sum(count for *_, count in pairs) / errors
+    # evenly spread errors exceed this in 1 % of simulations, with 4 to 100 classes
+    if errors >= MIN_COUNT and fraction > max(1 / 3, even + 1.8 / sqrt(errors)):
+        names = ", ".join(f"{c.classes[a]} and {c.classes[b]} ({count})" for a, b, count in pairs)
+        part = f"{100 * fraction:.0f} % of the {errors} validation errors"
+        evidence.append(f"Most confused: {names}, {part}.")
+    scores = metrics.per_class_scores(c.matrix)
+    worst = min(range(len(scores)), key=lambda i: scores[i].recall if scores[i].support else 1.0)
+    correct, total = int(c.matrix[worst, worst]), scores[worst].support
+    rest = (c.val.count - correct) / max(1, c.val.total - total)
+    # 2.81 standard errors: 5 % false alarms among ten classes
+    upper = max(metrics.wilson_interval(correct, total, 2.81)[1], scores[worst].recall + 0.02)
+    if total >= MIN_COUNT and rest >= upper:
+        times, other = map(int, c.matrix.clone().fill_diagonal_(0)[worst].max(0))
+        evidence.append(
+            f"Class {c.classes[worst]} has recall {percent(correct / total)} ({correct} of {total} "
+            f"validation images), the others {percent(rest)}; it is most often predicted as "
+            f"{c.classes[other]} ({times} times)."
+        )
+    if not evidence:
+        return None
+    return suggest(
+        "Errors are concentrated in a few classes",
+        " ".join(evidence),
         (not c.setting("augment"), "Augment the training images.", "augment=affine"),
         (True, "Train longer, on more augmented images.", c.longer),
     )
-    title = "Errors are concentrated in a few classes"
-    return Finding(title, evidence, *advice) if evidence else None
-
-
-def _top_pairs(c: Context) -> str:
-    pairs, classes = confused_pairs(c.matrix)[:3], len(c.classes)
-    even = len(pairs) / max(1, classes * (classes - 1) / 2)
-    # evenly spread errors exceed this in 1 % of simulations, with 4 to 100 classes
-    limit = max(1 / 3, even + 1.8 / sqrt(max(1, c.errors)))
-    fraction = sum(count for *_, count in pairs) / max(1, c.errors)
-    if c.errors < MIN_COUNT or fraction <= limit:
-        return ""
-    names = ", ".join(f"{c.classes[a]} and {c.classes[b]} ({count})" for a, b, count in pairs)
-    return f"Most confused: {names}, {100 * fraction:.0f} % of the {c.errors} validation errors."
 
 
 def confused_pairs(matrix: Tensor) -> list[tuple[int, int, int]]:
     """Pairs of classes and how often one was predicted as the other, the most frequent first."""
     both = (matrix + matrix.T).triu(1)
-    pairs = [(int(a), int(b), int(both[a, b])) for a, b in both.nonzero()]
+    pairs = [(a, b, int(both[a, b])) for a, b in both.nonzero().tolist()]
     return sorted(pairs, key=lambda pair: -pair[2])
 
 
-def _weakest_class(c: Context) -> str:
-    scores = metrics.per_class_scores(c.matrix)
-    worst = min(range(len(scores)), key=lambda i: scores[i].recall if scores[i].support else 1.0)
-    recall, total = scores[worst].recall, scores[worst].support
-    if total < MIN_COUNT or total == c.val.total:
-        return ""
-    correct = int(c.matrix[worst, worst])
-    rest = (c.val.count - correct) / (c.val.total - total)
-    # 2.81 standard errors: 5 % false alarms among ten classes
-    if rest - recall < 0.02 or metrics.wilson_interval(correct, total, 2.81)[1] > rest:
-        return ""
-    confused = c.matrix[worst].clone()
-    confused[worst] = 0
-    return (
-        f"Class {c.classes[worst]} has recall {percent(recall)} ({correct} of {total} validation "
-        f"images), the others {percent(rest)}; it is most often predicted as "
-        f"{c.classes[int(confused.argmax())]} ({int(confused.max())} times)."
-    )
-
-
 def miscalibration(c: Context) -> Finding | None:
-    """Confidence differs from accuracy by more than a calibrated network's would.
-
-    Source: J. Bröcker, L. A. Smith, "Increasing the reliability of reliability diagrams",
-    Weather and Forecasting 22 (2007), p. 651: consistency resampling.
-    """
+    """Confidence differs from accuracy by more than a calibrated network's would."""
     error = metrics.expected_calibration_error(c.predictions.logits, c.predictions.labels)
     confidence = c.predictions.logits.double().softmax(1).amax(1)
     if error < 0.01 or error < chance_calibration_error(confidence):
@@ -351,23 +304,20 @@ def miscalibration(c: Context) -> Finding | None:
     over = mean > c.val.value
     # on mini, label smoothing of 0.006 lowered confidence by 0.03, hence a sixth
     changed = round(max(0.0, smoothing + (mean - c.val.value) / 6), 3)
-    return Finding(
+    return suggest(
         f"{'Overconfident' if over else 'Underconfident'}: predictions are not calibrated",
         f"Mean confidence is {percent(mean)}, accuracy {percent(c.val.value)}; the expected "
         f"calibration error is {error:.3f} (validation).",
-        *_first(
-            (over, "Increase label smoothing slightly.", f"loss.label_smoothing={changed:g}"),
-            (smoothing, "Reduce label smoothing slightly.", f"loss.label_smoothing={changed:g}"),
-            (True, "Train for more epochs.", c.longer),
-        ),
+        (over or smoothing, "Adjust label smoothing.", f"loss.label_smoothing={changed:g}"),
+        (True, "Train for more epochs.", c.longer),
     )
 
 
 def chance_calibration_error(confidence: Tensor) -> float:
-    """The 99 % quantile of a perfectly calibrated network's calibration error, in 15 bins.
+    """The 99 % quantile of the calibration error if the float64 ``[N]`` confidences were exact.
 
-    Args:
-        confidence: float64 ``[N]``, the probability that a prediction is correct.
+    Source: J. Bröcker, L. A. Smith, "Increasing the reliability of reliability diagrams",
+    Weather and Forecasting 22 (2007), p. 651: consistency resampling.
     """
     generator = torch.Generator().manual_seed(0)
     index = (confidence * 15).ceil().long().clamp(1, 15) - 1
@@ -385,34 +335,32 @@ def ambiguous_images(c: Context) -> Finding | None:
     claimed = claimed[(best - second)[claimed].argsort(stable=True)]
     if c.val.value < 0.9 or len(claimed) < 3:
         return None
-    pooled = c.evaluation.run.pooled
-    where = "In all files, training then test" if pooled else "In the training file"
+    where = "In all files, training then test" if c.run.pooled else "In the training file"
     images = val.files or val.indices.tolist()
     names = ", ".join(
         f"{images[i]} ({c.classes[first[i]]} or {c.classes[other[i]]})"
         for i in claimed[:6].tolist()
     )
     wrong = int((~val.correct[claimed]).sum())
-    return Finding(
+    return suggest(
         "Some images may be ambiguous or mislabelled",
         f"{len(claimed)} validation images have two classes above 30 %, and {wrong} of them are "
         f"among the {c.errors} errors. {'Files' if val.files else where}: {names}.",
-        "Inspect them; cross-validation lists suspicious labels of the training images.",
-        ("data.suspect_folds=5",),
+        (True, "Inspect them; cross-validation lists suspicious labels.", "data.suspect_folds=5"),
     )
 
 
 def split_mismatch(c: Context) -> Finding | None:
     """Validation and test accuracy differ."""
-    test = c.evaluation.test.accuracy if c.evaluation.test else c.val
+    test = c.evaluation.shown.accuracy
     z = z_score(c.val, test)
     if abs(z) < Z:
         return None
-    return Finding(
+    return suggest(
         f"Test accuracy is {'lower' if z > 0 else 'higher'} than validation accuracy",
         f"Validation {percent(c.val.value)} of {c.val.total:,}, test {percent(test.value)} of "
         f"{test.total:,}: {abs(z):.1f} standard errors apart.",
-        "Nothing to tune: report the test accuracy, and keep selecting by validation.",
+        (True, "Nothing to tune: report test accuracy, and keep selecting by validation.", ""),
     )
 
 
@@ -426,9 +374,11 @@ def z_score(first: metrics.Proportion, second: metrics.Proportion) -> float:
     return (first.value - second.value) / error if error else 0.0
 
 
-CHECKS = (  # the most urgent first
-    learning_rate_too_high, one_class, underfitting, overfitting, ended_too_early,
-    learning_rate_too_low, concentrated_errors, miscalibration, ambiguous_images, split_mismatch,
+# The most urgent first. Those that suggest overrides read training and validation only, so that
+# following them does not tune on the test set.
+CHECKS = (
+    learning_rate_too_high, learning_rate_too_low, one_class, underfitting, overfitting,
+    ended_too_early, concentrated_errors, miscalibration, ambiguous_images, split_mismatch,
 )  # fmt: skip
 
 
@@ -441,14 +391,16 @@ def diagnose(c: Context) -> list[Finding]:
         if finding.overrides and finding.overrides in {other.overrides for other in findings}:
             finding = replace(finding, advice="As above.", overrides=())
         findings.append(finding)
-    advice = _first(
-        (not c.setting("scheduler"), "Try a learning-rate schedule.", "scheduler=onecycle"),
-        (not c.setting("augment"), "Try augmentation.", "augment=affine"),
-        (True, "Try another seed, to see how much results vary.", "seed=1"),
-    )
-    evidence = (
-        f"{percent(c.train.value)} of training and {percent(c.val.value)} of validation images "
-        "are classified correctly. Training is stable, errors are spread evenly over the classes, "
-        "and confidence is well calibrated."
-    )
-    return findings or [Finding("No problems found", evidence, *advice, kind="good")]
+    if findings:
+        return findings
+    return [
+        suggest(
+            "No problems found",
+            f"{percent(c.train.value)} of training and {percent(c.val.value)} of validation images "
+            "are classified correctly, and no check found a problem.",
+            (not c.setting("scheduler"), "Try a learning-rate schedule.", "scheduler=onecycle"),
+            (not c.setting("augment"), "Try augmentation.", "augment=affine"),
+            (True, "Try another seed, to see how much results vary.", "seed=1"),
+            kind="good",
+        )
+    ]

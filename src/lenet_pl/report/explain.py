@@ -1,5 +1,6 @@
 """Feature maps and saliency of a network."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,26 +15,17 @@ def convolutions(network: nn.Module) -> list[nn.Conv2d]:
 
 
 def feature_maps(network: nn.Module, images: Tensor, count: int = 2) -> list[Tensor]:
-    """The outputs ``[N, maps, H, W]`` of the first convolutions, before any activation.
-
-    Args:
-        network: in evaluation mode.
-        images: uint8 ``[N, C, H, W]``.
-        count: number of convolutions.
-    """
+    """Outputs ``[N, maps, H, W]`` of the first ``count`` convolutions, before any activation."""
+    layers = convolutions(network)[:count]
     outputs: dict[nn.Module, Tensor] = {}
 
     def store(layer: nn.Module, inputs: Any, output: Tensor) -> None:
         outputs[layer] = output.float().contiguous()
 
-    layers = convolutions(network)[:count]
-    hooks = [layer.register_forward_hook(store) for layer in layers]
-    try:
-        with torch.no_grad():
-            network(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(store))
+        network(images)
     return [outputs[layer] for layer in layers if layer in outputs]
 
 
@@ -46,12 +38,6 @@ def saliency(network: PixelNet, images: Tensor, predicted: Tensor, labels: Tenso
     Sources: K. Simonyan, A. Vedaldi, A. Zisserman, "Deep inside convolutional networks", ICLR
     workshop 2014, section 3; D. Smilkov, N. Thorat, B. Kim, F. Viégas, M. Wattenberg,
     "SmoothGrad" (2017), equation 1.
-
-    Args:
-        network: in evaluation mode.
-        images: uint8 ``[N, C, H, W]``.
-        predicted: int64 ``[N]``.
-        labels: int64 ``[N]``.
     """
     generator, copies = torch.Generator().manual_seed(0), 24
     total = torch.zeros(images.shape)

@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,12 @@ Card = dict[str, Any]  # an image and the text below it
 def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
     """Write ``RUN/report/index.html``, with its figures as PNG files and in TensorBoard.
 
-    Returns:
-        The path of the page, the split, its accuracy and the findings, for JSON.
-
-    Raises:
-        ConfigError: if the folder cannot be written to.
+    Returns the path of the page, the split, its accuracy and the findings, for JSON.
     """
-    findings = diagnose(Context(evaluation))
-    figures, cards = draw(evaluation)
-    context = {"figures": figures, "findings": findings, **summary(evaluation), **cards}
-    path = write_page(evaluation.run.folder / "report", "report.html.j2", context)
-    add_to_tensorboard(evaluation.run.folder, figures, evaluation.epoch)
+    folder, findings = evaluation.run.folder, diagnose(Context(evaluation))
+    context = {"findings": findings, **summary(evaluation), **draw(evaluation)}
+    path = write_page(folder / "report", "report.html.j2", context)
+    add_to_tensorboard(folder, evaluation.epoch)
     keys = ("title", "evidence", "advice", "overrides")
     return {
         "path": str(path),
@@ -58,8 +54,6 @@ def summary(evaluation: RunEvaluation) -> dict[str, Any]:
     config = OmegaConf.masked_copy(run.config, [str(key) for key in run.config if key != "hydra"])
     return {
         "evaluation": evaluation,
-        "run": run,
-        "shown": shown,
         "metrics": compute_metrics(run, shown),
         "recorded": recorded if abs(recorded - accuracy.value) * accuracy.total > 0.5 else None,
         "parameters": sum(p.numel() for p in evaluation.network.parameters()),
@@ -69,8 +63,8 @@ def summary(evaluation: RunEvaluation) -> dict[str, Any]:
     }
 
 
-def draw(evaluation: RunEvaluation) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Draw the figures as PNG files by name, and describe the images that the page shows."""
+def draw(evaluation: RunEvaluation) -> dict[str, Any]:
+    """The ``figures`` by name, and the images of the page by section."""
     shown, classes, rows = evaluation.shown, evaluation.run.classes, evaluation.rows
     matrix = metrics.confusion_matrix(shown.logits, shown.labels)
     curves = {evaluation.name: (rows, evaluation.epoch)}
@@ -84,28 +78,21 @@ def draw(evaluation: RunEvaluation) -> tuple[dict[str, bytes], dict[str, Any]]:
     if len({row["lr"] for row in rows}) > 1:
         figures["learning-rate"] = plots.learning_rate(rows)
     low, high = torch.stack([shown.labels, shown.predicted]).sort(0).values
-    pairs: list[dict[str, Any]] = [
-        {
-            "names": (classes[a], classes[b]),
-            "count": count,
-            "counts": (int(matrix[a, b]), int(matrix[b, a])),
-            "cards": image_cards(shown, by_confidence(shown, (low == a) & (high == b), 8), classes),
-        }
+    cards = partial(image_cards, shown, classes=classes)
+    pairs = [
+        (a, b, count, cards(by_confidence(shown, (low == a) & (high == b), 8)))
         for a, b, count in confused_pairs(matrix)[:6]
     ]
     errors = by_confidence(shown, ~shown.correct, 32)
-    uncertain = by_confidence(shown, shown.correct, 16, descending=False)
-    cards: dict[str, list[Card]] = {
-        "mistakes": image_cards(shown, errors, classes),
-        "uncertain": image_cards(shown, uncertain, classes),
-        "pairs": [card for pair in pairs for card in pair["cards"]],
+    sections = {
+        "mistakes": cards(errors),
+        "uncertain": cards(by_confidence(shown, shown.correct, 16, descending=False)),
+        "pairs": [card for *_, similar in pairs for card in similar],
     }
-    for name in filter(cards.get, cards):
-        images = [card["image"] for card in cards[name]]
-        figures[name] = plots.image_grid(images, [card["caption"] for card in cards[name]])
-    figures |= explain(evaluation, errors[:8])
-    pngs = {name: plots.png(figure) for name, figure in figures.items()}
-    return pngs, {**cards, "pairs": pairs}
+    for name in filter(sections.get, sections):
+        images = [card["image"] for card in sections[name]]
+        figures[name] = plots.image_grid(images, [card["caption"] for card in sections[name]])
+    return {**sections, "pairs": pairs, "figures": figures | explain(evaluation, errors[:8])}
 
 
 def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
@@ -138,7 +125,7 @@ def by_confidence(
 ) -> Tensor:
     """Indices of up to ``count`` images of the mask ``selected``, ordered by confidence."""
     indices = selected.nonzero().flatten()
-    confidence = predictions.logits.softmax(1).amax(1)[indices]
+    confidence = predictions.logits[indices].softmax(1).amax(1)
     return indices[confidence.argsort(descending=descending, stable=True)][:count]
 
 
@@ -176,19 +163,17 @@ def data_uri(png: bytes) -> str:
 
 
 def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
-    """Write the figures of ``context`` as PNG files, and a template filled with it.
+    """Write a template filled with ``context``, and its ``figures`` as the only PNG files beside.
 
     All values are escaped, class names included.
-
-    Returns:
-        The path of the page.
 
     Raises:
         ConfigError: if the folder cannot be written to.
     """
+    figures = {name: plots.png(figure) for name, figure in context["figures"].items()}
     environment = Environment(
-        loader=PackageLoader("lenet_pl.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=PackageLoader("lenet_pl.report"), undefined=StrictUndefined,
+        autoescape=True, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
         "percent": percent,
@@ -196,21 +181,24 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
         "thumbnail": thumbnail,
         "width": lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels
     }
-    html = environment.get_template(template).render(context)
+    html = environment.get_template(template).render({**context, "figures": figures})
+    contents = {f"{name}.png": png for name, png in figures.items()}
+    contents["index.html"] = html.encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, png in context["figures"].items():
-            files.write_bytes(folder / f"{name}.png", png)
-        files.write_bytes(folder / "index.html", html.encode())
+        for old in {path.name for path in folder.glob("*.png")} - contents.keys():
+            (folder / old).unlink()
+        for name, content in contents.items():
+            files.write_bytes(folder / name, content)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot write there ({error.strerror})") from error
     return folder / "index.html"
 
 
-def add_to_tensorboard(folder: Path, figures: Mapping[str, bytes], epoch: int) -> None:
-    """Add PNG figures to a run's TensorBoard log, in place of those of an earlier report.
+def add_to_tensorboard(folder: Path, epoch: int) -> None:
+    """Add the figures of a run's report to its TensorBoard log, if it has one.
 
-    They are in an event file of their own. A run without a TensorBoard log gets none.
+    They are in an event file of their own, which replaces that of an earlier report.
     """
     from torch.utils.tensorboard import SummaryWriter  # slow to import
 
@@ -222,8 +210,8 @@ def add_to_tensorboard(folder: Path, figures: Mapping[str, bytes], epoch: int) -
         path.unlink()
     newest = max(training, key=lambda path: path.stat().st_mtime)
     with SummaryWriter(str(newest.parent), filename_suffix=SUFFIX) as writer:
-        for name, png in figures.items():
-            image = Image.open(BytesIO(png)).convert("RGBA")
+        for path in sorted((folder / "report").glob("*.png")):
+            image = Image.open(path).convert("RGBA")
             opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             pixels = np.asarray(opaque.convert("RGB"))
-            writer.add_image(f"report/{name}", pixels, epoch, dataformats="HWC")
+            writer.add_image(f"report/{path.stem}", pixels, epoch, dataformats="HWC")
