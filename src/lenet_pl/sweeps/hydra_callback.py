@@ -37,8 +37,7 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 class SweepCallback(Callback):
     """Checks a sweep before its first job, runs its jobs and summarises it.
 
-    The launcher sends copies to its worker processes, where ``on_job_start`` and ``on_job_end``
-    are called. In a single run the callback does nothing.
+    A parallel launcher sends copies to its worker processes. A single run is left alone.
     """
 
     # data shared by the jobs of a process; Hydra would copy a plain dict
@@ -118,10 +117,8 @@ class SweepCallback(Callback):
     def run_job(self, cfg: DictConfig) -> float | None:
         """Train a job unless it has finished in an earlier start of the sweep.
 
-        An interrupted job continues from its last checkpoint, a failed one starts again.
-
-        Returns:
-            The validation accuracy; None if the job failed, with the reason in ``result.json``.
+        An interrupted job continues from its last checkpoint, a failed one starts again. Returns
+        the validation accuracy; None if the job failed, with the reason in ``result.json``.
         """
         from lenet_pl.training import train_run
 
@@ -167,11 +164,7 @@ class SweepCallback(Callback):
             raise SystemExit(FAILED)
 
     def summarise(self, test: bool) -> bool:
-        """Test the winner if that is requested and all jobs are done, and write the summary.
-
-        Returns:
-            Whether all jobs finished and the winner was tested as requested.
-        """
+        """Test the winner, unless jobs are missing, and summarise; return whether all went well."""
         self.progress.stop()
         sweep = read_sweep(display_path(self.plan.folder))
         done = sweep.counts["finished"] + sweep.counts["failed"]

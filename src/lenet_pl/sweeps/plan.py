@@ -44,10 +44,6 @@ class Plan:
 def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     """Check a sweep, with every job that is known beforehand, and fetch its data.
 
-    Args:
-        config: the configuration of the sweep, including ``hydra``.
-        loader: composes the configurations of the jobs.
-
     Raises:
         ConfigError: for an invalid value in any job, a folder that holds something else, or a
             plugin that is not installed.

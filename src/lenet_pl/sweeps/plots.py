@@ -120,9 +120,8 @@ def draw_heat_map(sweep: SweepResults) -> Figure:
     best = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BEST, lw=2.5)
     axes.add_patch(best).set_clip_on(False)
     for (row, column), accuracy in np.ndenumerate(table):
-        missing = np.isnan(accuracy)
-        colour = "black" if missing or norm(accuracy) > 0.6 else "white"
-        text = "–" if missing else f"{accuracy:.2%}"
+        colour = "white" if norm(accuracy) <= 0.6 else "black"
+        text = "–" if np.isnan(accuracy) else f"{accuracy:.2%}"
         axes.text(column, row, text, ha="center", va="center", size=9, color=colour)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)

@@ -150,11 +150,7 @@ def read_job(folder: Path) -> Job:
 
 
 def read_sweep(folder: Path) -> SweepResults:
-    """Read and rank the jobs of a sweep, which may still be running.
-
-    Raises:
-        ConfigError: if the folder holds no sweep, or a damaged one.
-    """
+    """Read and rank the jobs of a sweep, which may still be running."""
     jobs = [read_job(path) for path in job_folders(folder)]
     if not jobs:
         file = folder / "0/.hydra/overrides.yaml"
@@ -181,15 +177,14 @@ def write_files(sweep: SweepResults) -> None:
     from lenet_pl.sweeps.plots import save_figure  # importing matplotlib takes a second
 
     content = as_dict(sweep)
-    settings = {name: setting for setting in content["settings"] for name in setting["jobs"]}
+    means = {n: (g.mean(), g.sd(), len(g.jobs)) for g in sweep.groups for n in g.names}
     rows = []
     for job in content["jobs"]:
         row = {"job": job["job"], **job["varied"], **job}
         del row["varied"]
         if sweep.has_seeds:
-            setting = settings.get(job["job"], {})
-            row["val/acc_mean"] = setting.get("val/acc")
-            row |= {"val/acc_sd": setting.get("val/acc_sd"), "n": setting.get("n")}
+            values = means.get(job["job"], (None, None, None))
+            row |= zip(("val/acc_mean", "val/acc_sd", "n"), values, strict=True)
         rows.append(row)
     write_csv(sweep.folder / "sweep.csv", list(rows[0]), [list(row.values()) for row in rows])
     write_bytes(sweep.folder / "sweep.md", markdown(sweep).encode())
@@ -218,10 +213,8 @@ def as_dict(sweep: SweepResults) -> dict[str, Any]:
         }
         for group in sweep.groups
     ]
-    winner = None
-    if sweep.winner:
-        test = sweep.winner.statistics("test") or None
-        winner = {**settings[0], "command": command(sweep), "test": test}
+    test = (sweep.winner and sweep.winner.statistics("test")) or None
+    winner = sweep.winner and {**settings[0], "command": command(sweep), "test": test}
     return {
         "folder": str(sweep.folder),
         "counts": dict(sweep.counts),
