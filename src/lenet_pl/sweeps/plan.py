@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,8 +62,14 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     if sweeper._target_.endswith(".BasicSweeper"):
         [jobs] = BasicSweeper.split_arguments(parsed, None)
-        configs = _check_jobs(config, loader, jobs, existing)
+        configs = _compose(config, loader, jobs)
         total = len(configs)
+        nodes = [cfg.hydra for cfg in configs]
+        tasks = {str(n.sweep.subdir): parameter_overrides(n.overrides.task) for n in nodes}
+        for name, job in existing.items():
+            if tasks.get(name) != (before := parameter_overrides(job.overrides)):
+                reason = f"job {name} was started with {shlex.join(before) or 'no overrides'}"
+                raise folder_error(config, f"holds another sweep: {reason}; choose another folder")
     else:  # the sweeper chooses the jobs as it goes
         _check_devices(config)
         file = folder / "multirun.yaml"
@@ -100,16 +105,11 @@ def _check_plugins(config: DictConfig) -> None:
             raise ConfigError(f"{choice}: no Slurm here (srun not found); choose submitit_local")
 
 
-def _check_jobs(
-    config: DictConfig,
-    loader: ConfigLoader,
-    jobs: Sequence[Sequence[str]],
-    existing: dict[str, Job],
-) -> list[DictConfig]:
-    """Compose and check each job; those that exist must have the same parameters."""
+def _compose(config: DictConfig, loader: ConfigLoader, jobs: list[list[str]]) -> list[DictConfig]:
+    """Compose and check each job; their folders must differ."""
     configs: dict[str, DictConfig] = {}
     for number, overrides in enumerate(jobs):
-        cfg = loader.load_sweep_config(config, list(overrides))
+        cfg = loader.load_sweep_config(config, overrides)
         with read_write(cfg), open_dict(cfg):
             cfg.hydra.job.num = number
         name = str(cfg.hydra.sweep.subdir)
@@ -120,11 +120,6 @@ def _check_jobs(
         check(cfg)
         _check_devices(cfg)
         configs[name] = cfg
-    parameters = {n: parameter_overrides(cfg.hydra.overrides.task) for n, cfg in configs.items()}
-    for name, job in existing.items():
-        if parameters.get(name) != (before := parameter_overrides(job.overrides)):
-            started = f"job {name} was started with {shlex.join(before) or 'no overrides'}"
-            raise folder_error(config, f"holds another sweep: {started}; choose another folder")
     return list(configs.values())
 
 

@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from lenet_pl.console import console, percent
@@ -56,11 +57,10 @@ def print_end(plan: Plan, folder: Path) -> None:
 
 def end_time(plan: Plan, folder: Path) -> float | None:
     """When a job ended; None if that was before this start of the sweep."""
-    try:
-        time = (folder / "result.json").stat().st_mtime
-    except FileNotFoundError:  # the job has just restarted
-        return None
-    return time if time >= plan.started else None
+    with suppress(FileNotFoundError):  # the job has just restarted
+        if (time := (folder / "result.json").stat().st_mtime) >= plan.started:
+            return time
+    return None
 
 
 def seconds_per_job(ends: list[float], started: float, parallel: bool) -> float:

@@ -295,7 +295,7 @@ def _tables(sweep: SweepResults) -> list[list[list[str]]]:
     jobs = [["job", *short_names(sweep.varied).values(), "status", *scores, "seconds", "folder"]]
     for job in sweep.jobs:
         line = [job.name, *(readable(job.values.get(key, "")) for key in sweep.varied), job.status]
-        if job.metrics and job.status != "failed":
+        if "val/acc" in job.metrics and job.status != "failed":
             acc, loss = job.metrics["val/acc"], job.metrics["val/loss"]
             line += [str(job.best_epoch), percent(acc), f"{loss:.4f}"]
         else:
