@@ -27,11 +27,8 @@ def sweep(options: argparse.Namespace) -> int:
     if any(hydra_mode(job) == "RUN" for job in job_folders(folder)):
         raise ConfigError(f"{folder}: holds single runs, not the jobs of a sweep")
     results = read_sweep(display_path(folder))
-    from lenet_pl.sweeps.plots import save_figure  # importing matplotlib takes a second
-
     try:
         write_files(results)
-        save_figure(results)
     except OSError as error:
         raise ConfigError(f"{results.folder}: cannot write there ({error.strerror})") from error
     if options.json:

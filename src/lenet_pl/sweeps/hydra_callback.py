@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lenet_pl import cli
 from lenet_pl.console import ConsoleHandler, console
-from lenet_pl.errors import FAILED, ConfigError, UserError, exit_on_error, fail, one_line
+from lenet_pl.errors import FAILED, UserError, exit_on_error, fail, one_line
 from lenet_pl.files import display_path, reserved
 from lenet_pl.runs import program_name, read_result
-from lenet_pl.sweeps.plan import Plan, make_plan
+from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
 from lenet_pl.sweeps.progress import ParallelProgress, label, print_end, print_line, print_start
 from lenet_pl.sweeps.results import parameter_overrides, read_sweep, summary, write_files
 
@@ -37,8 +37,7 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 class SweepCallback(Callback):
     """Checks a sweep before its first job, runs its jobs and summarises it.
 
-    The launcher sends copies to its worker processes, where ``on_job_start`` and ``on_job_end``
-    are called. In a single run the callback does nothing.
+    A parallel launcher sends copies to its worker processes. A single run is left alone.
     """
 
     # data shared by the jobs of a process; Hydra would copy a plain dict
@@ -55,42 +54,48 @@ class SweepCallback(Callback):
             self._open_folder(config)
             self._announce()
         cli.launch_error_hook = self.launch_failed
-        self.progress = ParallelProgress(self.plan) if self.plan.parallel else None
-        if self.progress:
+        self.progress = ParallelProgress(self.plan)
+        if self.plan.threads:
             self.progress.start()
 
     def _open_folder(self, config: DictConfig) -> None:
         """Lock the folder and record the configuration of the sweep in it."""
-        plan, key = self.plan, f"hydra.sweep.dir={config.hydra.sweep.dir}"
+        folder, hydra = self.plan.folder, config.hydra
         self.lock = ExitStack()
         try:
-            self.lock.enter_context(reserved(plan.folder))
+            self.lock.enter_context(reserved(folder))
         except BlockingIOError as error:
-            raise ConfigError(f"{key}: a sweep is running there") from error
+            raise folder_error(config, "a sweep is running there") from error
         except OSError as error:
-            raise ConfigError(f"{key}: cannot write there; choose another folder") from error
+            raise folder_error(config, "cannot write there; choose another folder") from error
         with read_write(config), open_dict(config):
-            config.hydra.sweep.dir = str(plan.folder)
+            hydra.sweep.dir = str(folder)
             # jobs are composed from the overrides, perhaps with another working directory
-            quoted = str(plan.folder).replace("'", r"\'")
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
-            if plan.batch_size and config.hydra.sweeper.get("max_batch_size", 0) is None:
-                config.hydra.sweeper.max_batch_size = plan.batch_size
-        OmegaConf.save(config, plan.folder / "multirun.yaml")
+            quoted = str(folder).replace("'", r"\'")
+            hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+            # this launcher starts all jobs of a batch at once
+            local = hydra.launcher._target_.endswith(".submitit_launcher.LocalLauncher")
+            if local and hydra.sweeper.get("max_batch_size", 0) is None:
+                hydra.sweeper.max_batch_size = max(1, cpu_count() // (self.plan.threads or 1))
+        OmegaConf.save(config, folder / "multirun.yaml")
 
     def _announce(self) -> None:
-        plan, folder = self.plan, display_path(self.plan.folder)
+        plan = self.plan
         title = f"sweep of {plan.total} jobs" if plan.total else "sweep"
         title += f" over {', '.join(plan.varied)}" if plan.varied else ""
         console.print(title, style="bold", markup=False, soft_wrap=True)
-        print_line(f"folder      {folder}")
+        print_line(f"folder      {display_path(plan.folder)}")
         if plan.existing:
             finished = sum(job.status == "finished" for job in plan.existing.values())
             rest = len(plan.existing) - finished
             print_line(f"continued   finished jobs: {finished}, to continue or restart: {rest}")
         if plan.threads:
             print_line(f"threads     {plan.threads} per job")
-        print_line(f"if stopped  repeat the command with hydra.sweep.dir={folder} to continue\n")
+        print_line(f"if stopped  {self._advice()}\n")
+
+    def _advice(self) -> str:
+        folder = display_path(self.plan.folder)
+        return f"repeat the command with hydra.sweep.dir={folder} to continue"
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:
@@ -103,7 +108,7 @@ class SweepCallback(Callback):
         for handler in logging.getLogger().handlers:
             if isinstance(handler, ConsoleHandler):  # the rest is in the job's train.log
                 handler.setLevel(logging.WARNING)
-        if self.plan.parallel:
+        if self.plan.threads:
             _limit_resources(self.plan, config.hydra.job.num)
         else:
             name = Path(config.hydra.runtime.output_dir).name
@@ -112,10 +117,8 @@ class SweepCallback(Callback):
     def run_job(self, cfg: DictConfig) -> float | None:
         """Train a job unless it has finished in an earlier start of the sweep.
 
-        An interrupted job continues from its last checkpoint, a failed one starts again.
-
-        Returns:
-            The validation accuracy; None if the job failed, with the reason in ``result.json``.
+        An interrupted job continues from its last checkpoint, a failed one starts again. Returns
+        the validation accuracy; None if the job failed, with the reason in ``result.json``.
         """
         from lenet_pl.training import train_run
 
@@ -135,10 +138,8 @@ class SweepCallback(Callback):
         else:
             _clear(folder)
         cfg.label = label(plan, overrides)
-        if plan.parallel and cfg.callbacks and "progress" in cfg.callbacks:
-            cfg.callbacks.progress = (
-                None  # progress bars of several jobs would overwrite each other
-            )
+        if plan.threads and cfg.callbacks and "progress" in cfg.callbacks:
+            cfg.callbacks.progress = None  # those of several jobs would overwrite each other
         _add_hparams(cfg, plan.varied)
         try:
             return train_run(cfg, cache=self.cache)
@@ -146,18 +147,14 @@ class SweepCallback(Callback):
             log.info("failed", exc_info=True)  # the traceback is in train.log only
             return None
         except SystemExit:  # how Lightning ends on Ctrl-C and other signals
-            if not plan.parallel:
-                folder = display_path(plan.folder)
-                print_line(
-                    f"\nstopped; repeat the command with hydra.sweep.dir={folder} to continue"
-                )
+            if not plan.threads:
+                print_line(f"\nstopped; {self._advice()}")
             raise
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if config.hydra.mode != RunMode.MULTIRUN or self.plan.parallel:
-            return
         folder = Path(config.hydra.runtime.output_dir)
-        if (folder / "result.json").is_file():
+        sequential = config.hydra.mode == RunMode.MULTIRUN and not self.plan.threads
+        if sequential and (folder / "result.json").is_file():
             print_end(self.plan, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -167,14 +164,8 @@ class SweepCallback(Callback):
             raise SystemExit(FAILED)
 
     def summarise(self, test: bool) -> bool:
-        """Test the winner if that is requested and all jobs are done, and write the summary.
-
-        Returns:
-            Whether all jobs finished and the winner was tested as requested.
-        """
-        if self.progress:
-            self.progress.stop()
-            self.progress = None
+        """Test the winner, unless jobs are missing, and summarise; return whether all went well."""
+        self.progress.stop()
         sweep = read_sweep(display_path(self.plan.folder))
         done = sweep.counts["finished"] + sweep.counts["failed"]
         complete = done == len(sweep.jobs) >= (self.plan.total or 0)
@@ -186,10 +177,7 @@ class SweepCallback(Callback):
                 sweep = read_sweep(sweep.folder)
             except UserError as error:
                 sweep = replace(sweep, test_error=str(error))
-        from lenet_pl.sweeps.plots import save_figure  # importing matplotlib takes a second
-
         write_files(sweep)
-        save_figure(sweep)
         console.print("", summary(sweep, program_name()), sep="\n", soft_wrap=True)
         return complete and not sweep.counts["failed"] and not sweep.test_error
 
@@ -198,9 +186,7 @@ class SweepCallback(Callback):
         if any(self.plan.folder.glob("*/.hydra")):
             with _exit_on_error():
                 self.summarise(test=False)
-        folder = display_path(self.plan.folder)
-        message = f"{type(error).__name__}: {one_line(error)}"
-        return f"{message}; repeat the command with hydra.sweep.dir={folder} to continue"
+        return f"{type(error).__name__}: {one_line(error)}; {self._advice()}"
 
 
 @contextmanager

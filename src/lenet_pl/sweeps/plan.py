@@ -5,8 +5,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +32,16 @@ class Plan:
     """A sweep that has been checked and can start."""
 
     folder: Path  # absolute
-    cwd: Path  # the working directory at the start; workers change to it
     total: int | None  # the number of jobs, if the sweeper knows it beforehand
     varied: tuple[str, ...]  # the keys that are swept over
     existing: dict[str, Job]  # by name, from an earlier start
-    parallel: bool  # whether jobs run in processes of their own
-    threads: int | None  # CPU threads per job; None leaves the choice to torch
-    batch_size: int | None  # jobs to launch at once, where the launcher sets no limit
-    started: float  # seconds since the epoch, to compare with the times of files
+    threads: int | None  # CPU threads of a parallel job; None where jobs run one after another
+    cwd: Path = field(default_factory=Path.cwd)  # at the start; workers change to it
+    started: float = field(default_factory=time.time)  # to compare with the times of files
 
 
 def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     """Check a sweep, with every job that is known beforehand, and fetch its data.
-
-    Args:
-        config: the configuration of the sweep, including ``hydra``.
-        loader: composes the configurations of the jobs.
 
     Raises:
         ConfigError: for an invalid value in any job, a folder that holds something else, or a
@@ -57,9 +50,11 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         HydraException: for an override that cannot be composed.
     """
     folder = Path(config.hydra.sweep.dir).absolute()
-    launcher, sweeper = config.hydra.launcher, config.hydra.sweeper
+    sweeper = config.hydra.sweeper
     check_choices(config.hydra.runtime.choices)
-    _check_folder(config, folder)
+    names = {path.name for path in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
+    if names and ("multirun.yaml" not in names or ".hydra" in names):
+        raise folder_error(config, "is not a sweep's folder; choose another folder")
     _check_plugins(config)
     existing = {path.name: read_job(path) for path in job_folders(folder)}
     params = sweeper.get("params") or {}
@@ -67,41 +62,35 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     if sweeper._target_.endswith(".BasicSweeper"):
         [jobs] = BasicSweeper.split_arguments(parsed, None)
-        configs = _check_jobs(config, loader, jobs, existing)
+        configs = _compose(config, loader, jobs)
         total = len(configs)
+        nodes = [cfg.hydra for cfg in configs]
+        tasks = {str(n.sweep.subdir): parameter_overrides(n.overrides.task) for n in nodes}
+        for name, job in existing.items():
+            if tasks.get(name) != (before := parameter_overrides(job.overrides)):
+                reason = f"job {name} was started with {shlex.join(before) or 'no overrides'}"
+                raise folder_error(config, f"holds another sweep: {reason}; choose another folder")
     else:  # the sweeper chooses the jobs as it goes
         _check_devices(config)
-        _check_search(config, folder)
+        file = folder / "multirun.yaml"
+        if file.is_file() and _search(OmegaConf.load(file)) != _search(config):
+            raise folder_error(config, "holds another sweep; choose another folder")
         configs, total = [config], sweeper.get("n_trials")
     for data in {OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values():
         instantiate(data.source)(data.root).prepare()  # once, not in several jobs at a time
-    parallel = not launcher._target_.endswith(".BasicLauncher")
-    threads = _threads(launcher, total) if parallel else None
-    starts_all = launcher._target_.endswith(".submitit_launcher.LocalLauncher")
     last = {override.get_key_element().lstrip("+"): override for override in parsed}
     return Plan(
         folder=folder,
-        cwd=Path.cwd(),
         total=total,
         varied=tuple(key for key, override in last.items() if override.is_sweep_override()),
         existing=existing,
-        parallel=parallel,
-        threads=threads,
-        batch_size=max(1, _cpu_count() // (threads or 1)) if starts_all else None,
-        started=time.time(),
+        threads=_threads(config.hydra.launcher, total),
     )
 
 
-def _check_folder(config: DictConfig, folder: Path) -> None:
-    """The folder must be new, empty or a sweep's."""
-    names = {path.name for path in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
-    if names and ("multirun.yaml" not in names or ".hydra" in names):
-        raise _folder_error(config, "is not a sweep's folder")
-
-
-def _folder_error(config: DictConfig, reason: str) -> ConfigError:
-    key = f"hydra.sweep.dir={config.hydra.sweep.dir}"
-    return ConfigError(f"{key}: {reason}; choose another folder")
+def folder_error(config: DictConfig, reason: str) -> ConfigError:
+    """The error of a sweep that cannot use its folder."""
+    return ConfigError(f"hydra.sweep.dir={config.hydra.sweep.dir}: {reason}")
 
 
 def _check_plugins(config: DictConfig) -> None:
@@ -116,16 +105,11 @@ def _check_plugins(config: DictConfig) -> None:
             raise ConfigError(f"{choice}: no Slurm here (srun not found); choose submitit_local")
 
 
-def _check_jobs(
-    config: DictConfig,
-    loader: ConfigLoader,
-    jobs: Sequence[Sequence[str]],
-    existing: dict[str, Job],
-) -> list[DictConfig]:
-    """Compose and check each job; those that exist must have the same parameters."""
+def _compose(config: DictConfig, loader: ConfigLoader, jobs: list[list[str]]) -> list[DictConfig]:
+    """Compose and check each job; their folders must differ."""
     configs: dict[str, DictConfig] = {}
     for number, overrides in enumerate(jobs):
-        cfg = loader.load_sweep_config(config, list(overrides))
+        cfg = loader.load_sweep_config(config, overrides)
         with read_write(cfg), open_dict(cfg):
             cfg.hydra.job.num = number
         name = str(cfg.hydra.sweep.subdir)
@@ -136,58 +120,46 @@ def _check_jobs(
         check(cfg)
         _check_devices(cfg)
         configs[name] = cfg
-    parameters = {n: parameter_overrides(cfg.hydra.overrides.task) for n, cfg in configs.items()}
-    for name, job in existing.items():
-        if parameters.get(name) != (earlier := parameter_overrides(job.overrides)):
-            started = f"job {name} was started with {shlex.join(earlier) or 'no overrides'}"
-            raise _folder_error(config, f"holds another sweep: {started}")
     return list(configs.values())
 
 
 def _check_devices(cfg: DictConfig) -> None:
     """A job has one device: DDP starts processes by repeating the command, which is the sweep's."""
-    trainer = cfg.trainer
-    devices = trainer.devices
+    trainer, devices = cfg.trainer, cfg.trainer.devices
     one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
-    valid = {
-        "devices": one or (devices == "auto" and trainer.accelerator == "cpu"),
-        "strategy": trainer.strategy in ("auto", "single_device"),
-        "num_nodes": trainer.get("num_nodes", 1) == 1,
-    }
-    for key, ok in valid.items():
-        if not ok:
+    for key, choice, valid in [
+        ("devices", 1, one or (devices == "auto" and trainer.accelerator == "cpu")),
+        ("strategy", "auto", trainer.strategy in ("auto", "single_device")),
+        ("num_nodes", 1, trainer.get("num_nodes", 1) == 1),
+    ]:
+        if not valid:
             raise ConfigError(
                 f"trainer.{key}={trainer[key]}: a job of a sweep has one device; choose "
-                f"trainer.{key}={'auto' if key == 'strategy' else 1}, and hydra/launcher=joblib "
-                "to run jobs in parallel"
+                f"trainer.{key}={choice}, and hydra/launcher=joblib to run jobs in parallel"
             )
 
 
-def _check_search(config: DictConfig, folder: Path) -> None:
-    """The jobs of a search are not known beforehand, but what is searched is."""
-    file = folder / "multirun.yaml"
-    if file.is_file() and _search(OmegaConf.load(file)) != _search(config):
-        raise _folder_error(config, "holds another sweep")
-
-
 def _search(config: Any) -> tuple[list[str], str]:
+    """What identifies a search, whose jobs are not known beforehand."""
     sweeper = config.hydra.sweeper
     keys = [key for key in sweeper if key != "n_trials"]  # more trials extend the same search
     same = OmegaConf.to_yaml(OmegaConf.masked_copy(sweeper, keys))
     return parameter_overrides(config.hydra.overrides.task), same
 
 
-def _threads(launcher: DictConfig, total: int | None) -> int:
-    """CPU threads for each of the jobs that run in parallel."""
-    cores = _cpu_count()
-    if (workers := launcher.get("n_jobs")) is not None:  # joblib's; -1 means one per core
-        at_once = int(workers) if workers > 0 else max(1, cores + 1 + workers)
-        return max(1, cores // min(at_once, total or cores))
-    if "ray" in launcher:
-        return max(1, int(launcher.ray.remote.get("num_cpus") or 1))
-    return int(launcher.get("cpus_per_task") or 1)
+def _threads(launcher: DictConfig, total: int | None) -> int | None:
+    """CPU threads for each of the jobs that run in parallel; None if they do not."""
+    if launcher._target_.endswith(".BasicLauncher"):
+        return None
+    if (workers := launcher.get("n_jobs")) is None:  # not joblib
+        ray = "ray" in launcher
+        cpus = launcher.ray.remote.get("num_cpus") if ray else launcher.get("cpus_per_task")
+        return max(1, int(cpus or 1))
+    cores = cpu_count()
+    at_once = int(workers) if workers > 0 else max(1, cores + 1 + workers)  # -1: one per core
+    return max(1, cores // min(at_once, total or cores))
 
 
-def _cpu_count() -> int:
+def cpu_count() -> int:
     """The CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,7 @@
 """The figure of a sweep, ``sweep.png``; each point is a mean over seeds."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 from matplotlib import colormaps
@@ -9,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter
 
 from lenet_pl.files import replacing
 from lenet_pl.sweeps.results import SweepResults, short_names
@@ -32,12 +33,10 @@ def save_figure(sweep: SweepResults) -> bool:
 def plot_for(sweep: SweepResults) -> Callable[[SweepResults], Figure] | None:
     """The plot that suits the number of varied parameters; None if there is nothing to compare."""
     keys = sweep.parameters
-    if not sweep.groups or not keys:
+    if not sweep.groups or not sweep.varied:
         return None
-    if keys == ("seed",):
-        return draw_seeds
-    if len(keys) == 1:
-        return draw_line
+    if len(keys) < 2:
+        return draw_line if keys else draw_seeds
     cells = np.prod([len(Scale(sweep, key).positions) for key in keys])
     filled = len(keys) == 2 and len(sweep.groups) >= MIN_FILLED * cells
     return draw_heat_map if filled else draw_parallel
@@ -48,35 +47,33 @@ class Scale:
 
     def __init__(self, sweep: SweepResults, key: str) -> None:
         values = {job.values.get(key, "") for job in sweep.jobs}  # of failed jobs, too
-        numbers = {value: _number(value) for value in values}
-        ordered = sorted(values, key=lambda value: (numbers[value], value))
-        self.numeric = bool(np.isfinite(list(numbers.values())).all())
-        self.positions = {value: float(i) for i, value in enumerate(ordered)}
-        if self.numeric:
-            self.positions = {value: numbers[value] for value in ordered}
-        low, high = numbers[ordered[0]], numbers[ordered[-1]]
-        self.log = self.numeric and 0 < 10 * low <= high
+        ordered = sorted(values, key=lambda value: (_number(value), value))
+        numbers = [_number(value) for value in ordered]
+        self.numeric = bool(np.isfinite(numbers).all())
+        self.log = self.numeric and 0 < 10 * numbers[0] <= numbers[-1]
+        equidistant = map(float, range(len(ordered)))
+        self.positions = dict(zip(ordered, numbers if self.numeric else equidistant, strict=True))
 
 
 def _number(value: str) -> float:
     """The finite number that a text stands for; infinity if it is none."""
-    try:
-        return float(value) if np.isfinite(float(value)) else np.inf
-    except ValueError:
-        return np.inf
+    with suppress(ValueError):
+        if np.isfinite(number := float(value)):
+            return number
+    return np.inf
 
 
 def draw_seeds(sweep: SweepResults) -> Figure:
     """The accuracy of each seed, with their mean and standard deviation."""
     group = sweep.groups[0]
     mean, sd = group.mean(), group.sd() or 0.0
-    accuracies = {job.values.get("seed", ""): job.metrics["val/acc"] for job in group.jobs}
-    seeds = sorted(accuracies, key=_number)
+    jobs = sorted(group.jobs, key=lambda job: _number(job.values.get("seed", "")))
     figure, axes = _axes("seed")
     axes.axhspan(mean - sd, mean + sd, alpha=0.15, lw=0)
     axes.axhline(mean, lw=1)
-    axes.plot(seeds, [accuracies[seed] for seed in seeds], "o")
-    axes.set_title(f"{mean:.2%} ± {sd:.2%}, n = {group.n}", size=10)
+    seeds = [job.values.get("seed", "") for job in jobs]
+    axes.plot(seeds, [job.metrics["val/acc"] for job in jobs], "o")
+    axes.set_title(f"{mean:.2%} ± {sd:.2%}, n = {len(jobs)}", size=10)
     return figure
 
 
@@ -84,11 +81,13 @@ def draw_line(sweep: SweepResults) -> Figure:
     """Accuracy over one parameter; a band or error bars show the standard deviation over seeds."""
     [key] = sweep.parameters
     scale = Scale(sweep, key)
-    positions = [scale.positions[group.values.get(key, "")] for group in sweep.groups]
-    means, sds = zip(*((group.mean(), group.sd() or 0.0) for group in sweep.groups), strict=True)
-    x, mean, sd = np.array(sorted(zip(positions, means, sds, strict=True))).T
+    points = [
+        (scale.positions[group.values.get(key, "")], group.mean(), group.sd() or 0.0)
+        for group in sweep.groups
+    ]
+    x, mean, sd = np.array(sorted(points)).T
     figure, axes = _axes(key)
-    ticks, labels = list(scale.positions.values()), list(scale.positions)
+    labels, ticks = list(scale.positions), list(scale.positions.values())
     if scale.numeric:
         axes.plot(x, mean, "o-")
         axes.fill_between(x, mean - sd, mean + sd, alpha=0.2, lw=0)
@@ -102,7 +101,7 @@ def draw_line(sweep: SweepResults) -> Figure:
         axes.set_xlim(-0.5, len(ticks) - 0.5)
     axes.set_xticks(ticks, labels)
     if sweep.has_seeds:
-        n = max(group.n for group in sweep.groups)
+        n = max(len(group.jobs) for group in sweep.groups)
         axes.set_title(f"mean ± standard deviation of {n} seeds", size=10)
     return figure
 
@@ -116,15 +115,13 @@ def draw_heat_map(sweep: SweepResults) -> Figure:
         row = rows.index(group.values.get(down, ""))
         column = columns.index(group.values.get(across, ""))
         table[row, column] = group.mean()
-    figure, axes, norm = _coloured_axes(sweep, 2.8 + len(columns), 1.4 + 0.6 * len(rows))
+    figure, axes, norm = _coloured(sweep, 2.8 + len(columns), 1.4 + 0.6 * len(rows))
     axes.imshow(table, cmap=COLORMAP, norm=norm, aspect="auto")
     best = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BEST, lw=2.5)
-    best.set_clip_on(False)
-    axes.add_patch(best)
+    axes.add_patch(best).set_clip_on(False)
     for (row, column), accuracy in np.ndenumerate(table):
-        missing = np.isnan(accuracy)
-        colour = "black" if missing or norm(accuracy) > 0.6 else "white"
-        text = "–" if missing else f"{accuracy:.2%}"
+        colour = "white" if norm(accuracy) <= 0.6 else "black"
+        text = "–" if np.isnan(accuracy) else f"{accuracy:.2%}"
         axes.text(column, row, text, ha="center", va="center", size=9, color=colour)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
@@ -135,12 +132,12 @@ def draw_heat_map(sweep: SweepResults) -> Figure:
 def draw_parallel(sweep: SweepResults) -> Figure:
     """A line per setting through one axis per parameter; the last axis is the accuracy."""
     keys = sweep.parameters
-    figure, axes, norm = _coloured_axes(sweep, 2.0 + 1.7 * len(keys), 4.2)
-    heights = [_label_axis(axes, i, Scale(sweep, key)) for i, key in enumerate(keys)]
+    figure, axes, norm = _coloured(sweep, 2.0 + 1.7 * len(keys), 4.2)
+    heights = {key: _label_axis(axes, i, Scale(sweep, key)) for i, key in enumerate(keys)}
     alpha = max(0.25, 1 - len(sweep.groups) / 200)
     for group in reversed(sweep.groups):  # the best on top
         score = float(norm(group.mean()))
-        y = [height[group.values.get(key, "")] for key, height in zip(keys, heights, strict=True)]
+        y = [heights[key][group.values.get(key, "")] for key in keys]
         best = group is sweep.groups[0]
         colour = BEST if best else colormaps[COLORMAP](score, alpha)
         axes.plot([*y, score], color=colour, lw=2.5 if best else 1.2)
@@ -176,9 +173,7 @@ def _axes(key: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _coloured_axes(
-    sweep: SweepResults, width: float, height: float
-) -> tuple[Figure, Axes, Normalize]:
+def _coloured(sweep: SweepResults, width: float, height: float) -> tuple[Figure, Axes, Normalize]:
     """Axes without a frame and a colour bar for the accuracies."""
     means = [group.mean() for group in sweep.groups]
     high, low, median = max(means), min(means), float(np.median(means))
@@ -190,6 +185,6 @@ def _coloured_axes(
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     bar = figure.colorbar(ScalarMappable(norm, COLORMAP), ax=axes, extend="min")
-    bar.formatter = FuncFormatter(lambda accuracy, _: f"{accuracy:.1%}")
+    bar.formatter = PercentFormatter(1.0, decimals=1)
     bar.set_label("validation accuracy")
     return figure, axes, norm

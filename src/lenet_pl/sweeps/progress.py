@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from lenet_pl.console import console, percent
@@ -16,60 +17,50 @@ POLL_SECONDS = 0.5  # between two looks at the jobs of other processes
 def label(plan: Plan, overrides: Iterable[str]) -> str:
     """The varied values of a job as text that a file name may hold: ``lr 0.01, batch_size 64``."""
     values = {override_key(item): item.partition("=")[2] for item in overrides}
-    names = short_names(plan.varied)
-    pairs = (f"{names[key]} {readable(values[key])}" for key in plan.varied if key in values)
-    return re.sub(r"[^\w.,+\- ]+", "-", ", ".join(pairs))[:120]
+    names = short_names(plan.varied).items()
+    text = ", ".join(f"{name} {readable(values[key])}" for key, name in names if key in values)
+    return re.sub(r"[^\w.,+\- ]+", "-", text)[:120]
+
+
+def print_line(*parts: str) -> None:
+    """Print text that may hold brackets and be longer than the console is wide."""
+    console.print("  ".join(filter(None, parts)), markup=False, soft_wrap=True)
 
 
 def print_start(plan: Plan, name: str, overrides: Iterable[str]) -> None:
     """Print ``job 3  4 of 9  lr 0.01, batch_size 64``."""
     position = f"{int(name) + 1} of {plan.total}" if name.isdigit() and plan.total else ""
-    print_line("  ".join(filter(None, (f"job {name}", position, label(plan, overrides)))))
+    print_line(f"job {name}", position, label(plan, overrides))
 
 
 def print_end(plan: Plan, folder: Path) -> None:
-    """Print the outcome of a job, followed by :func:`standing`."""
-    job = read_job(folder)
-    parts = [f"job {job.name}"]
-    if plan.parallel:  # no line was printed at its start
-        parts.append(label(plan, job.overrides))
+    """Print the outcome of a job, the jobs done, the best of them and the time left."""
+    jobs = {path.parent.name: read_job(path.parent) for path in plan.folder.glob("*/result.json")}
+    ends = {name: time for name, job in jobs.items() if (time := end_time(plan, job.folder))}
+    job = jobs[folder.name]
+    outcome = [": ".join(filter(None, (job.status, job.error)))]
     if job.scored:
-        parts += [percent(job.metrics["val/acc"]), f"loss {job.metrics['val/loss']:.4f}"]
-        parts += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
-    else:
-        parts.append(": ".join(filter(None, (job.status, job.error))))
-    if not _end_time(plan, folder):
-        parts.append("earlier")
-    print_line(f"{'  '.join(parts)}  ·  {standing(plan)}")
-
-
-def print_line(text: str) -> None:
-    """Print text that may hold brackets and be longer than the console is wide."""
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def standing(plan: Plan) -> str:
-    """``4 of 9 done, best so far 98.30 % (job 1), about 40 s left``."""
-    jobs = [read_job(path.parent) for path in plan.folder.glob("*/result.json")]
-    ends = {job.name: time for job in jobs if (time := _end_time(plan, job.folder))}
-    done = sum(job.status == "finished" or job.name in ends for job in jobs)
-    parts = [f"{done} of {plan.total} done" if plan.total else f"{done} done"]
-    if scores := [(job.metrics["val/acc"], job.name) for job in jobs if job.scored]:
+        outcome = [percent(job.metrics["val/acc"]), f"loss {job.metrics['val/loss']:.4f}"]
+        outcome += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
+    done = sum(job.status == "finished" or name in ends for name, job in jobs.items())
+    sweep = [f"{done} of {plan.total} done" if plan.total else f"{done} done"]
+    if scores := [(job.metrics["val/acc"], name) for name, job in jobs.items() if job.scored]:
         accuracy, name = max(scores)
-        parts.append(f"best so far {percent(accuracy)} (job {name})")
-    if ends and plan.total and (left := plan.total - done):
-        seconds = seconds_per_job([*ends.values()], plan.started, plan.parallel) * left
-        parts.append(f"about {duration(seconds)} left")
-    return ", ".join(parts)
+        sweep.append(f"best so far {percent(accuracy)} (job {name})")
+    if ends and plan.total and done < plan.total:
+        seconds = seconds_per_job([*ends.values()], plan.started, bool(plan.threads))
+        sweep.append(f"about {duration(seconds * (plan.total - done))} left")
+    varied = label(plan, job.overrides) if plan.threads else ""  # else printed at its start
+    earlier = "" if job.name in ends else "earlier"
+    print_line(f"job {job.name}", varied, *outcome, earlier, f"·  {', '.join(sweep)}")
 
 
-def _end_time(plan: Plan, folder: Path) -> float | None:
+def end_time(plan: Plan, folder: Path) -> float | None:
     """When a job ended; None if that was before this start of the sweep."""
-    try:
-        time = (folder / "result.json").stat().st_mtime
-    except FileNotFoundError:  # the job has just restarted
-        return None
-    return time if time >= plan.started else None
+    with suppress(FileNotFoundError):  # the job has just restarted
+        if (time := (folder / "result.json").stat().st_mtime) >= plan.started:
+            return time
+    return None
 
 
 def seconds_per_job(ends: list[float], started: float, parallel: bool) -> float:
@@ -97,22 +88,20 @@ class ParallelProgress(threading.Thread):
     def __init__(self, plan: Plan) -> None:
         super().__init__(daemon=True)
         self.plan = plan
-        self.reported: set[Path] = set()
         self.stopped = threading.Event()
 
     def run(self) -> None:
-        while not self.stopped.wait(POLL_SECONDS):
-            self.report()
+        reported: set[Path] = set()
+        stopped = False
+        while not stopped:
+            stopped = self.stopped.wait(POLL_SECONDS)  # those that just ended are reported, too
+            for folder in sorted(path.parent for path in self.plan.folder.glob("*/result.json")):
+                if folder not in reported and end_time(self.plan, folder):
+                    reported.add(folder)
+                    print_end(self.plan, folder)
 
     def stop(self) -> None:
         """Report the last jobs and end the thread."""
         self.stopped.set()
-        self.join()
-        self.report()
-
-    def report(self) -> None:
-        """Print a line for each job that ended since the last call."""
-        for folder in sorted(file.parent for file in self.plan.folder.glob("*/result.json")):
-            if folder not in self.reported and _end_time(self.plan, folder):
-                self.reported.add(folder)
-                print_end(self.plan, folder)
+        if self.is_alive():
+            self.join()

@@ -4,7 +4,8 @@ import shlex
 import statistics
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,7 @@ from lenet_pl.runs import override_key, read_metrics, read_overrides, read_resul
 
 # overrides that do not change what is trained: a preset, and what resuming a job adds
 NOT_PARAMETERS = {"sweep", "resume", "ckpt_path", "test"}
-FORMATS: dict[str, Callable[[Any], str]] = {  # of columns that are not shown as they are
-    "val/acc": percent,
-    "val/loss": "{:.4f}".format,
-    "seconds": "{:.1f}".format,
-    "mean": percent,
-    "sd": percent,
-}
-NUMERIC = {"epoch", "n", *FORMATS}  # columns
+NUMERIC = {"epoch", "val/acc", "val/loss", "seconds", "mean", "sd", "n"}  # columns
 MAX_ROWS = 30  # of a table on the console
 
 
@@ -67,10 +61,6 @@ class SeedGroup:
     jobs: tuple[Job, ...]
 
     @property
-    def n(self) -> int:
-        return len(self.jobs)
-
-    @property
     def names(self) -> list[str]:
         return [job.name for job in self.jobs]
 
@@ -79,21 +69,22 @@ class SeedGroup:
         """The values of the parameters by key; the seed is the best job's."""
         return self.jobs[0].values
 
-    @property
-    def tested(self) -> bool:
-        return all("test/acc" in job.metrics for job in self.jobs)
-
     def mean(self, metric: str = "val/acc") -> float:
         return statistics.fmean(job.metrics[metric] for job in self.jobs)
 
     def sd(self, metric: str = "val/acc") -> float | None:
         """The sample standard deviation; None for a single job."""
-        return statistics.stdev(job.metrics[metric] for job in self.jobs) if self.n > 1 else None
+        values = [job.metrics[metric] for job in self.jobs]
+        return statistics.stdev(values) if len(values) > 1 else None
 
     def statistics(self, split: str) -> dict[str, Any]:
-        """Mean and standard deviation of a split's metrics, for JSON."""
-        acc, loss = f"{split}/acc", f"{split}/loss"
-        return {acc: self.mean(acc), f"{acc}_sd": self.sd(acc), loss: self.mean(loss), "n": self.n}
+        """A split's metrics, with the interval of a single test, for JSON; empty if not tested."""
+        acc, loss, n = f"{split}/acc", f"{split}/loss", len(self.jobs)
+        if any(acc not in job.metrics for job in self.jobs):
+            return {}
+        ends = (f"{acc}_low", f"{acc}_high") if split == "test" and n == 1 else ()
+        means = {acc: self.mean(acc), f"{acc}_sd": self.sd(acc), loss: self.mean(loss), "n": n}
+        return means | {key: self.jobs[0].metrics[key] for key in ends}
 
 
 @dataclass(frozen=True)
@@ -113,7 +104,7 @@ class SweepResults:
     @property
     def has_seeds(self) -> bool:
         """Whether some jobs differ only in their seed."""
-        return any(group.n > 1 for group in self.groups)
+        return any(len(group.jobs) > 1 for group in self.groups)
 
     @property
     def counts(self) -> Counter[str]:
@@ -121,14 +112,9 @@ class SweepResults:
         return Counter(job.status for job in self.jobs)
 
     @property
-    def without_seed(self) -> tuple[str, ...]:
+    def parameters(self) -> tuple[str, ...]:
         """The varied keys except the seed."""
         return tuple(key for key in self.varied if key != "seed")
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The keys to compare: the varied ones without the seed, unless nothing else varied."""
-        return self.without_seed or self.varied
 
 
 def parameter_overrides(overrides: Iterable[str]) -> list[str]:
@@ -138,15 +124,12 @@ def parameter_overrides(overrides: Iterable[str]) -> list[str]:
 
 def job_folders(folder: Path) -> list[Path]:
     """The job folders of a sweep, by number."""
-    return sorted((path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml")), key=_number)
+    folders = [path.parents[1] for path in folder.glob("*/.hydra/overrides.yaml")]
+    return sorted(folders, key=lambda f: (int(f.name) if f.name.isdigit() else sys.maxsize, f.name))
 
 
 def read_job(folder: Path) -> Job:
-    """Read the folder of a job, which may still be running.
-
-    Raises:
-        ConfigError: if the folder is damaged.
-    """
+    """Read the folder of a job, which may still be running."""
     result, rows = read_result(folder), read_metrics(folder)
     try:
         if not result:
@@ -158,120 +141,97 @@ def read_job(folder: Path) -> Job:
         return Job(
             folder=folder,
             overrides=tuple(result.get("overrides") or read_overrides(folder)),
-            status=result["status"],
             error=result.get("error"),
-            epochs=result["epochs"],
-            best_epoch=result["best_epoch"],
-            metrics=result["metrics"],
             seconds=sum(row["seconds"] for row in rows) if rows else None,
+            **{key: result[key] for key in ("status", "epochs", "best_epoch", "metrics")},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{folder}: damaged run folder: {error}") from error
 
 
 def read_sweep(folder: Path) -> SweepResults:
-    """Read and rank the jobs of a sweep, which may still be running.
-
-    Raises:
-        ConfigError: if the folder holds no sweep, or a damaged one.
-    """
+    """Read and rank the jobs of a sweep, which may still be running."""
     jobs = [read_job(path) for path in job_folders(folder)]
     if not jobs:
         file = folder / "0/.hydra/overrides.yaml"
         raise ConfigError(f"{folder}: not a sweep's folder ({file} is missing)")
     keys = dict.fromkeys(key for job in jobs for key in job.values)
     varied = tuple(key for key in keys if len({job.values.get(key) for job in jobs}) > 1)
-    jobs.sort(key=_job_rank)
-    by_setting: dict[tuple[str | None, ...], list[Job]] = defaultdict(list)
-    for job in jobs:
-        if job.scored:
-            by_setting[tuple(job.values.get(key) for key in varied if key != "seed")].append(job)
-    groups = sorted((SeedGroup(tuple(group)) for group in by_setting.values()), key=_group_rank)
+    jobs.sort(key=_rank)  # equal ones stay by number
+    settings: dict[tuple[str | None, ...], list[Job]] = defaultdict(list)
+    for job in filter(lambda job: job.scored, jobs):
+        settings[tuple(job.values.get(key) for key in varied if key != "seed")].append(job)
+    groups = [SeedGroup(tuple(group)) for group in settings.values()]
+    groups.sort(key=lambda group: (-group.mean(), group.mean("val/loss")))
     return SweepResults(folder, tuple(jobs), varied, tuple(groups))
 
 
-def _number(folder: Path) -> tuple[int, str]:
-    return (int(folder.name), "") if folder.name.isdigit() else (sys.maxsize, folder.name)
-
-
-def _job_rank(job: Job) -> tuple[Any, ...]:
-    order = {"finished": 1, "unfinished": 2, "interrupted": 3}.get(job.status, 4)
-    score = -job.metrics.get("val/acc", 0.0), job.metrics.get("val/loss", 0.0)
-    return 0 if job.scored else order, score, _number(job.folder)
-
-
-def _group_rank(group: SeedGroup) -> tuple[Any, ...]:
-    return -group.mean(), group.mean("val/loss"), _number(group.jobs[0].folder)
+def _rank(job: Job) -> tuple[float, ...]:
+    accuracy, loss = job.metrics.get("val/acc", -1.0), job.metrics.get("val/loss", 0.0)
+    order = {"finished": 0, "unfinished": 1, "interrupted": 2}.get(job.status, 3)
+    return order, -accuracy, loss
 
 
 def write_files(sweep: SweepResults) -> None:
-    """Write ``sweep.csv``, ``sweep.md`` and ``sweep.json`` into the sweep's folder."""
+    """Write ``sweep.csv``, ``sweep.md``, ``sweep.json`` and ``sweep.png`` into the folder."""
+    from lenet_pl.sweeps.plots import save_figure  # importing matplotlib takes a second
+
+    content = as_dict(sweep)
+    means = {n: (g.mean(), g.sd(), len(g.jobs)) for g in sweep.groups for n in g.names}
     rows = []
-    for job in sweep.jobs:
-        row = _job_row(sweep, job)
-        row = {"job": row.pop("job"), **row.pop("varied"), **row}
+    for job in content["jobs"]:
+        row = {"job": job["job"], **job["varied"], **job}
+        del row["varied"]
         if sweep.has_seeds:
-            group = next((group for group in sweep.groups if job in group.jobs), None)
-            row["val/acc_mean"] = group and group.mean()
-            row["val/acc_sd"] = group and group.sd()
-            row["n"] = group and group.n
+            values = means.get(job["job"], (None, None, None))
+            row |= zip(("val/acc_mean", "val/acc_sd", "n"), values, strict=True)
         rows.append(row)
     write_csv(sweep.folder / "sweep.csv", list(rows[0]), [list(row.values()) for row in rows])
     write_bytes(sweep.folder / "sweep.md", markdown(sweep).encode())
-    write_json(sweep.folder / "sweep.json", as_dict(sweep))
+    write_json(sweep.folder / "sweep.json", content)
+    save_figure(sweep)
 
 
 def as_dict(sweep: SweepResults) -> dict[str, Any]:
     """The content of ``sweep.json``."""
+    jobs = [
+        {
+            "job": job.name,
+            "varied": {key: typed(job.values.get(key)) for key in sweep.varied},
+            **{key: getattr(job, key) for key in ("status", "error", "epochs", "best_epoch")},
+            **{key: job.metrics.get(key) for key in ("val/acc", "val/loss")},
+            "seconds": job.seconds,
+            "folder": str(job.folder),
+        }
+        for job in sweep.jobs
+    ]
     settings = [
         {
             "jobs": group.names,
-            "varied": {key: _typed(group.values.get(key)) for key in sweep.without_seed},
+            "varied": {key: typed(group.values.get(key)) for key in sweep.parameters},
             **group.statistics("val"),
         }
         for group in sweep.groups
     ]
-    winner: dict[str, Any] | None = None
-    if group := sweep.winner:
-        winner = {**settings[0], "command": command(sweep), "test": None}
-        if group.tested:
-            interval = ("test/acc_low", "test/acc_high") if group.n == 1 else ()
-            winner["test"] = group.statistics("test")
-            winner["test"] |= {key: group.jobs[0].metrics[key] for key in interval}
+    test = (sweep.winner and sweep.winner.statistics("test")) or None
+    winner = sweep.winner and {**settings[0], "command": command(sweep), "test": test}
     return {
         "folder": str(sweep.folder),
         "counts": dict(sweep.counts),
         "varied": list(sweep.varied),
-        "jobs": [_job_row(sweep, job) for job in sweep.jobs],
+        "jobs": jobs,
         "settings": settings,
         "winner": winner,
         "tested": [job.name for job in sweep.jobs if "test/acc" in job.metrics],
     }
 
 
-def _job_row(sweep: SweepResults, job: Job) -> dict[str, Any]:
-    return {
-        "job": job.name,
-        "varied": {key: _typed(job.values.get(key)) for key in sweep.varied},
-        "status": job.status,
-        "error": job.error,
-        "epochs": job.epochs,
-        "best_epoch": job.best_epoch,
-        "val/acc": job.metrics.get("val/acc"),
-        "val/loss": job.metrics.get("val/loss"),
-        "seconds": job.seconds,
-        "folder": str(job.folder),
-    }
-
-
-def _typed(value: str | None) -> str | float | int | None:
+def typed(text: str | None) -> Any:
     """The number that a text stands for, or the text."""
     for kind in (int, float):
-        try:
-            return kind(value or "")
-        except ValueError:
-            continue
-    return value
+        with suppress(ValueError):
+            return kind(text or "")
+    return text
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -283,10 +243,8 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 def readable(value: str) -> str:
     """A value as typed; a long number, such as a sampled one, with three digits."""
-    try:
-        return value if len(value) <= 7 else f"{float(value):.3g}"
-    except ValueError:
-        return value
+    number = typed(value)
+    return value if len(value) <= 7 or isinstance(number, str) else f"{number:.3g}"
 
 
 def command(sweep: SweepResults, program: str = "python train.py") -> str:
@@ -302,16 +260,17 @@ def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
     """The winner and the jobs that did not finish, a name and a text for each line."""
     lines = [("winner", "none: no finished job was validated")]
     if winner := sweep.winner:
-        running = sweep.counts["unfinished"] or sweep.counts["interrupted"]
-        keys = sweep.without_seed if winner.n > 1 else sweep.parameters
+        single = len(winner.jobs) == 1
+        keys = sweep.parameters or (sweep.varied if single else ())
         names = short_names(sweep.varied)
         values = (f"{names[key]} {readable(winner.values.get(key, 'default'))}" for key in keys)
-        jobs = f"job{'s' if winner.n > 1 else ''} {', '.join(winner.names)}"
+        jobs = f"job{'' if single else 's'} {', '.join(winner.names)}"
+        running = sweep.counts["unfinished"] or sweep.counts["interrupted"]
         not_tested = f"none: {sweep.test_error}" if sweep.test_error else "not yet"
         lines = [
             ("best so far" if running else "winner", f"{jobs}  {', '.join(values)}".rstrip()),
             ("validation", _score(winner, "val")),
-            ("test", _score(winner, "test") if winner.tested else not_tested),
+            ("test", _score(winner, "test") or not_tested),
         ]
     for job in sweep.jobs:
         if job.status != "finished":
@@ -321,45 +280,41 @@ def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
 
 
 def _score(group: SeedGroup, split: str) -> str:
-    acc, loss = percent(group.mean(f"{split}/acc")), f"loss {group.mean(f'{split}/loss'):.4f}"
-    if (sd := group.sd(f"{split}/acc")) is not None:
-        return f"{acc} ± {percent(sd)}  {loss}  mean and standard deviation, n = {group.n}"
-    if split == "val":
-        return f"{acc}  {loss}"
-    low, high = (percent(group.jobs[0].metrics[f"test/acc_{end}"]) for end in ("low", "high"))
-    return f"{acc}  {loss}  95 % interval {low} to {high}"
+    if not (values := group.statistics(split)):
+        return ""
+    accuracy, sd, loss, n, *interval = values.values()
+    text = f"{percent(accuracy)}{'' if sd is None else f' ± {percent(sd)}'}  loss {loss:.4f}"
+    if sd is not None:
+        return f"{text}  mean and standard deviation, n = {n}"
+    return f"{text}  95 % interval {' to '.join(map(percent, interval))}" if interval else text
 
 
-def _tables(sweep: SweepResults) -> list[list[dict[str, Any]]]:
-    """The rows of the table of jobs and, where seeds vary, of the table of groups."""
-
-    def varied(values: dict[str, str], keys: tuple[str, ...]) -> dict[str, Any]:
-        return {name: readable(values.get(key, "")) for key, name in short_names(keys).items()}
-
-    jobs, groups = [], []
+def _tables(sweep: SweepResults) -> list[list[list[str]]]:
+    """The lines of the table of jobs and, where seeds vary, of groups; the first is the header."""
+    scores = ("epoch", "val/acc", "val/loss")
+    jobs = [["job", *short_names(sweep.varied).values(), "status", *scores, "seconds", "folder"]]
     for job in sweep.jobs:
-        metrics = {} if job.status == "failed" else job.metrics
-        row = {"job": job.name, **varied(job.values, sweep.varied), "status": job.status}
-        row["epoch"] = job.best_epoch if metrics else None
-        row |= {key: metrics.get(key) for key in ("val/acc", "val/loss")}
-        jobs.append({**row, "seconds": job.seconds, "folder": f"{job.name}/"})
+        line = [job.name, *(readable(job.values.get(key, "")) for key in sweep.varied), job.status]
+        if "val/acc" in job.metrics and job.status != "failed":
+            acc, loss = job.metrics["val/acc"], job.metrics["val/loss"]
+            line += [str(job.best_epoch), percent(acc), f"{loss:.4f}"]
+        else:
+            line += [""] * len(scores)
+        jobs.append([*line, "" if job.seconds is None else f"{job.seconds:.1f}", f"{job.name}/"])
+    groups = [[*short_names(sweep.parameters).values(), "mean", "sd", "n", "jobs"]]
     for group in sweep.groups:
-        row = {**varied(group.values, sweep.without_seed), "mean": group.mean(), "sd": group.sd()}
-        groups.append({**row, "n": group.n, "jobs": ", ".join(group.names)})
+        line = [readable(group.values.get(key, "")) for key in sweep.parameters]
+        line += [percent(group.mean()), percent(sd) if (sd := group.sd()) is not None else ""]
+        groups.append([*line, str(len(group.jobs)), ", ".join(group.names)])
     return [jobs, groups] if sweep.has_seeds else [jobs]
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    return ["" if value is None else FORMATS.get(name, str)(value) for name, value in row.items()]
 
 
 def markdown(sweep: SweepResults) -> str:
     """The content of ``sweep.md``."""
     parts = []
-    for rows in _tables(sweep):
-        rule = ["--:" if name in NUMERIC else "---" for name in rows[0]]
-        lines = [list(rows[0]), rule, *map(_cells, rows)]
-        escaped = ([cell.replace("|", "/") for cell in line] for line in lines)
+    for header, *rows in _tables(sweep):
+        rule = ["--:" if name in NUMERIC else "---" for name in header]
+        escaped = ([cell.replace("|", "/") for cell in line] for line in (header, rule, *rows))
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in escaped))
     parts.append("\n".join(f"- {name}: {text}" for name, text in outcome(sweep)))
     if sweep.winner:
@@ -370,26 +325,20 @@ def markdown(sweep: SweepResults) -> str:
 
 
 def summary(sweep: SweepResults, program: str = "python train.py") -> RenderableType:
-    """The tables, the outcome and the commands to continue with, for the console.
-
-    Args:
-        sweep: the results.
-        program: how training is started, for commands to paste.
-    """
+    """The tables, the outcome and commands to paste, for the console."""
     parts: list[RenderableType] = []
-    for rows in _tables(sweep):
+    for header, *rows in _tables(sweep):
         grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for name in rows[0]:
+        for name in header:
             grid.add_column(name, justify="right" if name in NUMERIC else "left", no_wrap=True)
         for row in rows[:MAX_ROWS]:
-            grid.add_row(*map(Text, _cells(row)))
+            grid.add_row(*map(Text, row))
         # a pipe or a narrow window must not truncate columns
         grid.width = console.measure(grid, options=console.options.update(max_width=1000)).maximum
         hidden = len(rows) - MAX_ROWS
         parts += [grid, f"… and {hidden} more in sweep.csv" if hidden > 0 else ""]
-    parts += [Text(f"{name:<12} {text}", style="bold") for name, text in outcome(sweep)]
-    commands = [("TensorBoard", f"tensorboard --logdir {shlex.quote(str(sweep.folder))}")]
-    if sweep.winner:
-        commands.insert(0, ("train again", command(sweep, program)))
-    parts += [Text(f"{name:<12} {text}", style="cyan") for name, text in commands]
+    commands = [("train again", command(sweep, program))] if sweep.winner else []
+    commands.append(("TensorBoard", f"tensorboard --logdir {shlex.quote(str(sweep.folder))}"))
+    for style, lines in (("bold", outcome(sweep)), ("cyan", commands)):
+        parts += [Text(f"{name:<12} {text}", style=style) for name, text in lines]
     return Group(*parts)
