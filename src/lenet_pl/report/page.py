@@ -22,6 +22,17 @@ from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, comput
 from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
 
+# figures that not every report has
+OPTIONAL = (
+    "learning-rate",
+    "mistakes",
+    "uncertain",
+    "pairs",
+    "filters",
+    "features-1",
+    "features-2",
+    "saliency",
+)
 SUFFIX = ".report"  # of the TensorBoard event file that a report writes
 Card = dict[str, Any]  # an image and the text below it
 
@@ -186,8 +197,8 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     contents["index.html"] = html.encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in {path.name for path in folder.glob("*.png")} - contents.keys():
-            (folder / old).unlink()
+        for old in {f"{name}.png" for name in OPTIONAL} - contents.keys():
+            (folder / old).unlink(missing_ok=True)  # of an earlier report
         for name, content in contents.items():
             files.write_bytes(folder / name, content)
     except OSError as error:
