@@ -1,12 +1,8 @@
-"""Augmentation of a batch of training images on its device, with a random draw for each image.
-
-An augmentation takes float images ``[N, C, H, W]`` in [0, 1] and a generator on their device, and
-returns new ones of the same shape and range. Pixels from beyond an image's border are 0, as its
-background is. Nothing synchronises with the device or loops over images.
-"""
+"""Augmentation of float images ``[N, C, H, W]`` in [0, 1] on their device, with zeros around."""
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -43,10 +39,8 @@ def affine(
 ) -> Tensor:
     """Shear, rotate and scale each image ``[N, C, H, W]`` about its centre, then shift it.
 
-    Bilinear, as ``torchvision.transforms.RandomAffine`` can be.
-
     Args:
-        images: float.
+        images: float, interpolated bilinearly.
         degrees: ``[N]``, counter-clockwise as displayed.
         factor: ``[N]``, above 1 enlarges.
         shear: ``[N]``, slant to the right in degrees.
@@ -200,10 +194,8 @@ def _number(name: str, value: float, low: float, high: float) -> float:
 
 
 def _pair(name: str, values: Sequence[float], low: float, high: float) -> tuple[float, float]:
-    try:
+    with suppress(TypeError, ValueError):
         first, second = values
         if low <= first <= second <= high:
             return first, second
-    except (TypeError, ValueError):
-        pass
     raise ValueError(f"{name}={values}: must be two numbers, rising, from {low} to {high}")
