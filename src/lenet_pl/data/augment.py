@@ -14,11 +14,9 @@ from torch.nn.functional import grid_sample
 class Affine:
     """Random rotation, scaling and shear about the centre, then a shift; all uniform.
 
-    Args:
-        degrees: largest rotation in degrees, in either direction.
-        translate: largest shift along each axis, as a fraction of the image's side.
-        scale: largest change in size; the factor is from 1 - scale to 1 + scale.
-        shear: largest slant of upright strokes in degrees, in either direction.
+    The rotation is at most ``degrees`` in either direction, the size changes by at most the
+    fraction ``scale``, upright strokes slant by at most ``shear`` degrees, and the shift is at
+    most the fraction ``translate`` of each side.
     """
 
     def __init__(self, degrees: float, translate: float, scale: float, shear: float) -> None:
@@ -67,13 +65,9 @@ class Elastic:
     """Random smooth distortion.
 
     Every pixel moves by a uniform random amount from -1 to 1 along each axis, smoothed by a
-    Gaussian and multiplied by ``alpha``: by 0.16 · alpha / sigma pixels in the root mean square.
-    Source: P. Y. Simard, D. Steinkraus and J. C. Platt, "Best practices for convolutional neural
-    networks applied to visual document analysis", ICDAR 2003, p. 959 (alpha 34, sigma 4).
-
-    Args:
-        alpha: strength.
-        sigma: standard deviation of the Gaussian in pixels.
+    Gaussian of ``sigma`` pixels and multiplied by ``alpha``: by 0.16 · alpha / sigma pixels in
+    the root mean square. Source: P. Y. Simard, D. Steinkraus and J. C. Platt, "Best practices for
+    convolutional neural networks applied to visual document analysis", ICDAR 2003, p. 959.
     """
 
     def __init__(self, alpha: float, sigma: float) -> None:
@@ -136,11 +130,7 @@ class Erasing:
 
 
 class Noise:
-    """Adds Gaussian noise to every pixel and clips to [0, 1].
-
-    Args:
-        std: standard deviation, of pixels in [0, 1].
-    """
+    """Adds Gaussian noise of standard deviation ``std`` to every pixel and clips to [0, 1]."""
 
     def __init__(self, std: float) -> None:
         self.std = _number("std", std, 0, 1)

@@ -51,7 +51,9 @@ def inspect(
         subset of the images to keep.
     """
     seen: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)  # split, index and label
-    blank, duplicates, leaked, keep = [], [], [], []
+    found: dict[str, list[Any]] = {"labels_out_of_range": [*out_of_range]}
+    found |= {"blank": [], "leaked": [], "duplicates": []}
+    keep = []
     for name in sorted(subsets, key="train".__eq__):  # training last, to compare it with the rest
         data, indices = subsets[name].images(), subsets[name].indices.tolist()
         flat = data.images.flatten(1)
@@ -61,26 +63,20 @@ def inspect(
             same = [] if is_blank else seen[hashlib.sha256(row).digest()]
             if name == "train":
                 if is_blank:
-                    blank.append(index)
+                    found["blank"].append(index)
                 elif not same:
                     keep.append(position)
                 elif same[0][0] == "train":
-                    duplicates.append({"index": index, "of": same[0][1]})
+                    found["duplicates"].append({"index": index, "of": same[0][1]})
                 else:
-                    leaked.append({"index": index, "split": same[0][0], "of": same[0][1]})
+                    leak = {"index": index, "split": same[0][0], "of": same[0][1]}
+                    found["leaked"].append(leak)
             same.append((name, index, label))
-    conflicts = [
+    found["conflicts"] = [
         [{"split": name, "index": index, "label": classes[label]} for name, index, label in group]
         for group in seen.values()
         if len({label for *_, label in group}) > 1
     ]
-    found = {
-        "labels_out_of_range": list(out_of_range),
-        "blank": blank,
-        "leaked": leaked,
-        "duplicates": duplicates,
-        "conflicts": conflicts,
-    }
     total = len(subsets["train"].indices) + len(out_of_range)
     counts = {name: len(items) for name, items in found.items()}
     report = {"images": total, "removed": total - len(keep), "counts": counts, **found}
@@ -116,12 +112,8 @@ def find_label_issues(
 ) -> list[dict[str, Any]]:
     """Find images that are probably mislabelled, for a person to look at.
 
-    Args:
-        data: the training images, on the CPU.
-        indices: of each image, for the result.
-        classes: class names, in the order of the labels.
-        folds: of the cross-validation; each is judged by a network trained on the others.
-        seed: of the folds and networks; the global generator is not changed.
+    Each fold of a cross-validation is judged by a network trained on the others; the seed is that
+    of the folds and networks, and the global generator is not changed.
 
     Returns:
         For each image, by falling confidence: its index, its label, the class ``suggested``
@@ -143,14 +135,11 @@ def find_label_issues(
 def confident_learning(probabilities: Tensor, labels: Tensor) -> list[tuple[int, int]]:
     """Positions of label issues with the likelier class, by falling probability of that class.
 
-    A label is an issue if its probability is below the mean self-confidence of its class, while
-    that of another class is not below that class's own. Source: C. G. Northcutt, L. Jiang,
-    I. L. Chuang, "Confident learning: estimating uncertainty in dataset labels", J. Artif.
-    Intell. Res. 70 (2021), section 3.1.
-
-    Args:
-        probabilities: float [N, classes], each by a network that was not trained on the image.
-        labels: int64 [N].
+    ``probabilities [N, classes]`` are by networks that were not trained on the image. A label is
+    an issue if its probability is below the mean self-confidence of its class, while that of
+    another class is not below that class's own. Source: C. G. Northcutt, L. Jiang, I. L. Chuang,
+    "Confident learning: estimating uncertainty in dataset labels", J. Artif. Intell. Res. 70
+    (2021), section 3.1.
     """
     own = probabilities.gather(1, labels[:, None]).flatten()
     sums = torch.zeros(probabilities.shape[1]).index_add_(0, labels, own)

@@ -44,24 +44,12 @@ class DigitsDataModule(LightningDataModule):
     A batch is a pair of images ``uint8 [B, C, H, W]`` and labels ``int64 [B]``; augmented images
     are float in [0, 1]. The classifier normalises them with :attr:`mean` and :attr:`std`.
 
+    The arguments are the keys of ``conf/data``, where they are explained, and a cache.
+
     Args:
         source: builds the source of the data set from ``root``.
-        root: the folder of the data.
-        batch_size: training images per step and device.
-        eval_batch_size: images per batch in validation and test.
-        val_size: number or fraction of the official training images to hold out for validation.
-        split: ratios of train, validation and test, to split all images anew; None keeps the
-            official test split.
-        split_seed: chooses the images of each split.
-        fraction: of the training images that is used.
-        normalise: ``standardise`` by the mean and standard deviation of the training split,
-            ``scale`` to [0, 1], or ``none``.
-        clean: whether to remove the training images that :mod:`lenet_pl.data.cleaning` finds.
-        suspect_folds: folds of the cross-validation that finds label issues; 0 for none.
         augment: augmentations of the training images by name, applied in order.
-        augment_until: fraction of the epochs after which training images are not augmented.
         seed: shuffles the training images and seeds the augmentation, together with the epoch.
-        on_error: ``skip`` images that cannot be read, or ``stop``.
         cache: shared by data modules of one process, which load the same splits once; it holds
             one entry. Hydra copies plain dicts, but not ``collections.UserDict``.
 
@@ -97,14 +85,12 @@ class DigitsDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = source(root)
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self.val_size, self.split_seed, self.fraction = val_size, split_seed, fraction
         self.ratios = None if split is None else [*split]  # not omegaconf's list
-        self.normalise, self.clean = normalise, clean
-        self.suspect_folds, self.on_error = suspect_folds, on_error
+        self.normalise, self.clean, self.suspect_folds = normalise, clean, suspect_folds
         self.augment = {name: item for name, item in augment.items() if item is not None}
-        self.augment_until, self.seed = augment_until, seed
-        self.cache = cache
+        self.augment_until, self.on_error, self.cache = augment_until, on_error, cache
         options = (source, root, val_size, self.ratios, split_seed, fraction, normalise, clean)
         self.options = repr((*options, suspect_folds, on_error))  # that splits depend on
         self.splits: dict[str, ImageDataset] = {}

