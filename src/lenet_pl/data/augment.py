@@ -1,12 +1,8 @@
-"""Augmentation of a batch of training images on its device, with a random draw for each image.
-
-An augmentation takes float images ``[N, C, H, W]`` in [0, 1] and a generator on their device, and
-returns new ones of the same shape and range. Pixels from beyond an image's border are 0, as its
-background is. Nothing synchronises with the device or loops over images.
-"""
+"""Augmentation of float images ``[N, C, H, W]`` in [0, 1] on their device, with zeros around."""
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -18,11 +14,9 @@ from torch.nn.functional import grid_sample
 class Affine:
     """Random rotation, scaling and shear about the centre, then a shift; all uniform.
 
-    Args:
-        degrees: largest rotation in degrees, in either direction.
-        translate: largest shift along each axis, as a fraction of the image's side.
-        scale: largest change in size; the factor is from 1 - scale to 1 + scale.
-        shear: largest slant of upright strokes in degrees, in either direction.
+    The rotation is at most ``degrees`` in either direction, the size changes by at most the
+    fraction ``scale``, upright strokes slant by at most ``shear`` degrees, and the shift is at
+    most the fraction ``translate`` of each side.
     """
 
     def __init__(self, degrees: float, translate: float, scale: float, shear: float) -> None:
@@ -43,10 +37,8 @@ def affine(
 ) -> Tensor:
     """Shear, rotate and scale each image ``[N, C, H, W]`` about its centre, then shift it.
 
-    Bilinear, as ``torchvision.transforms.RandomAffine`` can be.
-
     Args:
-        images: float.
+        images: float, interpolated bilinearly.
         degrees: ``[N]``, counter-clockwise as displayed.
         factor: ``[N]``, above 1 enlarges.
         shear: ``[N]``, slant to the right in degrees.
@@ -73,13 +65,9 @@ class Elastic:
     """Random smooth distortion.
 
     Every pixel moves by a uniform random amount from -1 to 1 along each axis, smoothed by a
-    Gaussian and multiplied by ``alpha``: by 0.16 · alpha / sigma pixels in the root mean square.
-    Source: P. Y. Simard, D. Steinkraus and J. C. Platt, "Best practices for convolutional neural
-    networks applied to visual document analysis", ICDAR 2003, p. 959 (alpha 34, sigma 4).
-
-    Args:
-        alpha: strength.
-        sigma: standard deviation of the Gaussian in pixels.
+    Gaussian of ``sigma`` pixels and multiplied by ``alpha``: by 0.16 · alpha / sigma pixels in
+    the root mean square. Source: P. Y. Simard, D. Steinkraus and J. C. Platt, "Best practices for
+    convolutional neural networks applied to visual document analysis", ICDAR 2003, p. 959.
     """
 
     def __init__(self, alpha: float, sigma: float) -> None:
@@ -142,11 +130,7 @@ class Erasing:
 
 
 class Noise:
-    """Adds Gaussian noise to every pixel and clips to [0, 1].
-
-    Args:
-        std: standard deviation, of pixels in [0, 1].
-    """
+    """Adds Gaussian noise of standard deviation ``std`` to every pixel and clips to [0, 1]."""
 
     def __init__(self, std: float) -> None:
         self.std = _number("std", std, 0, 1)
@@ -200,10 +184,8 @@ def _number(name: str, value: float, low: float, high: float) -> float:
 
 
 def _pair(name: str, values: Sequence[float], low: float, high: float) -> tuple[float, float]:
-    try:
+    with suppress(TypeError, ValueError):
         first, second = values
         if low <= first <= second <= high:
             return first, second
-    except (TypeError, ValueError):
-        pass
     raise ValueError(f"{name}={values}: must be two numbers, rising, from {low} to {high}")

@@ -3,15 +3,15 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lenet_pl.data.loader import ImageDataset
 from lenet_pl.data.mnist import RawDataset
-from lenet_pl.data.split import Subset, in_range, stratified_split
+from lenet_pl.data.split import Subset, stratified_split
 from lenet_pl.errors import DataError
 
 EPOCHS, BATCH_SIZE = 5, 128  # of the networks that judge labels
@@ -25,16 +25,14 @@ def check_labels(raw: RawDataset, clean: bool) -> list[int]:
     """
     wrong: dict[str, list[int]] = {}
     for name, split in raw.splits().items():
-        outside = torch.ones(len(split), dtype=torch.bool)
-        outside[in_range(split.labels, len(raw.classes))] = False
+        outside = (split.labels < 0) | (split.labels >= len(raw.classes))
         wrong[name] = outside.nonzero().flatten().tolist()
         if wrong[name] and (name != "train" or not clean):
-            more = ", …" if len(wrong[name]) > 5 else ""
+            first = ", ".join(map(str, wrong[name][:5])) + ", …" * (len(wrong[name]) > 5)
             remedy = "data.clean=true removes them" if name == "train" else "correct the files"
             raise DataError(
-                f"data: labels of {name} are out of range 0 to {len(raw.classes) - 1}, at "
-                f"{', '.join(map(str, wrong[name][:5]))}{more} ({len(wrong[name]):,} images); "
-                f"{remedy}"
+                f"data: labels of {name} are out of range 0 to {len(raw.classes) - 1}, at {first} "
+                f"({len(wrong[name]):,} images); {remedy}"
             )
     return wrong["train"]
 
@@ -48,65 +46,56 @@ def inspect(
     identical to an image in validation or test; *duplicate* of an earlier training image.
     *Conflicts* are identical images with different labels, in any split; they are only listed.
 
-    Args:
-        subsets: ``train`` and the held-out subsets.
-        classes: class names, in the order of the labels.
-        out_of_range: training images whose label is no class; they are in no subset.
-
     Returns:
         A report in plain types, with images by their index, and the positions in the training
         subset of the images to keep.
     """
     seen: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)  # split, index and label
-    blank, duplicates, leaked, keep = [], [], [], []
+    found: dict[str, list[Any]] = {"labels_out_of_range": [*out_of_range]}
+    found |= {"blank": [], "leaked": [], "duplicates": []}
+    keep = []
     for name in sorted(subsets, key="train".__eq__):  # training last, to compare it with the rest
         data, indices = subsets[name].images(), subsets[name].indices.tolist()
         flat = data.images.flatten(1)
-        constant = (flat.min(1).values == flat.max(1).values).tolist()
-        labels = data.labels.tolist()
-        for position, row in enumerate(flat.numpy()):
-            index = indices[position]
-            same = [] if constant[position] else seen[hashlib.sha256(row).digest()]
+        constant = (flat == flat[:, :1]).all(1).tolist()
+        images = zip(flat.numpy(), constant, indices, data.labels.tolist(), strict=True)
+        for position, (row, is_blank, index, label) in enumerate(images):
+            same = [] if is_blank else seen[hashlib.sha256(row).digest()]
             if name == "train":
-                if constant[position]:
-                    blank.append(index)
+                if is_blank:
+                    found["blank"].append(index)
                 elif not same:
                     keep.append(position)
                 elif same[0][0] == "train":
-                    duplicates.append({"index": index, "of": same[0][1]})
+                    found["duplicates"].append({"index": index, "of": same[0][1]})
                 else:
-                    leaked.append({"index": index, "split": same[0][0], "of": same[0][1]})
-            same.append((name, index, labels[position]))
-    conflicts = [
+                    leak = {"index": index, "split": same[0][0], "of": same[0][1]}
+                    found["leaked"].append(leak)
+            same.append((name, index, label))
+    found["conflicts"] = [
         [{"split": name, "index": index, "label": classes[label]} for name, index, label in group]
         for group in seen.values()
         if len({label for *_, label in group}) > 1
     ]
-    removed = {
-        "labels_out_of_range": list(out_of_range),
-        "blank": blank,
-        "leaked": leaked,
-        "duplicates": duplicates,
-    }
-    found = {**removed, "conflicts": conflicts}
     total = len(subsets["train"].indices) + len(out_of_range)
     counts = {name: len(items) for name, items in found.items()}
     report = {"images": total, "removed": total - len(keep), "counts": counts, **found}
     return report, torch.tensor(keep, dtype=torch.long)
 
 
-def mentioned(report: Mapping[str, Any]) -> dict[str, set[int]]:
-    """The indices of all images in a report, by split."""
+def mentioned_files(
+    report: Mapping[str, Any], files: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, str]]:
+    """The files of all images in a report, by split and index."""
     indices: dict[str, set[int]] = defaultdict(set)
     indices["train"].update(report.get("blank", ()), report.get("labels_out_of_range", ()))
-    for name in ("leaked", "duplicates", "suspects"):
-        for item in report.get(name, ()):
-            indices["train"].add(item["index"])
-            if "of" in item:
-                indices[item.get("split", "train")].add(item["of"])
-    for image in (image for group in report.get("conflicts", ()) for image in group):
+    for item in chain(*(report.get(name, ()) for name in ("leaked", "duplicates", "suspects"))):
+        indices["train"].add(item["index"])
+        if "of" in item:
+            indices[item.get("split", "train")].add(item["of"])
+    for image in chain(*report.get("conflicts", ())):
         indices[image["split"]].add(image["index"])
-    return indices
+    return {split: {str(i): files[split][i] for i in sorted(of)} for split, of in indices.items()}
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -123,12 +112,8 @@ def find_label_issues(
 ) -> list[dict[str, Any]]:
     """Find images that are probably mislabelled, for a person to look at.
 
-    Args:
-        data: the training images, on the CPU.
-        indices: of each image, for the result.
-        classes: class names, in the order of the labels.
-        folds: of the cross-validation; each is judged by a network trained on the others.
-        seed: of the folds and networks; the global generator is not changed.
+    Each fold of a cross-validation is judged by a network trained on the others; the seed is that
+    of the folds and networks, and the global generator is not changed.
 
     Returns:
         For each image, by falling confidence: its index, its label, the class ``suggested``
@@ -150,14 +135,11 @@ def find_label_issues(
 def confident_learning(probabilities: Tensor, labels: Tensor) -> list[tuple[int, int]]:
     """Positions of label issues with the likelier class, by falling probability of that class.
 
-    A label is an issue if its probability is below the mean self-confidence of its class, while
-    that of another class is not below that class's own. Source: C. G. Northcutt, L. Jiang,
-    I. L. Chuang, "Confident learning: estimating uncertainty in dataset labels", J. Artif.
-    Intell. Res. 70 (2021), section 3.1.
-
-    Args:
-        probabilities: float [N, classes], each by a network that was not trained on the image.
-        labels: int64 [N].
+    ``probabilities [N, classes]`` are by networks that were not trained on the image. A label is
+    an issue if its probability is below the mean self-confidence of its class, while that of
+    another class is not below that class's own. Source: C. G. Northcutt, L. Jiang, I. L. Chuang,
+    "Confident learning: estimating uncertainty in dataset labels", J. Artif. Intell. Res. 70
+    (2021), section 3.1.
     """
     own = probabilities.gather(1, labels[:, None]).flatten()
     sums = torch.zeros(probabilities.shape[1]).index_add_(0, labels, own)
@@ -178,7 +160,7 @@ def _cross_validate(data: ImageDataset, classes: int, folds: int, seed: int) -> 
     pixels /= pixels.std()
     probabilities = torch.empty(total, classes)
     for number, fold in enumerate(stratified_split(data.labels, sizes, seed)):
-        others = torch.from_numpy(np.setdiff1d(np.arange(total), fold.numpy()))
+        others = torch.ones(total, dtype=torch.bool).index_fill_(0, fold, False)
         net = _train_mlp(pixels[others], data.labels[others], classes, seed + number)
         with torch.no_grad():
             probabilities[fold] = net(pixels[fold]).softmax(1)

@@ -35,7 +35,7 @@ class DataSplits:
     facts: Mapping[str, Any]
     broken: Mapping[str, str]  # by file, why an image could not be read
     report: Mapping[str, Any]  # of cleaning.inspect; empty if it was not called
-    label_issues: Callable[[], list[dict[str, Any]]]  # searches for them at the first call
+    label_issues: Callable[[], list[dict[str, Any]]]  # searches at the first call
 
 
 class DigitsDataModule(LightningDataModule):
@@ -44,32 +44,19 @@ class DigitsDataModule(LightningDataModule):
     A batch is a pair of images ``uint8 [B, C, H, W]`` and labels ``int64 [B]``; augmented images
     are float in [0, 1]. The classifier normalises them with :attr:`mean` and :attr:`std`.
 
+    The arguments are the keys of ``conf/data``, where they are explained, and a cache.
+
     Args:
         source: builds the source of the data set from ``root``.
-        root: the folder of the data.
-        batch_size: training images per step and device.
-        eval_batch_size: images per batch in validation and test.
-        val_size: number or fraction of the official training images to hold out for validation.
-        split: ratios of train, validation and test, to split all images anew; None keeps the
-            official test split.
-        split_seed: chooses the images of each split.
-        fraction: of the training images that is used.
-        normalise: ``standardise`` by the mean and standard deviation of the training split,
-            ``scale`` to [0, 1], or ``none``.
-        clean: whether to remove the training images that :mod:`lenet_pl.data.cleaning` finds.
-        suspect_folds: folds of the cross-validation that finds label issues; 0 for none.
         augment: augmentations of the training images by name, applied in order.
-        augment_until: fraction of the epochs after which training images are not augmented.
         seed: shuffles the training images and seeds the augmentation, together with the epoch.
-        on_error: ``skip`` images that cannot be read, or ``stop``.
-        cache: a mapping that the data modules of one process share, so that those with the same
-            data and options load them once; it holds one entry. Hydra copies plain dicts, but
-            not ``collections.UserDict``.
+        cache: shared by data modules of one process, which load the same splits once; it holds
+            one entry. Hydra copies plain dicts, but not ``collections.UserDict``.
 
     Attributes:
         splits: the images of ``train``, ``val`` and ``test``.
-        indices: by split, the position of each image in its official file; in all official files
-            one after the other, if they were pooled.
+        indices: by split, the position of each image in its official file, or in all of them one
+            after the other if they were pooled.
         files: by split, the file of each image, if images have files of their own.
         classes: class names, in the order of the labels.
         origin: where the files came from.
@@ -98,14 +85,12 @@ class DigitsDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.source = source(root)
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self.val_size, self.split_seed, self.fraction = val_size, split_seed, fraction
         self.ratios = None if split is None else [*split]  # not omegaconf's list
-        self.normalise, self.clean = normalise, clean
-        self.suspect_folds, self.on_error = suspect_folds, on_error
+        self.normalise, self.clean, self.suspect_folds = normalise, clean, suspect_folds
         self.augment = {name: item for name, item in augment.items() if item is not None}
-        self.augment_until, self.seed = augment_until, seed
-        self.cache = cache
+        self.augment_until, self.on_error, self.cache = augment_until, on_error, cache
         options = (source, root, val_size, self.ratios, split_seed, fraction, normalise, clean)
         self.options = repr((*options, suspect_folds, on_error))  # that splits depend on
         self.splits: dict[str, ImageDataset] = {}
@@ -154,18 +139,18 @@ class DigitsDataModule(LightningDataModule):
         subsets = split_dataset(raw, self.val_size, ratios, self.split_seed)
         report: dict[str, Any] = {}
         if self.clean:
-            report, clean = cleaning.inspect(subsets, raw.classes, out_of_range)
-            subsets["train"] = subsets["train"].select(clean)
+            report, keep = cleaning.inspect(subsets, raw.classes, out_of_range)
+            subsets["train"] = subsets["train"].select(keep)
         if self.fraction < 1:
             labels = subsets["train"].images().labels
-            some = stratified_fraction(labels, self.fraction, self.split_seed)
-            subsets["train"] = subsets["train"].select(some)
+            keep = stratified_fraction(labels, self.fraction, self.split_seed)
+            subsets["train"] = subsets["train"].select(keep)
 
         splits = {name: subset.images() for name, subset in subsets.items()}
         indices = {name: subset.indices for name, subset in subsets.items()}
-        train = splits["train"]
-        counts = torch.bincount(train.labels, minlength=len(raw.classes)).tolist()
-        if empty := [name for name, n in zip(raw.classes, counts, strict=True) if not n]:
+        train, classes = splits["train"], raw.classes
+        counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
+        if empty := [name for name, n in zip(classes, counts, strict=True) if not n]:
             raise DataError(
                 f"data: no training image is left of class {', '.join(empty)}; it needs more "
                 "images, or a split and a fraction that leave it some"
@@ -173,7 +158,6 @@ class DigitsDataModule(LightningDataModule):
         mean, std = MOMENTS.get(self.normalise) or moments(train.images)
         official = [tensor for split in raw.splits().values() for tensor in vars(split).values()]
         chosen = [indices[name] for name in ("train", "val", "test") if ratios or name != "test"]
-        find = partial(cleaning.find_label_issues, train, indices["train"], raw.classes)
         facts = {
             "name": self.source.name,
             "source": raw.origin,
@@ -183,7 +167,7 @@ class DigitsDataModule(LightningDataModule):
             "mean": mean,
             "std": std,
             "normalise": self.normalise,
-            "classes": list(raw.classes),
+            "classes": list(classes),
             "pooled": ratios is not None and len(raw.test) > 0,
             "split": ratios,
             "fraction": self.fraction,
@@ -191,7 +175,8 @@ class DigitsDataModule(LightningDataModule):
             "broken": list(raw.broken),
         }
         files = {name: subset.files for name, subset in subsets.items() if subset.files}
-        issues = call_once(partial(find, self.suspect_folds, self.split_seed))
+        judge = (indices["train"], classes, self.suspect_folds, self.split_seed)
+        issues = call_once(partial(cleaning.find_label_issues, train, *judge))
         return DataSplits(splits, indices, files, facts, raw.broken, report, issues)
 
     def facts(self) -> dict[str, Any]:
@@ -212,10 +197,7 @@ class DigitsDataModule(LightningDataModule):
         if self.suspect_folds:
             report["suspects"] = self._loaded.label_issues()
         if report and (files := self._loaded.files):
-            report["files"] = {
-                split: {str(i): files[split][i] for i in sorted(indices)}
-                for split, indices in cleaning.mentioned(report).items()
-            }
+            report["files"] = cleaning.mentioned_files(report, files)
         return report or None
 
     def notes(self) -> list[str]:
@@ -226,9 +208,8 @@ class DigitsDataModule(LightningDataModule):
             ratios = " : ".join(f"{ratio:g}" for ratio in facts["split"])
             lines.append(f"split       {ratios} of all images")
         if facts["pooled"]:
-            lines.append(
-                "pooled      with the official test set: do not compare with published results"
-            )
+            text = "with the official test set: do not compare with published results"
+            lines.append(f"pooled      {text}")
         if loaded.report:
             lines.append(f"cleaned     {cleaning.summary(loaded.report)}")
         if self.suspect_folds:
@@ -237,9 +218,8 @@ class DigitsDataModule(LightningDataModule):
         if self.fraction < 1:
             lines.append(f"reduced     to {self.fraction:.4g} of the training images")
         broken = [f"left out    {file}: {reason}" for file, reason in loaded.broken.items()]
-        if len(broken) > LISTED:
-            more = f"            and {len(broken) - LISTED:,} more, all in result.json"
-            broken = [*broken[:LISTED], more]
+        if (more := len(broken) - LISTED) > 0:
+            broken[LISTED:] = [f"            and {more:,} more, all in result.json"]
         return lines + broken
 
     def train_dataloader(self) -> Loader:
@@ -253,14 +233,6 @@ class DigitsDataModule(LightningDataModule):
 
     def test_dataloader(self) -> Loader:
         return self._loader("test", self.eval_batch_size)
-
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        if isinstance(batch, Tensor):  # the example image of Lightning's own model summary
-            return batch.to(device)
-        images, labels = batch
-        return images.to(device), labels.to(device)  # a no-op where the data is on the device
 
     def _loader(self, name: str, batch_size: int, seed: int | None = None) -> Loader:
         assert self.trainer is not None

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -58,9 +59,17 @@ class Folder:
             folders, options = splits.get(split, {}), (self.invert, self.centre)
             data[split], files[split], failed = read_images(root, folders, classes, *options)
             broken |= failed
-            if folders:
+            least = (2 if split == "train" else 1) if folders else 0
+            counts = torch.bincount(data[split].labels, minlength=len(classes)).tolist()
+            if few := [(name, n) for name, n in zip(classes, counts, strict=True) if n < least]:
+                name, n = few[0]
                 prefix = f"{split}/" if len(splits) > 1 else ""
-                self._check_counts(prefix, data[split].labels, classes, bool(failed))
+                kind = "that can be read" if failed else "(PNG, JPEG, BMP, TIFF and so on)"
+                more = f" (and {len(few) - 1} other classes too few)" if few[1:] else ""
+                raise self._error(
+                    f"class folder {prefix}{name} has {n} image{'s' * (n != 1)} {kind}{more}; "
+                    f"a class needs at least {least}"
+                )
         return RawDataset(data["train"], data["test"], classes, origin, data["val"], files, broken)
 
     def _splits(self, root: Path) -> dict[str, dict[str, Path]]:
@@ -70,10 +79,10 @@ class Folder:
         official = [name for name in named if class_folders(folders[name])]
         if not official:
             return {"train": folders}
+        if others := sorted(folders.keys() - official):
+            raise self._error(f"{others[0]}/ stands beside {', '.join(official)}; it is neither")
         splits: dict[str, dict[str, Path]] = {}
-        for name in sorted(folders):
-            if name not in official:
-                raise self._error(f"{name}/ stands beside {', '.join(official)}; it is neither")
+        for name in official:
             split = SPLIT_NAMES[name.lower()]
             if split in splits:
                 raise self._error(f"has more than one folder for {split}; keep one of them")
@@ -83,7 +92,7 @@ class Folder:
                 f"has {', '.join(f'{name}/' for name in official)} but no {missing[0]}/; add "
                 "it, or put the class folders side by side for a split by data.split"
             )
-        return {name: splits[name] for name in ("train", "val", "test") if name in splits}
+        return splits
 
     def _classes(self, splits: Mapping[str, Mapping[str, Path]]) -> tuple[str, ...]:
         """The sorted names of the class folders, which must be the same in each split."""
@@ -109,21 +118,6 @@ class Folder:
             )
         return classes
 
-    def _check_counts(
-        self, prefix: str, labels: Tensor, classes: Sequence[str], broken: bool
-    ) -> None:
-        least = 2 if prefix in ("", "train/") else 1
-        counts = torch.bincount(labels, minlength=len(classes)).tolist()
-        few = [(name, n) for name, n in zip(classes, counts, strict=True) if n < least]
-        if few:
-            name, n = few[0]
-            more = f" (and {len(few) - 1} other classes too few)" if few[1:] else ""
-            kind = "that can be read" if broken else "(PNG, JPEG, BMP, TIFF and so on)"
-            raise self._error(
-                f"class folder {prefix}{name} has {n} image{'s' * (n != 1)} {kind}{more}; "
-                f"a class needs at least {least}"
-            )
-
     def _error(self, problem: str) -> DataError:
         return DataError(f"data.root={self.root}: {problem}")
 
@@ -137,17 +131,11 @@ def class_folders(folder: Path) -> dict[str, Path]:
 def read_images(
     root: Path, folders: Mapping[str, Path], classes: Sequence[str], invert: Auto, centre: Auto
 ) -> tuple[ImageDataset, list[str], dict[str, str]]:
-    """Read all images in class folders and their subfolders.
-
-    Args:
-        root: the folder that file names are relative to.
-        folders: the folder of each class; a class may have none.
-        classes: class names, in the order of the labels.
-        invert: as for :class:`Folder`.
-        centre: as for :class:`Folder`.
+    """Read all images in the folders of classes, with the options of :class:`Folder`.
 
     Returns:
-        The images and labels; the file of each; and by file, why an image could not be read.
+        The images and labels; the file of each, relative to ``root``; and by file, why an image
+        could not be read.
     """
     from rich.progress import track  # predictions import this module and need no progress bar
 
@@ -162,17 +150,12 @@ def read_images(
     found.sort(key=lambda item: (item[0].name, item[0].as_posix()))
     Image.init()  # before threads do
     console = Console(stderr=True)
+    progress: Any = {"total": len(found), "console": console, "disable": not console.is_terminal}
+    images, labels, files, broken = [], [], [], {}
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # an image is read or it is not
-        results = track(
-            pool.map(read, [path for path, _ in found]),
-            "reading images",
-            total=len(found),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        images, labels, files, broken = [], [], [], {}
+        read_all = pool.map(read, [path for path, _ in found])
+        results = track(read_all, "reading images", transient=True, **progress)
         for (path, name), result in zip(found, results, strict=True):
             file = path.relative_to(root).as_posix()
             if isinstance(result, str):

@@ -42,7 +42,7 @@ class BatchSampler:
         seed: shuffles the images, together with the epoch; None keeps their order.
         rank: of this process in distributed training; it gets every ``world_size``-th image.
         world_size: number of processes.
-        device: device of the indices.
+        device: of the indices.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class AugmentedLoader(DataLoader[tuple[Tensor, Tensor]]):
 
     Args:
         dataset: the images.
-        batches: the indices of each batch, with seed, epoch and process.
+        batches: the indices of each batch; the seed must not be None.
         augment: applied in order to the images, with a generator on their device.
-        device: device of the batches.
+        device: of the batches.
         until: number of epochs with augmentation; later ones yield the unchanged images.
     """
 
@@ -107,7 +107,9 @@ class AugmentedLoader(DataLoader[tuple[Tensor, Tensor]]):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
         batches, size = self.batches, self.batches.batch_size
         assert batches.seed is not None
-        generator = seeded_generator(self.device, batches.seed, batches.epoch, batches.rank)
+        state = np.random.SeedSequence((batches.seed, batches.epoch, batches.rank))
+        seed = int(state.generate_state(1, np.uint64)[0])
+        generator = Generator(self.device).manual_seed(seed)
         augment = self.augment if batches.epoch < self.until else ()
         for indices in torch.cat(list(batches)).split(max(1, CHUNK // size) * size):
             images, labels = self.images.__getitems__(indices)
@@ -116,9 +118,3 @@ class AugmentedLoader(DataLoader[tuple[Tensor, Tensor]]):
             for augmentation in augment:
                 images = augmentation(images, generator)
             yield from zip(images.split(size), labels.split(size), strict=True)
-
-
-def seeded_generator(device: torch.device, *numbers: int) -> Generator:
-    """A generator with a random stream of its own for each combination of numbers."""
-    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
-    return Generator(device).manual_seed(int(state[0]))

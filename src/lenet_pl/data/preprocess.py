@@ -1,9 +1,4 @@
-"""Photographs and scans of a digit, converted to images like MNIST's.
-
-"Size normalized to fit in a 20x20 pixel box while preserving their aspect ratio … centered in a
-28x28 image by computing the center of mass of the pixels": Y. LeCun, C. Cortes, C. J. C. Burges,
-"The MNIST database of handwritten digits".
-"""
+"""Photographs and scans of a digit, converted to images like MNIST's."""
 
 import os
 import warnings
@@ -71,36 +66,37 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file, formats=FORMATS)
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if frames > 1:
-                raise DataError(f"{name}: {frames} images in one file; save one of them alone")
             image.draft(None, (MAX_SIDE, MAX_SIDE))  # decode a JPEG no larger than needed
-            image.load()
-            return image
-    except DataError:
-        raise
-    except Exception as error:  # decoders raise anything for a damaged file
-        if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
-            problem = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, which is not decoded"
-        elif isinstance(error, UnidentifiedImageError):
-            size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
-            known = f"no image of a known format ({', '.join(FORMATS)})"
-            problem = known if size else "an empty file"
-        else:
-            strerror = error.strerror if isinstance(error, OSError) else None
-            problem = strerror or f"a damaged image: {one_line(error)}"
+            if frames == 1:
+                image.load()
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        problem = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, which is not decoded"
         raise DataError(f"{name}: {problem}") from error
+    except UnidentifiedImageError as error:
+        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        known = f"no image of a known format ({', '.join(FORMATS)})"
+        raise DataError(f"{name}: {known if size else 'an empty file'}") from error
+    except Exception as error:  # decoders raise anything for a damaged file
+        strerror = error.strerror if isinstance(error, OSError) else None
+        raise DataError(f"{name}: {strerror or f'a damaged image: {one_line(error)}'}") from error
+    if frames > 1:
+        raise DataError(f"{name}: {frames} images in one file; save one of them alone")
+    return image
 
 
 def preprocess(image: Image.Image, *, invert: Auto = "auto", centre: Auto = True) -> Tensor:
     """Convert an image of one digit to one like MNIST's: bright strokes on black, centred.
 
+    Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits":
+    "size normalized to fit in a 20x20 pixel box while preserving their aspect ratio … centered in
+    a 28x28 image by computing the center of mass of the pixels".
+
     Args:
         image: of any size and mode.
         invert: True if the strokes are darker than the background, False if they are brighter,
             ``"auto"`` to decide by the image.
-        centre: whether to crop the digit, fit it into a box of 20 × 20 and put its centre of mass
-            in the middle; otherwise the image is only resized. ``"auto"`` centres all images
-            that are not 28 × 28.
+        centre: whether to crop and centre the digit, or else only to resize the image; ``"auto"``
+            centres all images that are not 28 × 28.
 
     Returns:
         uint8 ``[1, 28, 28]``.
@@ -109,27 +105,22 @@ def preprocess(image: Image.Image, *, invert: Auto = "auto", centre: Auto = True
         DataError: if there is only background or pixels cannot be read; without the image's name.
     """
     try:
-        return _preprocess(
-            image, invert, image.size != (SIDE, SIDE) if centre == "auto" else centre
-        )
+        grey = _to_grey(image, invert)
+        above = grey - _surface(_fit_background(grey, invert), *grey.shape)
+        dark = bool((above.round() ** 3).sum() < 0) if invert == "auto" else invert
+        if not centre or (centre == "auto" and image.size == (SIDE, SIDE)):
+            return _to_bytes(_resize(255 - grey if dark else grey, SIDE, SIDE))
+        digit = _crop_digit(-above if dark else above)
+        scale = BOX / max(digit.shape)
+        height, width = (max(1, round(side * scale)) for side in digit.shape)
+        if scale < 1:
+            digit = _thicken(_resize(digit, SCALE * height, SCALE * width))
+        digit = _resize(digit, height, width)
+        return _to_bytes(_centre(digit * (255 / digit.max())))
     except DataError:
         raise
     except Exception as error:  # some pixels are decoded only now
         raise DataError(f"pixels that cannot be read ({image.mode}: {one_line(error)})") from error
-
-
-def _preprocess(image: Image.Image, invert: Auto, centre: bool) -> Tensor:
-    grey = _to_grey(image, invert)
-    contrast, dark = _contrast(grey, invert)
-    if not centre:
-        return _to_bytes(_resize(255 - grey if dark else grey, SIDE, SIDE))
-    digit = _crop_digit(contrast)
-    scale = BOX / max(digit.shape)
-    height, width = (max(1, round(side * scale)) for side in digit.shape)
-    if scale < 1:
-        digit = _thicken(_resize(digit, SCALE * height, SCALE * width))
-    digit = _resize(digit, height, width)
-    return _to_bytes(_centre(digit * (255 / digit.max())))
 
 
 def _to_grey(image: Image.Image, invert: Auto) -> Tensor:
@@ -157,22 +148,13 @@ def _scale_levels(image: Image.Image) -> np.ndarray:
     return (values * (255 / white)).clip(0, 255).astype(np.float32)
 
 
-def _opaque(image: Image.Image, invert: Auto) -> Image.Image:
+def _opaque(image: Image.Image, dark: Auto) -> Image.Image:
     """Composite on white, or on black if the strokes are bright."""
     grey, alpha = image.convert("L"), image.getchannel("A")
-    if invert == "auto":
+    if dark == "auto":
         weights = np.asarray(alpha, dtype=np.float64)
         dark = bool((np.asarray(grey) * weights).sum() <= 127.5 * weights.sum())
-    else:
-        dark = invert
     return Image.composite(grey, Image.new("L", image.size, 255 if dark else 0), alpha)
-
-
-def _contrast(grey: Tensor, invert: Auto) -> tuple[Tensor, bool]:
-    """How far each pixel differs from the background, and whether the strokes are darker."""
-    above = grey - _surface(_fit_background(grey, invert), *grey.shape)
-    dark = bool((above.round() ** 3).sum() < 0) if invert == "auto" else invert
-    return -above if dark else above, dark
 
 
 def _fit_background(grey: Tensor, invert: Auto) -> Tensor:
@@ -273,16 +255,14 @@ def _resize(image: Tensor, height: int, width: int) -> Tensor:
 
 def _centre(digit: Tensor) -> Tensor:
     """Put the centre of mass in the middle of ``[28, 28]``, as far as the digit stays inside."""
-    image = torch.zeros(SIDE, SIDE)
-    corner = []
+    padding: list[int] = []
     for axis, size in enumerate(digit.shape):
         mass = digit.sum(1 - axis)
         centre = (mass @ torch.arange(size).float() / mass.sum()).item()
         # MNIST's middle is the centre of pixel 14, to the right of and below the exact one
-        corner.append(min(max(round(SIDE / 2 - centre), 0), SIDE - size))
-    top, left = corner
-    image[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
-    return image
+        before = min(max(round(SIDE / 2 - centre), 0), SIDE - size)
+        padding = [before, SIDE - size - before, *padding]
+    return functional.pad(digit, padding)
 
 
 def _to_bytes(image: Tensor) -> Tensor:

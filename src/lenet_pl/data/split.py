@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -18,11 +19,6 @@ def stratified_split(labels: Tensor, sizes: Sequence[int], seed: int) -> tuple[T
 
     For each set in turn, the class counts of the remaining images are scaled to its size and
     rounded by largest remainder, so that their sum is exact.
-
-    Args:
-        labels: int64 [N].
-        sizes: number of images in each set, fewer than N in total.
-        seed: chooses the images.
 
     Returns:
         The indices of the remaining images, then those of each set; int64, sorted.
@@ -49,18 +45,10 @@ def largest_remainder(total: int, weights: np.ndarray) -> np.ndarray:
 
 
 def stratified_fraction(labels: Tensor, fraction: float, seed: int) -> Tensor:
-    """Choose a fraction of the images with the classes in proportion.
+    """The sorted indices of a fraction of the images, with the classes in proportion.
 
     A smaller fraction is a subset of every larger one: the images are ranked, one of each class
     first, then each class at its own rate.
-
-    Args:
-        labels: int64 [N].
-        fraction: of the N images, above 0 and up to 1; the number is rounded.
-        seed: chooses the images.
-
-    Returns:
-        Sorted indices, int64.
 
     Raises:
         DataError: if there would be fewer images than classes.
@@ -102,55 +90,46 @@ class Subset:
 def split_dataset(
     raw: RawDataset, val_size: float, ratios: Sequence[float] | None, seed: int
 ) -> dict[str, Subset]:
-    """Make the subsets ``train``, ``val`` and ``test``.
+    """Make the subsets ``train``, ``val`` and ``test``, without labels outside the classes.
 
-    Training images with a label outside the classes are in none of them.
-
-    Args:
-        raw: the official splits.
-        val_size: number or fraction of training images to hold out for validation; ignored if
-            there is an official validation split.
-        ratios: of train, validation and test, to split the images of all official splits anew;
-            None keeps the official test split.
-        seed: chooses the images.
+    Without an official validation split, ``val_size`` training images are held out (below 1, it
+    is a fraction). With ``ratios``, the images of all official splits are pooled and split anew.
 
     Raises:
         DataError: if a split would be empty.
     """
-    official = raw.splits()
+    splits, classes = raw.splits(), len(raw.classes)
+    files = {name: raw.files.get(name, ()) for name in splits}
+    subsets: dict[str, Subset] = {}
     if ratios is not None:
-        pooled = ImageDataset(
-            torch.cat([split.images for split in official.values()]),
-            torch.cat([split.labels for split in official.values()]),
-        )
-        files = [file for name in official for file in raw.files.get(name, ())]
-        usable = in_range(pooled.labels, len(raw.classes))
-        sizes = largest_remainder(len(usable), np.array(ratios, dtype=float)).tolist()
+        labels = torch.cat([split.labels for split in splits.values()])
+        pooled = ImageDataset(torch.cat([split.images for split in splits.values()]), labels)
+        train = Subset(pooled, in_range(labels, classes), [*chain(*files.values())])
+        total = len(train.indices)
+        sizes = largest_remainder(total, np.array(ratios, dtype=float)).tolist()
         if not all(sizes):
             given, counts = (":".join(f"{n:g}" for n in numbers) for numbers in (ratios, sizes))
             raise DataError(
-                f"data.split={given}: gives {counts} of {len(usable):,} images; each split needs "
+                f"data.split={given}: gives {counts} of {total:,} images; each split needs "
                 "at least one"
             )
-        parts = stratified_split(pooled.labels[usable], sizes[1:], seed)
-        names = ("train", "val", "test")
-        return {n: Subset(pooled, usable[i], files) for n, i in zip(names, parts, strict=True)}
-    subsets = {
-        name: Subset(split, torch.arange(len(split)), raw.files.get(name, ()))
-        for name, split in official.items()
-    }
-    train = subsets["train"].select(in_range(raw.train.labels, len(raw.classes)))
-    if "val" in subsets:
-        return subsets | {"train": train}
-    total = len(train.indices)
-    size = int(val_size) if val_size >= 1 or val_size <= 0 else round(val_size * total)
-    if not 0 < size < total:
-        raise DataError(
-            f"data.val_size={val_size}: of {total:,} training images 1 to {total - 1:,} can be "
-            "held out"
-        )
-    rest, val = stratified_split(raw.train.labels[train.indices], [size], seed)
-    return {"train": train.select(rest), "val": train.select(val), "test": subsets["test"]}
+    else:
+        for name, split in splits.items():
+            subsets[name] = Subset(split, in_range(split.labels, classes), files[name])
+        if "val" in subsets:
+            return subsets
+        train = subsets.pop("train")
+        total = len(train.indices)
+        size = int(val_size) if val_size >= 1 or val_size <= 0 else round(val_size * total)
+        if not 0 < size < total:
+            raise DataError(
+                f"data.val_size={val_size}: of {total:,} training images 1 to {total - 1:,} can "
+                "be held out"
+            )
+        sizes = [total - size, size]
+    parts = stratified_split(train.dataset.labels[train.indices], sizes[1:], seed)
+    chosen = zip(("train", "val", "test"), parts, strict=False)
+    return {name: train.select(part) for name, part in chosen} | subsets
 
 
 def in_range(labels: Tensor, classes: int) -> Tensor:
