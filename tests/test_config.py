@@ -16,7 +16,7 @@ from lenet_pl.training import build, train
     ("override", "message"),
     [
         ("data.val_size=70000", "data.val_size=70000: of 6,000 training images 1 to 5,999 can"),
-        ("trainer.accelerator=abacus", "trainer.accelerator=abacus: not on this machine; .* cpu"),
+        ("trainer.accelerator=abacus", "trainer.accelerator=abacus: not available on this .* cpu"),
         ("trainer.precision=7", "trainer: Precision 7 is invalid. Allowed"),
         ("model.num_classes=7", "model.num_classes=7: the data has 10 classes"),
         ("optimizer={lr: 0.1, momentum: 0, nesterov: true}", "optimizer: Nesterov momentum req"),
@@ -38,7 +38,7 @@ def test_missing_gpu(command, tmp_path):
     done = command("data=mini", "trainer=gpu")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: trainer.accelerator=gpu: not on this machine; choose from auto, cpu\n"
+        "error: trainer.accelerator=gpu: not available on this machine; choose from auto, cpu\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -93,7 +93,7 @@ def test_checkpoint_that_does_not_fit(composed, checkpoint):
     torch.save(changed, checkpoint.with_name("other.ckpt"))
     start = [*FAST, f"ckpt_path={checkpoint}"]
     for overrides, message in [
-        ([f"ckpt_path={checkpoint.with_name('other.ckpt')}"], "the weights are another model's"),
+        ([f"ckpt_path={checkpoint.with_name('other.ckpt')}"], "weights belong to another model"),
         (["data.split_seed=7"], "was trained on other images"),
         (["data.val_size=900"], "was trained on other images"),
         (["optimizer.lr=0.01"], r"optimizer.lr=0.01: ckpt_path=.* was trained with 0.05"),

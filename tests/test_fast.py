@@ -130,7 +130,7 @@ def _fail_in_the_second_epoch(self, trainer, pl_module):
         ("trainer.precision=64-true", r"=64-true: must be 32-true or bf16-mixed with class"),
         ("+trainer.val_check_interval=4", r"val_check_interval=4: must be 1.0 with classif"),
         ("trainer.strategy=ddp", r"trainer.strategy=DDPStrategy: must be auto with cla"),
-        ("optimizer=lbfgs", r"optimizer: LBFGS evaluates the loss itself; choose classifier=plain"),
+        ("optimizer=lbfgs", r"optimizer: LBFGS requires a closure; choose classifier=plain"),
     ],
 )
 def test_unsupported_settings_are_rejected(composed, override, message):

@@ -126,7 +126,7 @@ ONE_CYCLE = ["scheduler=onecycle", "trainer.limit_train_batches=1", "trainer.max
         ),
         (
             ["model=pretrained", "model.name=resnet81"],
-            "model.name=resnet81: not a classifier of torchvision; choose from resnet18, ",
+            "model.name=resnet81: not a torchvision classifier; choose from resnet18, ",
         ),
         (["callbacks=finetune"], "callbacks.finetune: nothing is frozen; add model.freeze=true"),
         (["callbacks=finetune", "trainer.max_epochs=1"], "callbacks.finetune.unfreeze_epoch=2: "),

@@ -112,7 +112,7 @@ def test_changed_data_is_refused(trained, tmp_path):
     run = open_run(str(trained))
     assert run.data().split_digest == run.result["data"]["split_digest"]
     run.config.data.split_seed = 7
-    with pytest.raises(DataError, match=r"not the run's \(different split_digest\): mini in data"):
+    with pytest.raises(DataError, match=r"differs from the run's \(split_digest\): mini in data"):
         run.data()
 
 

@@ -13,14 +13,14 @@ from lenet_pl import __version__
 Batch = tuple[Tensor, Tensor]  # images [N, C, H, W], labels [N]
 Schedule = dict[str, Any]  # what Lightning expects under ``lr_scheduler``
 
-DEBUG_STEPS = 1000  # the length of a schedule where a single batch is all that is trained on
+DEBUG_STEPS = 1000  # length of the schedule with fast_dev_run, which trains on a single batch
 
 
 class Classifier(LightningModule):
     """A network with its normalisation, loss and optimizer.
 
-    Loss and accuracy are computed once per epoch over the logits of all its batches and logged
-    as ``train/loss``, ``train/acc``, ``val/loss`` and so on; nothing is logged in a step.
+    Loss and accuracy are computed once per epoch from the logits of all batches and logged as
+    ``train/loss``, ``train/acc``, ``val/loss`` and so on; nothing is logged in a step.
 
     Args:
         net: maps standardised images ``[N, C, H, W]`` to logits ``[N, classes]``.
@@ -31,12 +31,12 @@ class Classifier(LightningModule):
         decay_biases: whether weight decay also applies to biases and other vectors.
         mean, std: of the training pixels, scaled to [0, 1]; saved in the checkpoint.
         example: one image ``[1, C, H, W]``, for TensorBoard's graph.
-        settings: what a resumed run must have in common with this one, by key, in plain types;
-            saved in the checkpoint.
+        settings: the values, by key, that a resumed run must not change, in plain types; saved in
+            the checkpoint.
 
     Attributes:
-        frozen_lr_factor: the learning rate of parameters that are frozen at the start, as a
-            factor of the optimizer's, for when they are unfrozen.
+        frozen_lr_factor: factor on the learning rate of the parameters that are frozen at the
+            start, which applies once they are unfrozen.
         outputs: logits ``[N, classes]`` and labels ``[N]`` of each stage's last epoch.
     """
 
@@ -56,7 +56,7 @@ class Classifier(LightningModule):
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        # the fastest memory format for convolutions: 12 % of a step of 32 on 2 cores
+        # the fastest memory format for convolutions: saves 12 % of a step (batch 32, 2 cores)
         self.net = net.to(memory_format=torch.channels_last)
         self.loss = loss
         self.optimizer = optimizer
@@ -104,15 +104,15 @@ class Classifier(LightningModule):
         """Log loss and accuracy over all images of an epoch."""
         logits, labels = (torch.cat(tensors) for tensors in zip(*self.batches[stage], strict=True))
         self.batches[stage].clear()
-        logits = logits.float()  # 16 bits in mixed precision
+        logits = logits.float()  # they have 16 bits in mixed precision
         self.outputs[stage] = logits.cpu(), labels.cpu()
-        # double precision represents every fraction of the images exactly; MPS has none
+        # double precision, since float32 would round the accuracy; MPS does not support it
         device = "cpu" if self.device.type == "mps" else self.device
         metrics = {
             f"{stage}/loss": self.loss(logits, labels).to(device).double(),
             f"{stage}/acc": (logits.argmax(1) == labels).to(device).double().mean(),
         }
-        # logger=False: the epoch's row goes to the loggers through the history callback
+        # logger=False: the history callback passes the metrics to the loggers
         self.log_dict(
             metrics, on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True
         )
@@ -133,10 +133,10 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer, steps)}
 
     def build_optimizer(self) -> Optimizer:
-        """The optimizer over the network's parameters; frozen ones form groups of their own.
+        """Build the optimizer, with frozen parameters in separate groups.
 
-        A frozen parameter has no gradient, and optimizers skip it. Being in the optimizer from
-        the start makes it part of the schedule and of checkpoints.
+        A frozen parameter has no gradient, so optimizers skip it. It is in the optimizer from the
+        start, so schedules and checkpoints include it.
         """
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}  # (frozen, without decay)
         for parameter in self.net.parameters():
@@ -151,7 +151,7 @@ class Classifier(LightningModule):
         return optimizer
 
     def check_trainer(self, trainer: Trainer, optimizer: Optimizer) -> None:
-        """Raise ValueError if the trainer or the optimizer asks for what this class cannot do."""
+        """Raise ValueError if this class does not support the trainer or the optimizer."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         by_step = any(config.interval == "step" for config in self.trainer.lr_scheduler_configs)
@@ -160,18 +160,18 @@ class Classifier(LightningModule):
         checkpoint["lenet-pl_version"] = __version__
 
     def on_train_start(self) -> None:
-        # a resumed run may have been stopped early already, without having been tested
+        # the run may have stopped early before it was interrupted and resumed
         for callback in self.trainer.early_stopping_callbacks:
             if callback.wait_count >= callback.patience:
                 self.trainer.should_stop = True
 
     def on_train_epoch_end(self) -> None:
-        # Lightning steps these after checkpoints are written, so a resumed run would lack the step
+        # Lightning steps these after saving checkpoints, so a resumed run would miss the step
         for config in self.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau:
                 metric = self.trainer.callback_metrics[str(config.monitor)]
                 cast(Any, config.scheduler).step(metric)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        if metric is None:  # otherwise it was stepped in on_train_epoch_end
+        if metric is None:  # otherwise, on_train_epoch_end has stepped it
             scheduler.step()

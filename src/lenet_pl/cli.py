@@ -31,12 +31,12 @@ COMMANDS = {
     "sweep": ("sweeps", "summarise a sweep, also while it runs"),
 }
 
-# Describes an unexpected error of a launcher in one line; set by the Hydra callback of a sweep.
+# Describes a launcher's unexpected error in one line; set by the Hydra callback of a sweep.
 launch_error_hook: Callable[[Exception], str] | None = None
 
 
 def main() -> None:
-    """The ``lenet-pl`` command: ``train`` is Hydra's, the others have arguments of their own."""
+    """The ``lenet-pl`` command: ``train`` takes Hydra overrides, the others take options."""
     commands = {k: v for k, v in COMMANDS.items() if find_spec(f"lenet_pl.{v[0]}")}
     parser = argparse.ArgumentParser(
         prog="lenet-pl", description="Train image classifiers and examine what they learnt."
@@ -47,7 +47,7 @@ def main() -> None:
         subparsers.add_parser(name, help=text)
     name = parser.parse_args(sys.argv[1:2]).command
     if name == "train":
-        sys.argv = [__file__, *sys.argv[2:]]  # DDP starts further processes by this file name
+        sys.argv = [__file__, *sys.argv[2:]]  # DDP launches its other processes with this file
         return train()
     package, text = commands[name]
     module = import_module(f"lenet_pl.{package}.commands")
@@ -59,12 +59,12 @@ def main() -> None:
 
 
 def train() -> None:
-    """``lenet-pl train``: train.py with the configuration that came with the package."""
+    """``lenet-pl train``: train.py with the configuration installed with the package."""
     run(hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job))
 
 
 def run(program: Callable[[], Any]) -> None:
-    """Run a Hydra program; errors that the user can fix become one line and exit status 2."""
+    """Run a Hydra program; report errors that the user can fix in one line, with exit status 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its exceptions instead of printing
     try:
         with exit_on_error(explain):
@@ -74,7 +74,7 @@ def run(program: Callable[[], Any]) -> None:
     except Exception as error:
         if launch_error_hook is None:
             raise
-        fail(launch_error_hook(error), FAILED)  # such as a worker that was killed
+        fail(launch_error_hook(error), FAILED)  # for example, a killed worker process
 
 
 def job(cfg: DictConfig) -> float | None:
@@ -86,9 +86,9 @@ def job(cfg: DictConfig) -> float | None:
 
 
 class Preflight(Callback):
-    """Hydra callback: build a single run before Hydra makes its folder.
+    """Hydra callback: build a single run before Hydra creates its folder.
 
-    A run that is refused leaves no folder, and one that is resumed stays as it was.
+    An invalid configuration leaves no folder, and an invalid ``resume=RUN`` leaves RUN unchanged.
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -105,7 +105,7 @@ class Preflight(Callback):
 
 
 def conf_dir() -> Path:
-    """The folder of the configuration: the checkout's, or the one installed with the package."""
+    """The configuration folder: the checkout's, or the one installed with the package."""
     here = Path(__file__).parent
     return next(path for path in (here / "conf", here.parents[1] / "conf") if path.is_dir())
 
@@ -115,10 +115,10 @@ def _options(group: str) -> str:
 
 
 def explain(error: Exception) -> str | None:
-    """An error of Hydra or OmegaConf as one line with the choices; None for other errors."""
+    """Describe a Hydra or OmegaConf error in one line with the choices; None for other errors."""
     if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        # for one of several options, as in augment=[affine,noise], Hydra lists none
+        # for an option in a list, as in augment=[affine,noise], Hydra gives no choices
         options = ", ".join(error.options or ()) or _options(group)
         return f"{group}={name}: no such choice; choose from {options}"
     if isinstance(error, OverrideParseException):
@@ -149,10 +149,10 @@ PRESETS = {
 
 
 def prefer_own_presets() -> None:
-    """Let ``conf/hydra`` alone define ``hydra/launcher=joblib`` and the like.
+    """Let ``conf/hydra`` alone define ``hydra/launcher=joblib`` and similar options.
 
     A plugin registers a schema under the same name. Hydra would validate our file against it,
-    with a deprecation warning in every process, and fail where the schema has defaults.
+    with a deprecation warning in every process, and fail if the schema has defaults.
     """
     Plugins.instance()  # discovers the plugins, which register their schemas
     groups = ConfigStore.instance().repo["hydra"]
@@ -161,8 +161,8 @@ def prefer_own_presets() -> None:
             groups[group].pop(f"{name}.yaml", None)
 
 
-# Hydra copies the store, with all schemas, whenever it looks into a group: a second of --help.
-# A process has one store, and whatever is loaded from it is a copy anyway.
+# Hydra copies the store, with all schemas, at every look-up, which costs --help a second.
+# A process has one store, and what is loaded from it is copied anyway.
 ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 

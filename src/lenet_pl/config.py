@@ -1,6 +1,6 @@
-"""Validation of the configuration: values, how they go together, and what is built from them.
+"""Validation of the configuration: values, their combinations, and the objects built from them.
 
-Torch is imported only where something has been built, so that a typing error is answered at once.
+Only the checks of built objects import torch, so a mistyped value is reported at once.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lenet_pl.classifier import Classifier
     from lenet_pl.data.datamodule import DigitsDataModule
 
-# what a value must be, in words, and the test of it
+# a description of the valid values, and the test for them
 Rule = tuple[str, Callable[[Any], bool]]
 
 
@@ -29,7 +29,7 @@ def number(text: str, condition: Callable[[float], bool]) -> Rule:
 
 
 def integer(low: int, high: float = inf) -> Rule:
-    """An integer of a range that includes its ends."""
+    """An integer in a range that includes both ends."""
     text = f"from {low} to {high}" if high < inf else f"of at least {low}"
     return f"an integer {text}", lambda x: type(x) is int and low <= x <= high
 
@@ -41,13 +41,13 @@ def one_of(*choices: Any) -> Rule:
 
 
 def list_of(rule: Rule) -> Rule:
-    """A list whose items all follow a rule."""
+    """A list whose items all satisfy a rule."""
     text, valid = rule
-    return f"a list, each {text}", lambda x: isinstance(x, ListConfig) and all(map(valid, x))
+    return f"a list, each item {text}", lambda x: isinstance(x, ListConfig) and all(map(valid, x))
 
 
 def optional(rule: Rule) -> Rule:
-    """Null, or what follows a rule."""
+    """Null, or a value that satisfies a rule."""
     text, valid = rule
     return f"null or {text}", lambda x: x is None or valid(x)
 
@@ -55,7 +55,7 @@ def optional(rule: Rule) -> Rule:
 POSITIVE = number("above 0", lambda x: x > 0)
 NOT_NEGATIVE = number("of at least 0", lambda x: x >= 0)
 AT_LEAST_1 = number("of at least 1", lambda x: x >= 1)
-BELOW_1 = number("from 0 to below 1", lambda x: 0 <= x < 1)
+BELOW_1 = number("of at least 0 and below 1", lambda x: 0 <= x < 1)
 BOOL = one_of(True, False)
 AUTO = one_of("auto", True, False)
 
@@ -119,9 +119,12 @@ RULES: dict[str, Rule] = {
 }
 
 SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trainer")
-MONITORED = {"val/acc": "max", "val/loss": "min"}  # and the mode in which it improves
+MONITORED = {
+    "val/acc": "max",
+    "val/loss": "min",
+}  # validation metrics, and the direction of improvement
 
-# what a resumed run must have in common with its first part; the data is compared by digest
+# what must not change when a run is resumed; the data is compared by digest
 RESUME_KEYS = (
     "seed",
     "data.batch_size",
@@ -142,10 +145,10 @@ RESUME_KEYS = (
 
 
 def check(cfg: DictConfig) -> None:
-    """Check values and how they go together, as far as that needs no data and no network.
+    """Check values and their combinations, as far as possible without data and network.
 
     Raises:
-        ConfigError: for the first value that cannot work.
+        ConfigError: for the first invalid value.
     """
     for key, (text, valid) in RULES.items():
         parent, _, name = key.rpartition(".")
@@ -160,7 +163,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def _check_leftovers(cfg: DictConfig) -> None:
-    """Reject an experiment's keys for a group option that the command line then replaced."""
+    """Reject keys that an experiment set for an option that the command line has replaced."""
     for group in SINGLE:
         if cfg[group] and "_target_" not in cfg[group]:
             remove = ", ".join(f"~{group}.{key}" for key in cfg[group])
@@ -175,7 +178,7 @@ def _check_leftovers(cfg: DictConfig) -> None:
 
 
 def _check_monitors(cfg: DictConfig) -> None:
-    """A monitored metric is one of validation's, and its mode the one in which it improves."""
+    """Require every monitor to be a validation metric, and its mode to match."""
     nodes = {f"callbacks.{name}": node for name, node in (cfg.callbacks or {}).items()}
     for name, node in {**nodes, "scheduler": cfg.scheduler}.items():
         monitor, mode = (node.get("monitor"), node.get("mode")) if node else (None, None)
@@ -189,7 +192,7 @@ def _check_monitors(cfg: DictConfig) -> None:
 
 
 def _check_epochs(cfg: DictConfig) -> None:
-    """Whatever happens at an epoch must have one."""
+    """Check settings that refer to epochs."""
     trainer = cfg.trainer
     if (steps := trainer.get("max_steps", -1)) != -1:
         raise ConfigError(
@@ -199,7 +202,7 @@ def _check_epochs(cfg: DictConfig) -> None:
     unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
     if unfreeze > trainer.max_epochs and not trainer.fast_dev_run:
         raise ConfigError(
-            f"callbacks.finetune.unfreeze_epoch={unfreeze}: beyond trainer.max_epochs="
+            f"callbacks.finetune.unfreeze_epoch={unfreeze}: exceeds trainer.max_epochs="
             f"{trainer.max_epochs}"
         )
     every = trainer.get("check_val_every_n_epoch", 1)
@@ -214,10 +217,10 @@ def check_choices(choices: Iterable[str]) -> None:
     """Reject ``model=[lenet,mlp]``, which Hydra would merge into a model that is neither.
 
     Args:
-        choices: the groups of which a single option was chosen.
+        choices: the groups for which a single option was chosen.
 
     Raises:
-        ConfigError: if several options of a group that takes one were chosen.
+        ConfigError: if several options were chosen for a group that takes one.
     """
     for group in SINGLE:
         if group not in choices:
@@ -225,7 +228,7 @@ def check_choices(choices: Iterable[str]) -> None:
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Keys with dots to plain values, of nested mappings; an empty mapping is a value."""
+    """Flatten nested mappings to dotted keys; an empty mapping counts as a value."""
     if not (isinstance(node, dict) and node):
         return {prefix: node}
     return {
@@ -236,7 +239,7 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def resume_settings(cfg: DictConfig) -> dict[str, Any]:
-    """The values of :data:`RESUME_KEYS`, flat, with the name of the class for each ``_target_``."""
+    """The values of :data:`RESUME_KEYS` by dotted key, with a class name for each ``_target_``."""
     settings: dict[str, Any] = {}
     for key in RESUME_KEYS:
         node = OmegaConf.select(cfg, key)
@@ -257,10 +260,10 @@ def with_key(path: str, error: BaseException) -> str:
 
 
 def check_outputs(classifier: "Classifier", classes: int) -> None:
-    """Pass one image through the network, which must return a logit for each class.
+    """Check that the network maps an image to one logit per class.
 
     Raises:
-        ConfigError: if it cannot take the image or returns another number of logits.
+        ConfigError: if it rejects the image or returns the wrong number of logits.
     """
     import torch
 
@@ -269,7 +272,7 @@ def check_outputs(classifier: "Classifier", classes: int) -> None:
         with torch.no_grad():
             outputs = classifier.eval()(classifier.example_input_array).shape[1]
     except RuntimeError as error:
-        raise ConfigError(f"model: does not take these images: {error}") from error
+        raise ConfigError(f"model: does not accept these images: {error}") from error
     finally:
         classifier.train(training)
     if outputs != classes:
@@ -277,7 +280,7 @@ def check_outputs(classifier: "Classifier", classes: int) -> None:
 
 
 def check_accelerator(name: str) -> None:
-    """Check that ``trainer.accelerator`` is there.
+    """Check that ``trainer.accelerator`` is available.
 
     Raises:
         ConfigError: if it is not.
@@ -293,21 +296,22 @@ def check_accelerator(name: str) -> None:
     usable = ["auto", "cpu", *available, *(["gpu"] if {"cuda", "mps"} & {*available} else [])]
     if name not in usable:
         raise ConfigError(
-            f"trainer.accelerator={name}: not on this machine; choose from {', '.join(usable)}"
+            f"trainer.accelerator={name}: not available on this machine; choose from "
+            f"{', '.join(usable)}"
         )
 
 
 def check_optimizer(
     trainer: "Trainer", classifier: "Classifier", data: "DigitsDataModule"
 ) -> int | None:
-    """Build optimizer and schedule once to see whether they accept their arguments.
+    """Build optimizer and schedule once, to check that they accept their arguments.
 
     Returns:
         The optimizer steps of the run if the schedule ends with it, else None.
 
     Raises:
-        ConfigError: if they do not, if there is nothing to unfreeze, or if the classifier cannot
-            do what the trainer asks for.
+        ConfigError: if they do not, if there is nothing to unfreeze, or if the classifier does
+            not support the trainer's settings.
     """
     from lenet_pl.callbacks.finetuning import Unfreeze
     from lenet_pl.optim import planned_steps
@@ -347,7 +351,7 @@ def check_checkpoint(
         data: as built for it.
 
     Raises:
-        ConfigError: if it is no checkpoint, or one of other weights, images or settings.
+        ConfigError: if it is not a checkpoint, or its model, images or settings differ.
     """
     path = cfg.ckpt_path
     checkpoint = read_checkpoint(Path(path))
@@ -355,12 +359,12 @@ def check_checkpoint(
         classifier.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise ConfigError(
-            f"ckpt_path={path}: the weights are another model's: {one_line(error, 30)}"
+            f"ckpt_path={path}: the weights belong to another model: {one_line(error, 30)}"
         ) from error
     if checkpoint[DATA_KEY] != data.state_dict():
         raise ConfigError(
-            f"ckpt_path={path}: was trained on other images; give the data, data.val_size and "
-            "data.split_seed it was trained with"
+            f"ckpt_path={path}: was trained on other images; set data, data.val_size and "
+            "data.split_seed as for that run"
         )
     before = checkpoint["settings"]
     for key in before | settings:
@@ -368,11 +372,11 @@ def check_checkpoint(
         if key == "steps" and old and new and old != new:
             raise ConfigError(
                 f"trainer.max_epochs={cfg.trainer.max_epochs}: the schedule of ckpt_path={path} "
-                f"ends after {old:,} steps and this run after {new:,}; it resumes only to its end"
+                f"ends after {old:,} steps, this run after {new:,}; it cannot be extended"
             )
         if old != new:
             raise ConfigError(f"{key}={new}: ckpt_path={path} was trained with {old}")
     if (epochs := checkpoint["epoch"] + 1) > cfg.trainer.max_epochs:
         raise ConfigError(
-            f"trainer.max_epochs={cfg.trainer.max_epochs}: ckpt_path={path} has {epochs} already"
+            f"trainer.max_epochs={cfg.trainer.max_epochs}: ckpt_path={path} already has {epochs}"
         )

@@ -1,4 +1,4 @@
-"""What a person reads: one console, and the summaries at the start and the end of a run."""
+"""Console output: the shared console, and the summaries at the start and end of a run."""
 
 import io
 import logging
@@ -13,19 +13,19 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:  # nothing printed at the start of a command needs torch
+if TYPE_CHECKING:  # torch is slow to import, and the first output does not need it
     from torch import Tensor, nn
 
 Layer = tuple[str, str, str, int]  # name, type, output size, parameters
 
-# In a notebook, rich would display each line separately, and the output passes for a terminal.
+# In a notebook, rich would display each line separately and take the output for a terminal.
 _notebook = "ipykernel" in sys.modules
 console = Console(highlight=False, force_jupyter=False, force_terminal=False if _notebook else None)
 log = logging.getLogger(__name__)
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints log records through the one console, so that a progress bar stays below them."""
+    """Prints log records on the shared console, so that a progress bar stays below them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         renderable = getattr(record, "renderable", None)
@@ -36,7 +36,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def show(renderable: RenderableType) -> None:
-    """Print a table or text, and write it as plain text to the log file."""
+    """Print a table or text, and write it to the log file as plain text."""
     file = io.StringIO()
     plain = Console(file=file, width=100, no_color=True, force_jupyter=False)
     plain.print(renderable, soft_wrap=True)
@@ -50,7 +50,7 @@ def start_summary(
     layers: Sequence[Layer],
     notes: Sequence[str],
 ) -> RenderableType:
-    """The data and the network of a run that is about to start.
+    """Summarise the data and the network of a run before it starts.
 
     Args:
         title: the first line.
@@ -81,7 +81,7 @@ def layer_table(net: "nn.Module", image: "Tensor", max_rows: int = 30) -> list[L
     Args:
         net: any network.
         image: float ``[1, C, H, W]``.
-        max_rows: a network with more layers is listed in blocks.
+        max_rows: if a network has more layers, list blocks of layers instead.
     """
     import torch
     from torch import nn
@@ -94,7 +94,9 @@ def layer_table(net: "nn.Module", image: "Tensor", max_rows: int = 30) -> list[L
     def record(name: str, module: "nn.Module", args: Any, output: Any) -> None:
         repeated = any(row[0] == name for row in calls)
         parameters = 0 if repeated else sum(p.numel() for p in module.parameters())
-        output = output[0] if isinstance(output, tuple) else output  # an LSTM returns its states
+        output = (
+            output[0] if isinstance(output, tuple) else output
+        )  # an LSTM also returns its states
         calls.append((name, type(module).__name__, _size(output[0]), parameters))
 
     hooks = [m.register_forward_hook(partial(record, name)) for name, m in modules.items()]
@@ -132,14 +134,14 @@ def end_summary(
     extendable: bool = True,
     resumable: bool = True,
 ) -> RenderableType:
-    """How a run went, and the commands one would run next.
+    """Summarise the outcome of a run, and suggest commands to run next.
 
     Args:
         result: the content of ``result.json``.
         folder: the run folder.
         program: the command that trains.
-        extendable: whether it can train longer, which a schedule that has ended rules out.
-        resumable: whether it can be resumed by itself, which a job of a sweep cannot.
+        extendable: whether it can train longer; False if its schedule has ended.
+        resumable: whether ``resume`` accepts it; False for a job of a sweep.
     """
     metrics = result["metrics"]
     lines = [*_outcome(result), ("run folder", str(folder))]
@@ -174,7 +176,9 @@ def _outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])
         lines.append(("test", f"{_score(metrics, 'test')}  95 % interval {low} to {high}"))
     if result["data"]["pooled"]:
-        lines.append(("pooled", "with the official test set: not comparable to published results"))
+        lines.append(
+            ("pooled", "with the official test set: not comparable with published results")
+        )
     return lines
 
 
@@ -188,7 +192,7 @@ def percent(fraction: float) -> str:
 
 
 def table(*columns: str, left: int) -> Table:
-    """A table whose first ``left`` columns are text and whose others are numbers."""
+    """Create a table whose first ``left`` columns are left-aligned, the others right-aligned."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i < left else "right")

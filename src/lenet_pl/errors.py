@@ -1,6 +1,6 @@
 """Errors that the user can fix, and how every command reports them: one line and an exit status.
 
-0 means done, 1 that the work failed or was stopped, 2 that the request cannot be met.
+Exit status: 0 for success, 1 for a run that failed or was stopped, 2 for an invalid request.
 """
 
 import sys
@@ -12,11 +12,11 @@ FAILED, INVALID = 1, 2
 
 
 class UserError(Exception):
-    """A request that cannot be met; the message names the key, the value and the choices."""
+    """An invalid request; the message has the key, the value and the valid choices."""
 
 
 class ConfigError(UserError):
-    """A configuration, argument or run folder that cannot work."""
+    """An invalid configuration, argument or run folder."""
 
 
 class DataError(UserError):
@@ -28,14 +28,11 @@ class VerificationError(Exception):
 
 
 def one_line(error: BaseException, words: int | None = None) -> str:
-    """The message of an error on one line.
+    """Return the message of an error on one line, or its class name if it has no message.
 
     Args:
-        error: whose message.
-        words: how many words to keep, of a message that another library made; None keeps all.
-
-    Returns:
-        The message, or the name of the error's class where it has none.
+        error: the error.
+        words: number of words to keep of another library's message; None keeps all.
     """
     return " ".join(str(error).split()[:words]) or type(error).__name__
 
@@ -53,8 +50,8 @@ def exit_on_error(
     """Exit with one line for a :class:`UserError` (2) and for a failed computation (1).
 
     Args:
-        describe: returns the line for further exceptions that are the user's to fix, or None for
-            those that are not, which propagate.
+        describe: returns the message for other exceptions that the user can fix, or None to let an
+            exception propagate.
     """
     try:
         yield

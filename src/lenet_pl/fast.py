@@ -1,4 +1,4 @@
-"""The same training with many optimizer steps per Lightning step."""
+"""The same training, with many optimizer steps per Lightning step."""
 
 from collections.abc import Iterator
 from inspect import Parameter, signature
@@ -16,13 +16,13 @@ class FastClassifier(Classifier):
     """Trains as :class:`Classifier` does, bit for bit on the CPU, in less time.
 
     Lightning's overhead per step is about a sixth of a LeNet epoch (batch 32, 2 cores). Here
-    Lightning runs one step in ``steps_per_execution``, and a plain loop runs the rest. The loop
-    keeps Lightning's counters, so either classifier resumes the other's checkpoints, but hooks
-    around a batch, a backward pass or a step are called once for all of them.
+    Lightning runs one of every ``steps_per_execution`` steps, and a plain loop runs the rest. The
+    loop updates Lightning's counters, so either classifier resumes the other's checkpoints, but
+    hooks around batches, backward passes and optimizer steps are called once per Lightning step.
 
     Args:
         args, kwargs: as for :class:`Classifier`.
-        steps_per_execution: optimizer steps per Lightning step, a term of Keras.
+        steps_per_execution: optimizer steps per Lightning step (the name is from Keras).
     """
 
     def __init__(self, *args: Any, steps_per_execution: int, **kwargs: Any) -> None:
@@ -80,6 +80,5 @@ class FastClassifier(Classifier):
                 )
         if signature(optimizer.step).parameters["closure"].default is Parameter.empty:
             raise ValueError(
-                f"optimizer: {type(optimizer).__name__} evaluates the loss itself; choose "
-                "classifier=plain"
+                f"optimizer: {type(optimizer).__name__} requires a closure; choose classifier=plain"
             )

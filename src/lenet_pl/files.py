@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, checksums, and folders held by one process."""
+"""Atomic file writes, checksums and folder locks."""
 
 import csv
 import hashlib
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it once the block succeeds.
 
-    The content reaches the disk before the name changes, so neither a crash nor a second writer
+    The content is on disk before the file is renamed, so neither a crash nor a second writer
     leaves a truncated file. The temporary file is removed if the block raises.
 
     Raises:
@@ -56,16 +56,16 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def md5(data: bytes | bytearray) -> str:
-    """The MD5 sum as 32 hexadecimal digits, for integrity and not for security."""
+    """Return the MD5 checksum as 32 hexadecimal digits; for integrity, not for security."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 @contextmanager
 def reserved(folder: Path) -> Iterator[None]:
-    """Make a folder and hold it for this process.
+    """Create a folder and lock it for this process.
 
     Raises:
-        BlockingIOError: if another process holds it.
+        BlockingIOError: if another process has locked it.
         OSError: if it cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,12 +78,12 @@ def reserved(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(PermissionError):  # Windows deletes it when the lock is released
+        with suppress(PermissionError):  # on Windows, releasing the lock deletes it
             (folder / ".lock").unlink(missing_ok=True)
         lock.release()
 
 
 def display_path(path: Path) -> Path:
-    """The path as one would type it from the current folder."""
+    """Return the path relative to the current folder if it lies inside, else the absolute path."""
     path = path.absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

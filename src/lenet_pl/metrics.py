@@ -92,7 +92,7 @@ def calibration(logits: Tensor, labels: Tensor, bins: int = 15) -> Calibration:
     """
     confidence, predicted = logits.double().softmax(1).max(1)
     edges = torch.arange(bins + 1, dtype=torch.double) / bins
-    # rounding can take a confidence slightly above 1
+    # rounding can make a confidence slightly larger than 1
     index = torch.bucketize(confidence, edges[1:]).clamp_max(bins - 1)
     counts = torch.bincount(index, minlength=bins)
     mean_confidence, accuracy = (
@@ -109,15 +109,16 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
 
 
 def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
-    """Exact McNemar test of two classifiers, from which images each has right: bool ``[N]``.
+    """Exact McNemar test of two classifiers, given which images each classifies correctly.
 
-    Returns the two-sided p-value of the hypothesis that both are equally accurate. Source:
+    Takes bool ``[N]`` each, and returns the two-sided p-value of the hypothesis that both are
+    equally accurate. Source:
     Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
     percentages", Psychometrika 12 (1947), p. 153.
     """
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     n, tail = only_a + only_b, range(min(only_a, only_b))
-    # comb(n, k), each from the one before: a thousand times as fast for 10,000 disagreements
+    # comb(n, k), each from its predecessor: a thousand times faster for 10,000 disagreements
     ways = accumulate(tail, lambda ways, k: ways * (n - k) // (k + 1), initial=1)
     return min(1.0, 2 * sum(ways) / (1 << n))
 

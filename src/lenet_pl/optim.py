@@ -20,29 +20,29 @@ class OneHotMSE(nn.Module):
     """Mean squared error between logits and one-hot targets.
 
     Source: L. Hui, M. Belkin, "Evaluation of neural architectures trained with square loss vs
-    cross-entropy in classification tasks", ICLR 2021, section 3, without rescaling. Behind a
-    softmax, the gradient would vanish where the network is confidently wrong.
+    cross-entropy in classification tasks", ICLR 2021, section 3, without rescaling. After a
+    softmax, the gradient would vanish for confident errors.
     """
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Average over images and classes, given logits ``[N, K]`` and labels ``int64 [N]``."""
+        """Mean over images and classes, given logits ``[N, K]`` and labels ``int64 [N]``."""
         return mse_loss(logits, one_hot(labels, logits.shape[1]).to(logits.dtype))
 
 
 class Muon(Optimizer):
-    """SGD with Nesterov momentum and orthogonalised updates of matrices.
+    """SGD with Nesterov momentum and orthogonalised updates for matrices.
 
-    Unlike ``torch.optim.Muon`` it takes kernels ``[out, in, k, k]``, as matrices
-    ``[out, in · k · k]``, and vectors, whose updates stay those of SGD. Sources: K. Jordan et al.,
+    Unlike ``torch.optim.Muon``, it also takes convolution kernels ``[out, in, k, k]``, as matrices
+    ``[out, in · k · k]``, and vectors, which are updated as in SGD. Sources: K. Jordan et al.,
     "Muon: an optimizer for hidden layers in neural networks" (2024),
     https://kellerjordan.github.io/posts/muon; J. Liu et al., "Muon is scalable for LLM training",
     arXiv:2502.16982, equation 3, for the decoupled weight decay.
 
     Args:
         params: parameters or parameter groups.
-        lr: learning rate; a tall matrix multiplies it by the square root of rows / columns.
-        momentum: fraction of the momentum buffer that a step keeps.
-        weight_decay: times lr, the fraction that a step takes off all weights.
+        lr: learning rate, multiplied by the square root of rows / columns for tall matrices.
+        momentum: momentum factor.
+        weight_decay: decoupled; a step first multiplies all weights by 1 - lr · weight_decay.
         iterations: Newton-Schulz iterations, which bring singular values closer to 1.
     """
 
@@ -82,13 +82,13 @@ class Muon(Optimizer):
 
 
 def orthogonalise(matrix: Tensor, iterations: int) -> Tensor:
-    """Replace the singular values of a matrix ``[m, n]`` by values of about 0.7 to 1.2."""
+    """Replace the singular values of a matrix ``[m, n]`` with values of about 0.7 to 1.2."""
     a, b, c = 3.4445, -4.7750, 2.0315  # an odd polynomial, steep at 0 and near 1 from 0.7 on
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
     for _ in range(iterations):
-        gram = x @ x.T  # of the shorter side
+        gram = x @ x.T  # along the shorter side
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T.contiguous() if tall else x
 
@@ -96,7 +96,7 @@ def orthogonalise(matrix: Tensor, iterations: int) -> Tensor:
 def planned_steps(trainer: Trainer, images: int, batch_size: int) -> int:
     """Compute ``trainer.estimated_stepping_batches`` for a trainer that has no data yet.
 
-    ``images`` is the size of the training split, ``batch_size`` that of a batch on one device.
+    ``images`` is the size of the training split, ``batch_size`` the batch size per device.
     """
     batches = ceil(images // (trainer.num_devices * trainer.num_nodes) / batch_size)
     limit = trainer.limit_train_batches
@@ -119,7 +119,7 @@ def one_cycle(
     Args:
         optimizer: its lr is the peak.
         total_steps: optimizer steps of the run.
-        warmup: fraction of the steps that raise the lr.
+        warmup: fraction of the steps in which the lr rises.
         div_factor: peak lr / first lr.
         final_div_factor: first lr / last lr.
 
@@ -153,7 +153,7 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float, final: float) 
     Args:
         optimizer: its lr is the peak.
         total_steps: optimizer steps of the run.
-        warmup: fraction of the steps that raise the lr; 0 starts at the peak.
+        warmup: fraction of the steps in which the lr rises; 0 starts at the peak.
         final: last lr / peak lr.
 
     Raises:
@@ -169,7 +169,7 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float, final: float) 
 
 
 def cosine_factor(step: int, total: int, warmup: int, final: float) -> float:
-    """Return the factor of the peak learning rate at a step of :func:`cosine`."""
+    """Return the learning rate of :func:`cosine` at a step, relative to the peak."""
     if step < warmup:
         return (step + 1) / (warmup + 1)
     progress = min(1.0, (step - warmup) / (total - warmup))
@@ -182,12 +182,12 @@ def plateau(
     """Lower the learning rate when a validation metric stops improving.
 
     Args:
-        optimizer: starts with its own lr.
+        optimizer: its lr is the initial one.
         total_steps: unused.
         monitor: the metric.
         mode: ``min`` if lower values are better, ``max`` if higher.
         factor: new lr / old lr.
-        patience: epochs in a row without improvement that are tolerated.
+        patience: consecutive epochs without improvement to tolerate.
     """
     scheduler = ReduceLROnPlateau(optimizer, mode, factor, patience)
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}

@@ -93,7 +93,7 @@ def _scale_metric(axes: Axes, metric: str, rows: Rows) -> None:
         if min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter("{x:g}")
-            few_decades = max(values) < 30 * min(values)  # then powers of ten are too few ticks
+            few_decades = max(values) < 30 * min(values)  # ticks at powers of ten only are too few
             axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if few_decades else (1,)))
             axes.yaxis.set_minor_formatter("{x:g}")
         else:
@@ -127,7 +127,7 @@ def confusion_matrix(
     if normalise:
         values = 100 * values / matrix.sum(1, keepdim=True).clamp_min(1)
     errors = values.clone().fill_diagonal_(0)
-    # 1.6 times the largest error: dark numbers stay legible on every colour in use
+    # 1.6 times the largest error, so that dark numbers are legible on every colour
     limit = max(0.1 if normalise else 1.0, errors.max().item() * 1.6)
     axes.imshow(np.ma.masked_equal(errors.numpy(), 0), cmap="Oranges", vmin=0, vmax=limit)
     axes.imshow(np.ma.masked_equal(np.eye(count), 0), cmap="Greys", vmin=0, vmax=12)
@@ -153,18 +153,18 @@ def image_grid(
     title: str = "",
     columns: int = 8,
 ) -> Figure:
-    """Draw images in a grid, all on one axes, which is ten times faster than an axes each.
+    """Draw images in a grid on a single axes, which is ten times faster than one axes each.
 
     Args:
-        images: ``[C, H, W]`` each: float in [0, 1], or uint8, of which greyscale ones are
-            inverted to black on white.
-        captions: one above each image; a long one breaks after its arrow.
+        images: ``[C, H, W]`` each, float in [0, 1] or uint8; uint8 greyscale images are inverted
+            to black on white.
+        captions: one per image, above it; long ones are broken after the arrow.
         title: above the grid.
         columns: at most this many images in a row.
     """
     columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
-    if any(len(caption) > 17 for caption in captions):  # what fits above one inch
+    if any(len(caption) > 17 for caption in captions):  # the longest that fits in one inch
         captions = [caption.replace(" → ", " →\n") for caption in captions]
     lines = max((1 + caption.count("\n") for caption in captions), default=0)
     x_step, y_step = 1.07, 1.07 + 0.06 * bool(lines) + 0.13 * lines  # inches
@@ -193,7 +193,7 @@ def filters(weight: Tensor, title: str = "") -> Figure:
 
 
 def signed_colours(maps: Tensor) -> Tensor:
-    """Colours ``[N, 3, H, W]`` of maps ``[N, 1, H, W]``, scaled to each map's largest magnitude.
+    """Colours ``[N, 3, H, W]`` for maps ``[N, 1, H, W]``, each scaled by its largest magnitude.
 
     Orange is positive, purple negative and white zero.
     """

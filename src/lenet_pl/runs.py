@@ -1,7 +1,7 @@
-"""Run folders: how they are found, read, opened and resumed, and what a run records about itself.
+"""Run folders: find, read, open and resume them; package versions and git state.
 
-Opening a run needs neither ``conf/``, the command line nor the process that trained. This module
-does not import torch before a run is opened, so ``resume=RUN`` is resolved at once.
+Opening a run needs neither ``conf/`` nor the command that trained it. This module does not import
+torch before a run is opened, so ``resume=RUN`` is resolved quickly.
 """
 
 import csv
@@ -32,12 +32,12 @@ if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not n
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf")
 VERSION_KEY = "lenet-pl_version"  # in a checkpoint
-RUN_HELP = "a run folder, a checkpoint in it, or latest"  # of a command's argument RUN
+RUN_HELP = "a run folder, a checkpoint in it, or latest"  # help of the argument RUN
 DATA_KEY = "DigitsDataModule"  # in a checkpoint: the data module's state, under its class's name
 
 
 def find_run(name: str) -> Path:
-    """The run folder meant by its path, by a checkpoint or ``best.pth`` in it, or by ``latest``.
+    """Find the run folder, given its path, a checkpoint or ``best.pth`` in it, or ``latest``.
 
     Raises:
         ConfigError: if there is no latest run.
@@ -54,7 +54,7 @@ def find_run(name: str) -> Path:
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """The content of ``result.json``; empty while the run has not ended.
+    """The content of ``result.json``; empty before the run has ended.
 
     Raises:
         ConfigError: if the file is damaged.
@@ -86,10 +86,10 @@ def read_overrides(folder: Path) -> list[str]:
     """The overrides that a run was started with.
 
     Raises:
-        ConfigError: if Hydra's record of them is missing or damaged.
+        ConfigError: if Hydra's ``overrides.yaml`` is missing or damaged.
     """
     path = folder / ".hydra" / "overrides.yaml"
-    # the C parser, where libyaml is installed, is ten times as fast: it shows with many jobs
+    # libyaml's C parser, if installed, is ten times faster, which matters with many jobs
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         overrides = yaml.load(path.read_text(encoding="utf-8"), loader) or []
@@ -101,7 +101,7 @@ def read_overrides(folder: Path) -> list[str]:
 
 
 def hydra_mode(folder: Path) -> str:
-    """``RUN`` for a single run, ``MULTIRUN`` for a job of a sweep, empty where Hydra wrote none."""
+    """``RUN`` for a single run, ``MULTIRUN`` for a job of a sweep, empty if unknown."""
     file = folder / ".hydra" / "hydra.yaml"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     return next((mode for mode in ("MULTIRUN", "RUN") if f"mode: {mode}\n" in text), "")
@@ -115,7 +115,7 @@ def override_key(override: str) -> str:
 def resume_arguments(arguments: list[str]) -> list[str]:
     """Replace ``resume=RUN`` by the overrides that continue that run in its own folder.
 
-    The run's own overrides come first, so that those given now take precedence.
+    The run's own overrides come first, so that new ones take precedence.
 
     Raises:
         ConfigError: if there is no run to continue, or it cannot be continued.
@@ -145,7 +145,9 @@ def resume_arguments(arguments: list[str]) -> list[str]:
             "trainer.max_epochs to train longer"
         )
     replaced = {*map(override_key, given), "ckpt_path"}
-    if "classifier" in replaced:  # either classifier continues the other, without its options
+    if (
+        "classifier" in replaced
+    ):  # either classifier resumes the other's checkpoints, without its options
         replaced.add("classifier.steps_per_execution")
     kept = [item for item in read_overrides(run) if override_key(item) not in replaced]
     return [*kept, f"ckpt_path={_quoted(checkpoint)}", f"hydra.run.dir={_quoted(run)}", *given]
@@ -163,7 +165,7 @@ class Run:
         folder: the run folder.
         checkpoint: the checkpoint whose weights are used, by default the best one.
         config: the configuration as composed for the run.
-        result: the content of ``result.json``; empty while the run goes on.
+        result: the content of ``result.json``; empty while the run is in progress.
         state: the content of the checkpoint.
     """
 
@@ -228,7 +230,7 @@ class Run:
         """The run's data, split as for training.
 
         Raises:
-            DataError: if the data cannot be loaded or has changed since.
+            DataError: if the data cannot be loaded or has changed since training.
         """
         from lenet_pl.data.datamodule import DigitsDataModule
 
@@ -239,8 +241,8 @@ class Run:
         for key in ("digest", "split_digest"):
             if before[key] != now[key]:
                 raise DataError(
-                    f"{self.folder}: the data is not the run's (different {key}): "
-                    f"{data.source.name} in data.root={self.config.data.root} has changed since"
+                    f"{self.folder}: the data differs from the run's ({key}): {data.source.name} "
+                    f"in data.root={self.config.data.root} has changed since training"
                 )
         return data
 
@@ -256,7 +258,7 @@ def open_run(name: str) -> Run:
     """Open a run folder, a checkpoint in one, or the ``latest`` run.
 
     Raises:
-        ConfigError: if there is none, it has no finished epoch, or it is damaged.
+        ConfigError: if there is no such run, it has no finished epoch, or it is damaged.
     """
     folder = find_run(name)
     best = folder / "checkpoints" / "best.ckpt"
@@ -276,7 +278,7 @@ def open_run(name: str) -> Run:
 
 
 def _describe(path: Path, folder: Path) -> str:
-    """What a path is that is not a run: nothing, bare weights, a sweep or another folder."""
+    """Describe a path that is not a run: missing, bare weights, a sweep or another folder."""
     if not folder.exists():
         return "no such folder"
     if path.suffix in (".pth", ".pt") and path.is_file():
@@ -289,7 +291,7 @@ def _describe(path: Path, folder: Path) -> str:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU; code in it is rejected, never run.
+    """Load a checkpoint on the CPU; a file that contains code is rejected, not run.
 
     Raises:
         ConfigError: if it is not a checkpoint of this version of lenet-pl.
@@ -314,7 +316,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def without_weights(config: DictConfig) -> DictConfig:
-    """A copy whose model loads no pretrained weights, since a checkpoint holds all weights."""
+    """Return a copy that loads no pretrained weights, since a checkpoint has all weights."""
     config = config.copy()
     if isinstance(model := config.get("model"), DictConfig) and "weights" in model:
         model.weights = None
@@ -322,12 +324,12 @@ def without_weights(config: DictConfig) -> DictConfig:
 
 
 def trusted(config: DictConfig, key: str, kind: type) -> DictConfig:
-    """The node that builds a ``kind`` from classes of lenet-pl and torch modules only.
+    """Return a node that builds a ``kind`` from lenet-pl classes and torch modules only.
 
     A run folder may come from someone else, and ``_target_`` could name any function.
 
     Raises:
-        ConfigError: if it names anything else, which is not run.
+        ConfigError: if it names anything else; nothing is run.
     """
     from torch import nn
 
@@ -350,7 +352,7 @@ def trusted(config: DictConfig, key: str, kind: type) -> DictConfig:
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Each ``_target_`` and its position, in lists too."""
+    """Yield the path and value of each ``_target_``, in lists as well."""
     if isinstance(node, dict) and "_target_" in node:
         yield path, str(node["_target_"])
     items = node.items() if isinstance(node, dict) else enumerate(node)
@@ -360,12 +362,12 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def program_name() -> str:
-    """The command that started this process, for commands to paste."""
+    """The command that started this process, for suggested commands."""
     return "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of lenet-pl and of the packages that a run's numbers depend on."""
+    """The versions of lenet-pl and of the packages that affect a run's results."""
     versions = {"lenet-pl": __version__}
     for name in PACKAGES:
         try:
@@ -376,14 +378,16 @@ def package_versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and cleanliness of the checkout that the code lies in; None outside a checkout."""
+    """The commit of the code's checkout, and whether it is dirty; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", __file__)  # not some other project's repository
+        git(
+            "ls-files", "--error-unmatch", __file__
+        )  # fails if the repository belongs to another project
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None

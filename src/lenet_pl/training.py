@@ -47,7 +47,7 @@ from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
 from lenet_pl.runs import git_state, package_versions, program_name, without_weights
 
-# Lightning's tips and its log of hooks are not about this run
+# hide Lightning's tips and messages that do not concern this run
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 for message in (
     ".*`dataloader_iter`.*",  # experimental in Lightning; the fast classifier depends on it
@@ -55,21 +55,21 @@ for message in (
     ".*smaller than the logging interval.*",  # metrics are logged per epoch
     ".*exists and is not empty.*",  # a resumed run writes into its own folder
     ".*in eval mode at the start of training.*",  # frozen layers stay in evaluation mode
-    ".*isinstance.treespec, LeafSpec.*",  # between Lightning and torch
+    ".*isinstance.treespec, LeafSpec.*",  # a torch deprecation that Lightning triggers
 ):
     warnings.filterwarnings("ignore", message)
 
-# called instead of training directly in the jobs of a sweep, by whose Hydra callback it is set
+# trains the jobs of a sweep instead of train_run; set by the sweep's Hydra callback
 job_hook: Callable[[DictConfig], float | None] | None = None
 
 
 class Parts(NamedTuple):
-    """What a run consists of.
+    """The objects that make up a run.
 
     Attributes:
         trainer, classifier, data, history: as built from the configuration.
-        best: the callback that keeps the best weights; None where no checkpoints are written.
-        horizon: the optimizer steps that the schedule is made for; None where it has no end.
+        best: the callback that keeps the best weights; None without checkpoints.
+        horizon: the number of optimizer steps in the schedule; None if it has no fixed length.
     """
 
     trainer: Trainer
@@ -81,16 +81,16 @@ class Parts(NamedTuple):
 
 
 def train(cfg: DictConfig) -> float | None:
-    """Train, keep the best weights, test them once, and leave a run folder.
+    """Train, keep the best weights, test them once, and write a run folder.
 
     Args:
         cfg: as ``conf/config.yaml`` composes it.
 
     Returns:
-        The validation accuracy of the best epoch, for sweepers; None for a debugging run.
+        The validation accuracy of the best epoch, for sweepers; None with ``fast_dev_run``.
 
     Raises:
-        ConfigError: for a configuration that cannot work.
+        ConfigError: if the configuration is invalid.
         DataError: if the data cannot be loaded.
         FloatingPointError: if the loss becomes NaN or infinite.
     """
@@ -98,7 +98,7 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> float | None:
-    """Train one run, as :func:`train`; the jobs of a sweep may share loaded data in a cache."""
+    """Train one run, like :func:`train`; jobs of a sweep can reuse loaded data through a cache."""
     if not logging.getLogger().handlers:  # in a notebook, where Hydra configures no logging
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     folder = Path(cfg.run_dir)
@@ -111,7 +111,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             result |= _describe(parts)
             extendable = parts.horizon is None
             if main_process:
-                (folder / "result.json").unlink(missing_ok=True)  # of the run that is resumed
+                (folder / "result.json").unlink(missing_ok=True)  # from before the run was resumed
                 if (report := parts.data.cleaning_report()) is not None:
                     write_json(folder / "cleaning.json", report)
                 show(_start_summary(cfg, parts))
@@ -119,7 +119,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             _evaluate(cfg, parts, result)
             result["status"] = "finished"
         except (KeyboardInterrupt, SystemExit) as error:
-            result |= {"status": "interrupted", "error": "stopped before its end"}
+            result |= {"status": "interrupted", "error": "stopped before the end"}
             if isinstance(error, SystemExit) and not error.code:  # Lightning's, on SIGTERM
                 raise SystemExit(FAILED) from error
             raise
@@ -136,16 +136,16 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
     return cast("float | None", result["metrics"].get("val/acc"))
 
 
-# A single run is built before Hydra makes its folder, so that a refused one leaves no trace;
-# train() takes over what was built for the folder.
+# Runs built by prepare(), by folder, for train() to use: a single run is built before Hydra creates
+# its folder, so that an invalid one leaves no trace.
 _prepared: dict[Path, Parts] = {}
 
 
 def prepare(cfg: DictConfig) -> None:
-    """Build a run, then make its folder, for :func:`train` to take over.
+    """Build a run for :func:`train`, then create its folder.
 
     Raises:
-        ConfigError, DataError: as :func:`build`, and if the folder cannot be used.
+        ConfigError, DataError: as for :func:`build`, or if the folder cannot be used.
     """
     folder = Path(cfg.run_dir)
     check_folder(folder, cfg.ckpt_path)
@@ -156,7 +156,7 @@ def prepare(cfg: DictConfig) -> None:
 
 
 def check_folder(folder: Path, ckpt_path: str | None) -> None:
-    """Raise ConfigError if the folder holds another run than the one that is resumed."""
+    """Raise ConfigError if the folder has a run other than the one being resumed."""
     resumed = ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
     if not resumed and ((folder / "result.json").exists() or (folder / "checkpoints").exists()):
         raise ConfigError(
@@ -167,7 +167,7 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Make the run folder and hold it for this run; ConfigError if that is not possible."""
+    """Create and lock the run folder; raise ConfigError if that fails."""
     if not _is_main_process():
         yield
         return
@@ -189,14 +189,14 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
 
     Args:
         cfg: as ``conf/config.yaml`` composes it.
-        cache: loaded data to share with other runs, see :class:`DigitsDataModule`.
+        cache: loaded data to reuse in other runs, see :class:`DigitsDataModule`.
 
     Raises:
-        ConfigError: for a configuration that cannot work.
+        ConfigError: if the configuration is invalid.
         DataError: if the data cannot be loaded.
     """
     check(cfg)
-    # momentum of a dead unit fades into subnormal numbers, which make an epoch three times as long
+    # a dead unit's momentum decays to subnormal numbers, which make an epoch three times as long
     torch.set_flush_denormal(True)
     seed_everything(cfg.seed, workers=True, verbose=False)
 
@@ -241,19 +241,19 @@ def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
         return instantiate(cfg[key], **parts, _convert_="all")
     except InstantiationException as error:
         path = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else key
-        # conf/classifier takes its parts from the groups that users know: net is ${model}
+        # conf/classifier refers to the groups that users know: net is ${model}
         path = path.replace("classifier.net", "model").replace("classifier.", "")
         path = path.replace("data.augment", "augment")
         raise ConfigError(with_key(path, error.__cause__ or error)) from error
 
 
 def _instantiate_all(cfg: DictConfig, group: str) -> list[Any]:
-    """The parts of a group, without those that an override such as ``logger.x=null`` removed."""
+    """Build the parts of a group, without those removed by overrides such as ``logger.x=null``."""
     return [part for part in _instantiate(cfg, group).values() if part is not None]
 
 
 def hparams(cfg: DictConfig) -> dict[str, Any]:
-    """The columns of TensorBoard's HParams tab; a class is given by its name."""
+    """The columns of TensorBoard's HParams tab; a class is replaced with its name."""
     values = OmegaConf.to_container(cfg.hparams, resolve=True)
     assert isinstance(values, dict)
     return {
@@ -268,7 +268,7 @@ def _as_yaml(cfg: DictConfig) -> str:
 
 
 def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
-    """Train, and record what there is of the run even if it is cut short."""
+    """Train, and record the finished epochs even if training is interrupted."""
     trainer = parts.trainer
     started = time.perf_counter()
     try:
@@ -287,23 +287,23 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
 
 
 def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
-    """Validate the best weights, so that the reported ones are those kept; then test them."""
+    """Validate the best weights, so that the metrics are those of the saved weights; test them."""
     trainer, classifier, data, best = parts.trainer, parts.classifier, parts.data, parts.best
-    result["best_epoch"] = len(parts.history.rows)  # without checkpoints, the last weights
+    result["best_epoch"] = len(parts.history.rows)  # without checkpoints, the last epoch
     if best and best.epoch:
         result["best_epoch"] = best.epoch
         checkpoint = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
         classifier.load_state_dict(checkpoint["state_dict"])
     trainer.validate(classifier, data, verbose=False)
     metrics = _logged(trainer, "val")
-    # the test set must not choose among the jobs of a sweep
+    # the jobs of a sweep must not be selected by test accuracy
     if cfg.test and not _in_sweep():
         trainer.test(classifier, data, verbose=False)
         logits, labels = classifier.outputs["test"]
         correct = int((logits.argmax(1) == labels).sum())
         low, high = wilson_interval(correct, len(labels))
         metrics |= _logged(trainer, "test") | {"test/acc_low": low, "test/acc_high": high}
-    if not cast(Any, trainer).fast_dev_run:  # a single batch measures nothing
+    if not cast(Any, trainer).fast_dev_run:  # the metrics of a single batch are meaningless
         result["metrics"] = metrics
 
 

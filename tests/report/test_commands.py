@@ -64,7 +64,7 @@ def damage(run: Path, part: str) -> None:
         ("epoch", "no finished epoch"),
         ("code", "contains code, which is not run"),
         ("metrics", "metrics.csv: missing or damaged"),
-        ("data", "the data is not the run's (different digest): mini in data.root=None"),
+        ("data", "the data differs from the run's (digest): mini in data.root=None"),
         ("folder", "cannot write there"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Averages of the weights over the steps of training."""
+"""Moving and stochastic averages of the weights."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class WeightAverage(WeightAveraging):
-    """Validates, saves and tests the average of the weights; training continues with the last.
+    """Validates, saves and tests averaged weights, while training continues with the current ones.
 
     Args:
-        decay: fraction that an exponential moving average keeps in a step. None weights all steps
-            equally, which is stochastic weight averaging: P. Izmailov et al., "Averaging weights
+        decay: decay of an exponential moving average, per step. None weights all steps equally,
+            which is stochastic weight averaging: P. Izmailov et al., "Averaging weights
             leads to wider optima and better generalization", UAI 2018, algorithm 1.
-        start: fraction of the epochs during which the average is a copy of the weights.
+        start: fraction of the epochs before averaging begins.
     """
 
     def __init__(self, decay: float | None, start: float) -> None:
@@ -32,16 +32,16 @@ class WeightAverage(WeightAveraging):
                 average.n_averaged.zero_()  # so that torch copies the weights
             average.update_parameters(pl_module)
 
-        # FastClassifier takes several optimizer steps for each batch of Lightning's
+        # a hook of the optimizer, since FastClassifier takes several steps per Lightning batch
         self._hook = trainer.optimizers[0].register_step_post_hook(update)
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Override Lightning's update, which the optimizer's hook replaces."""
+        """Disable Lightning's update; the optimizer's hook replaces it."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         self._hook.remove()
-        self._average_model = None  # or Lightning swaps it in at every later validation
+        self._average_model = None  # otherwise, Lightning swaps it in at every later validation
 
 
 def update_average(
@@ -49,13 +49,13 @@ def update_average(
 ) -> None:
     """Add the current weights and buffers to an average of ``count`` earlier ones, in place.
 
-    The decay is at most ``(1 + count) / (10 + count)``, which soon forgets the random initial
-    weights; as in TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``.
+    The decay is at most ``(1 + count) / (10 + count)``, so that the random initial weights are soon
+    forgotten, as in TensorFlow's ``ExponentialMovingAverage`` with ``num_updates``.
     """
     n = int(count)
     keep = n / (n + 1) if decay is None else min(decay, (1 + n) / (10 + n))
     for average, current in zip(averages, currents, strict=True):
         if average.is_floating_point():
-            average.lerp_(current, 1 - keep)  # exact where both are equal
+            average.lerp_(current, 1 - keep)  # exact if both are equal
         else:
-            average.copy_(current)  # a batch norm's number of batches
+            average.copy_(current)  # BatchNorm's num_batches_tracked

@@ -1,4 +1,4 @@
-"""Checkpoints of the best and the last epoch, and the best weights alone."""
+"""Checkpoints of the best and the last epoch, and a state dict of the best network."""
 
 import shutil
 from pathlib import Path
@@ -14,8 +14,8 @@ from lenet_pl.files import replacing
 class BestAndLastCheckpoint(ModelCheckpoint):
     """Saves ``best.ckpt``, ``last.ckpt`` and the state dict of the best network.
 
-    Of equally good epochs the first is the best. A run that resumes in a new folder copies the
-    best weights so far into it.
+    Ties go to the earlier epoch. A run that continues in a new folder copies the best weights so
+    far into it.
 
     Args:
         dirpath: folder of the checkpoints.
@@ -27,7 +27,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         epoch: the best epoch so far, from 1; 0 before the first.
     """
 
-    state_key = "BestAndLast"  # Lightning's default is computed from all arguments in every hook
+    state_key = "BestAndLast"  # Lightning's default is recomputed from all arguments in every hook
 
     def __init__(self, dirpath: str, weights: str, monitor: str, mode: str) -> None:
         super().__init__(
@@ -45,7 +45,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         previous_score, previous_epoch = self.best_model_score, self.epoch
-        self.epoch = trainer.current_epoch + 1  # as best.ckpt has to store it
+        self.epoch = trainer.current_epoch + 1  # set before saving, so that best.ckpt stores it
         super().on_train_epoch_end(trainer, pl_module)
         if self.best_model_score is previous_score:
             self.epoch = previous_epoch
@@ -66,7 +66,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         state = checkpoint["callbacks"].get(self.state_key)
         if not state or not state["best_model_path"]:
             return
-        # beside the checkpoint that is loaded, because the run folder may have been moved
+        # look beside the loaded checkpoint, because the run folder may have been moved
         source = Path(str(trainer.ckpt_path)).absolute().with_name("best.ckpt")
         best = Path(str(self.dirpath)) / "best.ckpt"
         if not source.exists():
@@ -86,13 +86,13 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         }
 
     def _save_weights(self, checkpoint: Path) -> None:
-        # averaged weights are in the file only
+        # with weight averaging, the average is in the file only
         weights = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
         state = {
             name.removeprefix("net."): value.contiguous()
             for name, value in weights.items()
             if name.startswith("net.")
         }
-        # an open file, because torch would store the name of the temporary one
+        # an open file, because torch.save stores the name of a path, here a temporary one
         with replacing(self.weights) as part, part.open("wb") as file:
             torch.save(state, file)

@@ -1,4 +1,4 @@
-"""What a run reports while it trains: the metrics of each epoch, and a progress bar."""
+"""Progress of a training run: the metrics of each epoch, and a progress bar."""
 
 import logging
 import math
@@ -22,9 +22,9 @@ REFRESH = 0.1  # seconds; drawing the progress bar takes longer than a training 
 class EpochHistory(Callback):
     """Writes a row per epoch to ``metrics.csv`` and to the loggers.
 
-    A row has the epoch (from 1), its metrics, its last learning rate and its seconds including
-    validation. Loggers get the epoch as step, so that runs with different batch sizes compare.
-    Rows are saved in checkpoints, for resumed runs.
+    A row has the epoch (from 1), its metrics, its last learning rate and its time in seconds,
+    including validation. Loggers get the epoch as step, so that runs with different batch sizes are
+    comparable. Checkpoints include the rows, for resumed runs.
 
     Args:
         path: the CSV file.
@@ -37,7 +37,7 @@ class EpochHistory(Callback):
         self._start = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.rows and trainer.is_global_zero:  # a resumed run, maybe in a new folder
+        if self.rows and trainer.is_global_zero:  # a resumed run, possibly in a new folder
             self._write()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,7 +100,7 @@ def _line(row: Row, max_epochs: int | None, best: bool) -> str:
 
 
 class ProgressBar(Callback):
-    """Shows the steps of the run and the remaining time, on a terminal only."""
+    """Shows completed steps and remaining time, if the console is a terminal."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None

@@ -1,4 +1,4 @@
-"""What TensorBoard shows besides the metrics of each epoch."""
+"""TensorBoard output other than the metrics of each epoch."""
 
 import logging
 import warnings
@@ -24,12 +24,12 @@ KERNELS = 16
 
 
 class TensorBoardSummary(Callback):
-    """Adds hyper-parameters, graph, configuration and images, where TensorBoard is a logger.
+    """Logs hyperparameters, graph, configuration and images, if TensorBoard is among the loggers.
 
-    Metrics and images of the best epoch follow after training, when it is validated again.
+    Metrics and images of the best epoch are logged after training, when it is validated again.
 
     Args:
-        hparams: columns of the HParams tab, plain values.
+        hparams: columns of the HParams tab, as plain values.
         config: the resolved configuration as YAML.
     """
 
@@ -55,7 +55,7 @@ class TensorBoardSummary(Callback):
         callbacks = trainer.checkpoint_callbacks
         epochs = [c.epoch for c in callbacks if isinstance(c, BestAndLastCheckpoint)]
         epoch = epochs[0] if epochs else trainer.current_epoch
-        # tags of their own, because the HParams tab shows the last value of a tag
+        # separate tags, because the HParams tab shows the last value of a tag
         metrics = {f"best/{name}": trainer.callback_metrics[name].item() for name in METRICS}
         for logger in _loggers(trainer):
             logger.log_hyperparams(self.hparams, metrics, epoch)

@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 
 
 class FullConv2d(nn.Conv2d):
-    """A convolution that is trained as a matrix product where its kernel covers the whole input.
+    """A convolution that trains as a matrix product if its kernel covers the whole input.
 
     This makes a training step a fifth faster. Evaluation and exports use the convolution.
     """
@@ -19,7 +19,7 @@ class FullConv2d(nn.Conv2d):
         covers = input.shape[-2:] == self.kernel_size and self.padding == (0, 0)
         if not (self.training and covers and self.groups == 1):
             return super().forward(input)
-        # channels last, as they lie in memory, so that neither tensor is copied
+        # channels last, as in memory, so that neither tensor is copied
         features, kernels = (x.permute(0, 2, 3, 1).flatten(1) for x in (input, self.weight))
         return linear(features, kernels, self.bias)[..., None, None]  # [N, out_channels, 1, 1]
 

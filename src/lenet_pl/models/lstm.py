@@ -14,7 +14,7 @@ class LSTM(nn.Module):
     Args:
         hidden_size: units of the hidden state.
         num_layers: number of stacked layers.
-        bidirectional: whether to read the rows from the bottom as well.
+        bidirectional: whether to read the rows from bottom to top as well.
         dropout: probability of dropping a unit between layers and before the linear layer.
         num_classes: number of logits.
     """

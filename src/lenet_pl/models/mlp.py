@@ -1,4 +1,4 @@
-"""A multilayer perceptron, which ignores which pixels are neighbours."""
+"""A multilayer perceptron, which ignores the spatial arrangement of the pixels."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU and dropout in between: 535,818 parameters by default.
+    """Linear layers with ReLU and dropout between them: 535,818 parameters by default.
 
     Args:
         hidden: units of each hidden layer; an empty list gives softmax regression.

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class PixelNet(nn.Module):
-    """A network for plain pixels, which loads the ``state_dict`` of a training checkpoint.
+    """A network that takes raw pixels; loads the ``state_dict`` of a training checkpoint.
 
     Args:
         net: maps standardised images ``[N, C, H, W]`` to logits ``[N, classes]``.
@@ -30,5 +30,5 @@ class PixelNet(nn.Module):
 
 
 def model_name(net: nn.Module) -> str:
-    """Return the ``name`` of a network, or the name of its class where it has none."""
+    """Return the ``name`` of a network, or its class name if it has none."""
     return str(getattr(net, "name", type(net).__name__))

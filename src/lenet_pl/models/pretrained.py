@@ -1,4 +1,4 @@
-"""Image classifiers of torchvision, from scratch or with pretrained weights."""
+"""Torchvision's image classifiers, from scratch or with pretrained weights."""
 
 from difflib import get_close_matches
 from typing import Any, Self
@@ -14,19 +14,19 @@ OPTIONS = {name: {"init_weights": True} for name in ("googlenet", "inception_v3"
 
 
 class Pretrained(nn.Module):
-    """A classifier of torchvision with a new last layer.
+    """A torchvision classifier with a new last layer.
 
     Args:
         name: as in ``torchvision.models``, for example ``resnet18`` or ``vit_b_16``.
-        weights: ``DEFAULT`` for torchvision's best, cached or downloaded; the path of a state
-            dict, torchvision's or a ``best.pth`` of this class; None for random weights.
+        weights: ``DEFAULT`` for torchvision's best weights, cached or downloaded; the path of a
+            state dict, from torchvision or a ``best.pth`` of this class; None for random weights.
         image_size: side in pixels to which images are resized, and for which vision transformers
-            are built; None resizes only where the architecture needs more than 28 pixels.
+            are built; None resizes only if the architecture needs more than 28 pixels.
         freeze: train only the last layer; the network then stays in evaluation mode.
         num_classes: number of logits.
 
     Raises:
-        ValueError: for an unknown name, or weights that do not fit.
+        ValueError: if the name is unknown, or the weights do not fit.
         OSError: if the weights cannot be found or downloaded.
     """
 
@@ -37,7 +37,7 @@ class Pretrained(nn.Module):
         known = models.list_models(module=models)
         if name not in known:
             near = ", ".join(get_close_matches(str(name), known, n=4, cutoff=0.4) or known)
-            raise ValueError(f"name={name}: not a classifier of torchvision; choose from {near}")
+            raise ValueError(f"name={name}: not a torchvision classifier; choose from {near}")
         self.name = name
         smallest = models.get_model_weights(name).DEFAULT.meta["min_size"][0]
         self.image_size = image_size or (smallest if smallest > 28 else None)
@@ -61,11 +61,11 @@ class Pretrained(nn.Module):
         if self.image_size is not None and x.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)
             x = interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
-        x = self.backbone(x.expand(-1, 3, -1, -1))  # grey as three equal channels
+        x = self.backbone(x.expand(-1, 3, -1, -1))  # grey images as three equal channels
         return x
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; with frozen layers, stay in evaluation mode to keep batch statistics."""
+        """Set the mode; with frozen layers, stay in evaluation mode to keep running statistics."""
         return super().train(mode and all(p.requires_grad for p in self.parameters()))
 
 
@@ -80,7 +80,7 @@ def _download(name: str, options: dict[str, Any]) -> nn.Module:
             f"weights=DEFAULT: download failed ({error}); put torchvision's file {file} into "
             f"{folder}, or set model.weights=FILE, or model.weights=null for random weights"
         ) from error
-    except Exception as error:  # a damaged file raises many types
+    except Exception as error:  # damaged files raise errors of many types
         raise ValueError(
             f"weights=DEFAULT: cannot load {folder}/{file}: {_brief(error)}"
         ) from error
@@ -94,7 +94,7 @@ def _load(net: nn.Module, path: str) -> None:
         _replace_head(net, len(state[f"{_head(net)[0]}.weight"]))  # trained on other classes
         net.load_state_dict(state)
     except FileNotFoundError as error:
-        raise OSError(f"weights={path}: no such file; give a file, DEFAULT or null") from error
+        raise OSError(f"weights={path}: no such file; set a path, DEFAULT or null") from error
     except Exception as error:
         raise ValueError(f"weights={path}: do not fit this network: {_brief(error)}") from error
 

@@ -8,22 +8,22 @@ const context = drawing.getContext("2d", { willReadFrequently: true });
 const size = drawing.width;
 const input = document.getElementById("input");
 
-/* What the user did, in order, for undo: strokes, as lists of points, and images. */
+/* The user's actions in order, for undo: strokes, as lists of points, and images. */
 const actions = [];
 let stroke = null; // the one being drawn
 
-/** Probabilities of side × side pixels from 0 to 255, row by row, light on dark. */
+/** Returns class probabilities for side × side pixels from 0 to 255, row by row, light on dark. */
 function classify(pixels) {
   return network.classify(pixels);
 }
 
-/** Replaces the drawing by side × side pixels; returns their probabilities. */
+/** Replaces the drawing with side × side pixels; returns the class probabilities. */
 function show(pixels) {
   actions.push({ pixels: Uint8Array.from(pixels) });
   return update();
 }
 
-/** Runs the network on the drawing and updates the page; returns the probabilities. */
+/** Runs the network on the drawing and updates the page; returns the class probabilities. */
 function update() {
   const visible = visibleActions();
   redraw(visible);
@@ -115,13 +115,13 @@ const append = (tag, parent, text = "", className = "") => {
 
 /* ---- layers ---- */
 
-const GAMMA = 0.7; // makes small values visible beside the largest
-const COLUMNS = 42; // of a layer without spatial dimensions
+const GAMMA = 0.7; // makes small values visible next to large ones
+const COLUMNS = 42; // per row, for a layer without spatial dimensions
 const CELL = 24;
-const RESHAPING = ["reshape", "narrow", "cat"]; // not shown, since no value changes
+const RESHAPING = ["reshape", "narrow", "cat"]; // not shown, since they change no values
 const ACTIVATIONS = ["relu", "leaky_relu", "tanh", "sigmoid", "silu"];
 
-/** The layers to show; an activation or a batch norm is part of the layer before it. */
+/** The layers to show; activations and batch norms are merged into the preceding layer. */
 function findLayers() {
   const layers = [];
   const steps = spec.steps.slice(0, -1); // the last step computes the logits

@@ -1,5 +1,5 @@
 "use strict";
-/* Runs a network, given as a list of steps, on one image; uses no library. */
+/* Runs a network, given as a list of steps, on one image, without a library. */
 class Network {
   /** spec: classes, mean, std, side and steps; weights: little-endian float32 in base64. */
   constructor(spec, weights) {
@@ -11,7 +11,7 @@ class Network {
     this.weight = ([offset, ...shape]) => numbers.subarray(offset, offset + product(shape));
   }
 
-  /** The values of all steps for pixels from 0 to 255; the first value is the image itself. */
+  /** Outputs of all steps for pixels from 0 to 255; the first is the normalised image. */
   run(pixels) {
     const image = Float32Array.from(pixels, (pixel) => (pixel / 255 - this.mean) / this.std);
     const values = [image];
@@ -130,7 +130,7 @@ function scale(step, output, [x]) {
   }
 }
 
-/** The gates are in the order of PyTorch: input, forget, cell, output. */
+/** The gates are in PyTorch's order: input, forget, cell, output. */
 function lstm(step, output, [x], [, times]) {
   const states = [];
   const { directions } = step;
@@ -168,7 +168,7 @@ function lstm(step, output, [x], [, times]) {
   output.set(step.output === "sequence" ? x : states);
 }
 
-/** The indices from `start` to `end` of one axis. */
+/** Selects the indices from `start` up to `end`, exclusive, of one axis. */
 function narrow(step, output, [x], shape) {
   const inner = product(shape.slice(step.axis + 1));
   const length = shape[step.axis] * inner;
