@@ -32,5 +32,5 @@ def test_unexpected_errors_propagate():
 
 def test_one_line():
     assert one_line(ValueError("first\n  second third")) == "first second third"
-    assert one_line(ValueError("first\n  second third"), words=2) == "first second"
+    assert one_line(ValueError("first\n  second third"), max_words=2) == "first second"
     assert one_line(ValueError()) == "ValueError"

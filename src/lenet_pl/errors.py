@@ -27,14 +27,14 @@ class VerificationError(Exception):
     """Work that was done but does not pass its check; nothing of it is kept."""
 
 
-def one_line(error: BaseException, words: int | None = None) -> str:
+def one_line(error: BaseException, max_words: int | None = None) -> str:
     """Return the message of an error on one line, or its class name if it has no message.
 
     Args:
         error: the error.
-        words: number of words to keep of another library's message; None keeps all.
+        max_words: number of words to keep of another library's message; None keeps all.
     """
-    return " ".join(str(error).split()[:words]) or type(error).__name__
+    return " ".join(str(error).split()[:max_words]) or type(error).__name__
 
 
 def fail(message: str, status: int = INVALID) -> NoReturn:

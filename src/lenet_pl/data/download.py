@@ -117,9 +117,9 @@ def _bring(root: Path, folder: Path, files: Sequence[File], providers: Sequence[
     if rest := missing():
         names = ", ".join(file.name for file in rest)
         raise DataError(
-            f"data.root={root}: {len(rest)} files are missing and could not be downloaded "
-            f"({'; '.join(errors)}); put {names} (plain or .gz) into {folder}, "
-            "or use data=mini, which needs no network"
+            f"data.root={root}: {names} missing, and could not be downloaded "
+            f"({'; '.join(errors)}); put the files (plain or .gz) into {folder}, or use data=mini, "
+            "which needs no network"
         )
     if origins:
         write_bytes(folder / ORIGIN, "; ".join(origins).encode())
