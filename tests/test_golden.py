@@ -263,7 +263,10 @@ def files(folder: Path) -> list[str]:
     """The files in a folder but locks, with what is new each time replaced by stars."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
     names = {path.relative_to(folder).as_posix() for path in paths}
-    return sorted(re.sub(r"tfevents\.\d+\.[^/]*\.\d+\.(\d+)", r"tfevents.*.\1", n) for n in names)
+    stamp = r"tfevents\.\d+\.[^/]*\.\d+"
+    # a report's number counts all event files of this process, those of earlier tests too
+    names = {re.sub(rf"{stamp}\.\d+\.report", "tfevents.*.0.report", name) for name in names}
+    return sorted(re.sub(rf"{stamp}\.(\d+)", r"tfevents.*.\1", name) for name in names)
 
 
 def same(golden: Check, key: str, found: Any) -> None:

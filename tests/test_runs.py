@@ -66,8 +66,8 @@ def test_finished_run_resumes_only_to_train_longer(tmp_path):
     for arguments in ([], ["trainer.max_epochs=5"], ["seed=3"]):
         with pytest.raises(ConfigError, match=r"finished after 5 epochs; give a larger"):
             resume_arguments([f"resume={tmp_path}", *arguments])
-    longer = "trainer.max_epochs=6"
-    assert longer in resume_arguments([f"resume={tmp_path}", longer])
+    for longer in ("trainer.max_epochs=6", "++trainer.max_epochs=6"):
+        assert longer in resume_arguments([f"resume={tmp_path}", longer])
 
 
 def test_job_of_a_sweep_is_resumed_by_its_sweep(tmp_path):

@@ -186,7 +186,8 @@ def test_the_same_seed_gives_the_same_numbers(composed, tmp_path):
     assert len(set(split)) == 1  # the split has a seed of its own
 
 
-def test_a_run_is_built_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("folder", ["run", "other/../run"])
+def test_a_run_is_built_once(tmp_path, monkeypatch, folder):
     counts = Counter()
 
     def counted(cls, name="__init__"):
@@ -202,7 +203,7 @@ def test_a_run_is_built_once(tmp_path, monkeypatch):
         counted(cls)
     counted(Mini, "load")
     monkeypatch.chdir(tmp_path)
-    run = [*FAST, "data.fraction=0.2", "trainer.max_epochs=1", "hydra.run.dir=run"]
+    run = [*FAST, "data.fraction=0.2", "trainer.max_epochs=1", f"hydra.run.dir={folder}"]
     monkeypatch.setattr(sys, "argv", ["train.py", *run])
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     assert result(tmp_path / "run")["status"] == "finished"

@@ -96,7 +96,8 @@ class Preflight(Callback):
             check_choices(config.hydra.runtime.choices)
             cfg = config.copy()
             with open_dict(cfg):
-                cfg.run_dir = str(Path(config.hydra.run.dir).absolute())  # not resolvable yet
+                path = Path(config.hydra.run.dir).absolute()
+                cfg.run_dir = os.path.normpath(path)  # as Hydra will resolve it
                 del cfg["hydra"]
             check(cfg)  # before importing torch
             from lenet_pl.training import prepare

@@ -255,8 +255,8 @@ def resume_settings(cfg: DictConfig) -> dict[str, Any]:
 
 def with_key(path: str, error: BaseException) -> str:
     """``model.name=x: …`` for an error that begins with ``name=x``, else ``model: …``."""
-    name = str(error).partition("=")[0]
-    return f"{path}.{error}" if name.isidentifier() else f"{path}: {error}"
+    name, equals, _ = str(error).partition("=")
+    return f"{path}.{error}" if equals and name.isidentifier() else f"{path}: {error}"
 
 
 def check_outputs(classifier: "Classifier", classes: int) -> None:
@@ -354,7 +354,10 @@ def check_checkpoint(
         ConfigError: if it is not a checkpoint, or its model, images or settings differ.
     """
     path = cfg.ckpt_path
-    checkpoint = read_checkpoint(Path(path))
+    try:
+        checkpoint = read_checkpoint(Path(path))
+    except ConfigError as error:
+        raise ConfigError(f"ckpt_path={error}") from error
     try:
         classifier.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

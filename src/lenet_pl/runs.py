@@ -136,7 +136,10 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     if not checkpoint.is_file():
         raise ConfigError(f"resume={run}: no finished epoch to resume from ({checkpoint})")
     given = [argument for argument in arguments if argument not in requested]
-    result, values = read_result(run), dict(item.partition("=")[::2] for item in given)
+    result, values = (
+        read_result(run),
+        {override_key(item): item.partition("=")[2] for item in given},
+    )
     epochs = values.get("trainer.max_epochs", "0")
     longer = not epochs.isdigit() or int(epochs) > result.get("epochs", 0)
     if result.get("status") == "finished" and not longer:

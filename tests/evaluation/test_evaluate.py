@@ -151,7 +151,9 @@ def test_runs_that_cannot_be_evaluated(run, tmp_path):
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     edit_data_state(copy, digest="0" * 64)
     for given in (None, data):  # data of another run is used for the same data only
-        with pytest.raises(DataError, match=r"different digest.*has changed since"):
+        with pytest.raises(
+            DataError, match=r"differs from the run.s \(digest\).*has changed since"
+        ):
             evaluate_run(open_run(str(copy)), given)
     (copy / "metrics.csv").write_text("epoch,lr,train/loss\n1,0.1,2.0\n")
     for _ in range(2):

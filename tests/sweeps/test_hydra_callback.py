@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import time
 import urllib.request
 from collections.abc import Callable
@@ -221,6 +222,8 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
         for key in ("val/acc", "val/loss"):
             assert shown[momentum][f"best/{key}"] == pytest.approx(metrics[key])
     page = pytest.importorskip("lenet_pl.report.page")
-    page.add_to_tensorboard(job, {"dot": (ROOT / "docs" / "run.png").read_bytes()}, 1)
+    (job / "report").mkdir()
+    shutil.copy(ROOT / "docs" / "run.png", job / "report")
+    page.add_to_tensorboard(job, 1)
     [record] = job.rglob(f"*{page.SUFFIX}")
     assert record.parent == job / "momentum 0"  # beside the job's curves

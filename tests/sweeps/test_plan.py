@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.commands import ROOT
-from helpers.sweeps import QUICK, read_files, read_results, write_job
+from helpers.sweeps import QUICK, SHORT, read_files, read_results, write_job
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 
@@ -82,6 +82,31 @@ def test_a_sweep_is_recognised_by_the_parameters_of_its_jobs(
     assert message in capsys.readouterr().err
     assert run_sweep(*arguments, "seed=0") == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_sweep_is_recognised_by_the_configuration_of_its_jobs(
+    run_sweep: RunSweep, tmp_path: Path, capsys
+) -> None:
+    arguments = ["-m", *SHORT, "seed=0,1", "hydra.sweep.dir=s"]
+    assert run_sweep(*arguments) == 0
+    file = tmp_path / "s" / "1" / ".hydra" / "config.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("test: true", "test: false"))  # how to test is no parameter
+    assert run_sweep(*arguments) == 0
+    capsys.readouterr()
+    file.write_text(text.replace("momentum: 0.9", "momentum: 0.8"))  # as an edit of conf/ would
+    assert run_sweep(*arguments) == 2
+    message = "holds another sweep: in its job 1 optimizer.momentum was 0.8, now 0.9; choose"
+    assert message in capsys.readouterr().err
+
+
+def test_a_job_with_a_damaged_result_starts_again(run_sweep: RunSweep, tmp_path: Path) -> None:
+    arguments = ["-m", *SHORT, "seed=0,1", "hydra.sweep.dir=s"]
+    assert run_sweep(*arguments) == 0
+    (tmp_path / "s" / "1" / "result.json").write_text("{")
+    (tmp_path / "s" / "1" / "checkpoints" / "last.ckpt").unlink()
+    assert run_sweep(*arguments) == 0
+    assert read_results(tmp_path / "s")["1"]["status"] == "finished"
 
 
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in PRESETS.items() for n in names])

@@ -74,7 +74,8 @@ def _add_graph(writer: SummaryWriter, pl_module: Any) -> None:
             warnings.simplefilter("ignore")  # add_graph uses a deprecated tracer
             writer.add_graph(pl_module.net, pl_module.example_input_array.to(pl_module.device))
     except Exception as error:  # networks that cannot be traced can still be trained
-        log.warning("no graph in TensorBoard: %s", str(error).strip().splitlines()[0])
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        log.warning("no graph in TensorBoard: %s", reason)
 
 
 def _add_training_images(writer: SummaryWriter, trainer: Any) -> None:

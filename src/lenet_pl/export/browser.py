@@ -96,7 +96,7 @@ def load_html(content: bytes) -> tuple[str, Callable[[Tensor], Tensor]] | None:
         message = json.dumps({"html": content.decode(), "images": pixels})
         command = [node, "-e", RUN_PAGE]
         done = subprocess.run(command, input=message, text=True, capture_output=True, check=True)
-        return torch.tensor(json.loads(done.stdout))
+        return torch.from_numpy(np.array(json.loads(done.stdout), np.float32))  # null becomes NaN
 
     return f"the page's script in Node.js {output}", run
 

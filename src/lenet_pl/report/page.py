@@ -224,5 +224,6 @@ def add_to_tensorboard(folder: Path, epoch: int) -> None:
         for path in sorted((folder / "report").glob("*.png")):
             image = Image.open(path).convert("RGBA")
             opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            pixels = np.asarray(opaque.convert("RGB"))
+            size = [side * plots.SCREEN_DPI // plots.FILE_DPI for side in image.size]
+            pixels = np.asarray(opaque.convert("RGB").resize(size))
             writer.add_image(f"report/{path.stem}", pixels, epoch, dataformats="HWC")

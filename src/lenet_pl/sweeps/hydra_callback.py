@@ -21,12 +21,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lenet_pl import cli
 from lenet_pl.console import ConsoleHandler, console
-from lenet_pl.errors import FAILED, UserError, exit_on_error, fail, one_line
-from lenet_pl.files import display_path, reserved
-from lenet_pl.runs import program_name, read_result
+from lenet_pl.errors import FAILED, INVALID, UserError, exit_on_error, fail, one_line
+from lenet_pl.files import display_path, reserved, write_bytes
+from lenet_pl.runs import program_name
 from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
 from lenet_pl.sweeps.progress import ParallelProgress, label, print_end, print_line, print_start
-from lenet_pl.sweeps.results import parameter_overrides, read_sweep, summary, write_files
+from lenet_pl.sweeps.results import (
+    parameter_overrides,
+    read_sweep,
+    readable_result,
+    summary,
+    write_files,
+)
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +83,7 @@ class SweepCallback(Callback):
             local = hydra.launcher._target_.endswith(".submitit_launcher.LocalLauncher")
             if local and hydra.sweeper.get("max_batch_size", 0) is None:
                 hydra.sweeper.max_batch_size = max(1, cpu_count() // (self.plan.threads or 1))
-        OmegaConf.save(config, folder / "multirun.yaml")
+        write_bytes(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
 
     def _announce(self) -> None:
         plan = self.plan
@@ -86,7 +92,8 @@ class SweepCallback(Callback):
         console.print(title, style="bold", markup=False, soft_wrap=True)
         print_line(f"folder      {display_path(plan.folder)}")
         if plan.existing:
-            finished = sum(job.status == "finished" for job in plan.existing.values())
+            results = [readable_result(plan.folder / name) for name in plan.existing]
+            finished = sum(result.get("status") == "finished" for result in results)
             rest = len(plan.existing) - finished
             print_line(f"continued   finished jobs: {finished}, to continue or restart: {rest}")
         if plan.threads:
@@ -124,12 +131,12 @@ class SweepCallback(Callback):
 
         plan, folder = self.plan, Path(cfg.run_dir)
         overrides = list(HydraConfig.get().overrides.task)
-        existing = plan.existing.get(folder.name)
-        if existing and parameter_overrides(existing.overrides) != parameter_overrides(overrides):
+        parameters = parameter_overrides(overrides)
+        if plan.existing.get(folder.name, parameters) != parameters:
             # exit: Hydra would treat an exception as a failed job and start the next one
             path = display_path(folder)
             fail(f"{path}: holds a job of another sweep; choose another hydra.sweep.dir")
-        result = read_result(folder)
+        result = readable_result(folder)
         if result.get("status") == "finished":
             return cast("float | None", result["metrics"].get("val/acc"))
         checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -158,7 +165,7 @@ class SweepCallback(Callback):
             print_end(self.plan, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        with self.lock, _exit_on_error():
+        with self.lock, _exit_on_error(FAILED):
             complete = self.summarise(config.test)
         if not complete:
             raise SystemExit(FAILED)
@@ -184,17 +191,19 @@ class SweepCallback(Callback):
     def launch_failed(self, error: Exception) -> str:
         """Summarise the jobs so far after the launcher has failed; returns the error message."""
         if any(self.plan.folder.glob("*/.hydra")):
-            with _exit_on_error():
+            with _exit_on_error(FAILED):
                 self.summarise(test=False)
         return f"{type(error).__name__}: {one_line(error)}; {self._advice()}"
 
 
 @contextmanager
-def _exit_on_error() -> Iterator[None]:
-    """Exit on any exception; Hydra would turn it into a warning."""
+def _exit_on_error(status: int = INVALID) -> Iterator[None]:
+    """Exit on any exception, with this status on those of the user; Hydra would only warn."""
     try:
         with exit_on_error(cli.explain):
             yield
+    except SystemExit as error:
+        raise SystemExit(status) from error
     except Exception as error:
         traceback.print_exc()
         raise SystemExit(FAILED) from error
@@ -204,9 +213,8 @@ def _limit_resources(plan: Plan, number: int) -> None:
     """Limit a parallel job to its CPU threads, and assign the GPUs to the jobs in turn."""
     import torch
 
-    if plan.threads:
-        # more threads than cores wait for each other spinning, many times slower
-        torch.set_num_threads(min(plan.threads, torch.get_num_threads()))
+    # more threads than cores wait for each other spinning, many times slower
+    torch.set_num_threads(min(plan.threads or 1, torch.get_num_threads()))
     if not cast(Any, torch.cuda).is_initialized() and (count := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number % count]

@@ -15,9 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from lenet_pl.config import check, check_choices
+from lenet_pl.config import check, check_choices, flatten
 from lenet_pl.errors import ConfigError
-from lenet_pl.sweeps.results import Job, job_folders, parameter_overrides, read_job
+from lenet_pl.runs import read_overrides
+from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
 EXTRAS = {  # of lenet-pl, by the Hydra plugin that it installs
     "hydra_joblib_launcher": "parallel",
@@ -34,7 +35,7 @@ class Plan:
     folder: Path  # absolute
     total: int | None  # the number of jobs, if the sweeper knows it beforehand
     varied: tuple[str, ...]  # the keys that are swept over
-    existing: dict[str, Job]  # by name, from an earlier start
+    existing: dict[str, list[str]]  # by name, the parameters of jobs from an earlier start
     threads: int | None  # CPU threads of a parallel job; None where jobs run one after another
     cwd: Path = field(default_factory=Path.cwd)  # at the start; workers change to it
     started: float = field(default_factory=time.time)  # to compare with the times of files
@@ -56,7 +57,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     if names and ("multirun.yaml" not in names or ".hydra" in names):
         raise folder_error(config, "is not a sweep's folder; choose another folder")
     _check_plugins(config)
-    existing = {path.name: read_job(path) for path in job_folders(folder)}
+    existing = {p.name: parameter_overrides(read_overrides(p)) for p in job_folders(folder)}
     params = sweeper.get("params") or {}
     overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
@@ -66,9 +67,12 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         total = len(configs)
         nodes = [cfg.hydra for cfg in configs]
         tasks = {str(n.sweep.subdir): parameter_overrides(n.overrides.task) for n in nodes}
-        for name, job in existing.items():
-            if tasks.get(name) != (before := parameter_overrides(job.overrides)):
-                reason = f"job {name} was started with {shlex.join(before) or 'no overrides'}"
+        by_name = dict(zip(tasks, configs, strict=True))
+        for name, before in existing.items():
+            reason = f"job {name} was started with {shlex.join(before) or 'no overrides'}"
+            if tasks.get(name) == before:
+                reason = _difference(folder / name / ".hydra" / "config.yaml", by_name[name])
+            if reason:
                 raise folder_error(config, f"holds another sweep: {reason}; choose another folder")
     else:  # the sweeper chooses the jobs as it goes
         _check_devices(config)
@@ -139,12 +143,28 @@ def _check_devices(cfg: DictConfig) -> None:
             )
 
 
-def _search(config: Any) -> tuple[list[str], str]:
+def _search(config: Any) -> list[str]:
     """What identifies a search, whose jobs are not known beforehand."""
     sweeper = config.hydra.sweeper
     keys = [key for key in sweeper if key != "n_trials"]  # more trials extend the same search
-    same = OmegaConf.to_yaml(OmegaConf.masked_copy(sweeper, keys))
-    return parameter_overrides(config.hydra.overrides.task), same
+    return [OmegaConf.to_yaml(OmegaConf.masked_copy(sweeper, keys)), _parameters(config)]
+
+
+def _parameters(config: Any) -> str:
+    """The configuration of what is trained, as YAML."""
+    keys = [key for key in config if key not in ("hydra", *NOT_PARAMETERS)]
+    return OmegaConf.to_yaml(OmegaConf.masked_copy(config, keys))
+
+
+def _difference(file: Path, config: DictConfig) -> str:
+    """How a job's configuration differs from that of an earlier start; empty if it does not."""
+    old, new = (_parameters(OmegaConf.load(file)) if file.is_file() else "", _parameters(config))
+    if old in ("", new):
+        return ""
+    before, now = (flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
+    changed = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+    values = [f"{key} was {before.get(key)}, now {now.get(key)}" for key in changed]
+    return f"in its job {file.parents[1].name} {values[0]}" if values else ""
 
 
 def _threads(launcher: DictConfig, total: int | None) -> int | None:

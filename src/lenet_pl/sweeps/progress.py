@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from lenet_pl.console import console, percent
+from lenet_pl.errors import ConfigError
 from lenet_pl.runs import override_key
 from lenet_pl.sweeps.plan import Plan
-from lenet_pl.sweeps.results import read_job, readable, short_names
+from lenet_pl.sweeps.results import Job, read_job, readable, short_names
 
 POLL_SECONDS = 0.5  # between two looks at the jobs of other processes
 
@@ -35,7 +36,12 @@ def print_start(plan: Plan, name: str, overrides: Iterable[str]) -> None:
 
 def print_end(plan: Plan, folder: Path) -> None:
     """Print the outcome of a job, the jobs done, the best of them and the time left."""
-    jobs = {path.parent.name: read_job(path.parent) for path in plan.folder.glob("*/result.json")}
+    jobs: dict[str, Job] = {}
+    for path in plan.folder.glob("*/result.json"):
+        with suppress(ConfigError):  # a job that is about to start again
+            jobs[path.parent.name] = read_job(path.parent)
+    if folder.name not in jobs:
+        return
     ends = {name: time for name, job in jobs.items() if (time := end_time(plan, job.folder))}
     job = jobs[folder.name]
     outcome = [": ".join(filter(None, (job.status, job.error)))]

@@ -149,6 +149,14 @@ def read_job(folder: Path) -> Job:
         raise ConfigError(f"{folder}: damaged run folder: {error}") from error
 
 
+def readable_result(folder: Path) -> dict[str, Any]:
+    """The content of ``result.json``; empty if it is damaged, so that the job starts again."""
+    try:
+        return read_result(folder)
+    except ConfigError:
+        return {}
+
+
 def read_sweep(folder: Path) -> SweepResults:
     """Read and rank the jobs of a sweep, which may still be running."""
     jobs = [read_job(path) for path in job_folders(folder)]
