@@ -148,7 +148,7 @@ def test_a_search_continues_with_more_trials(
     for changed in ("model.num_classes=11", "hydra.sweeper.sampler.seed=1"):
         assert run_sweep(*arguments, "hydra.sweeper.n_trials=2", changed) == 2
         assert "hydra.sweep.dir=s: holds another sweep" in capsys.readouterr().err
-    file = tmp_path / "s" / "0" / "result.json"
+    file = tmp_path / "s" / "0" / ".hydra" / "overrides.yaml"
     file.write_text(file.read_text().replace(lr[0], "optimizer.lr=1"))
     assert run_sweep(*arguments, "hydra.sweeper.n_trials=2") == 2
     assert "s/0: holds a job of another sweep" in capsys.readouterr().err
