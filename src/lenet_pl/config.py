@@ -255,8 +255,9 @@ def resume_settings(cfg: DictConfig) -> dict[str, Any]:
 
 def with_key(path: str, error: BaseException) -> str:
     """``model.name=x: …`` for an error that begins with ``name=x``, else ``model: …``."""
-    name, equals, _ = str(error).partition("=")
-    return f"{path}.{error}" if equals and name.isidentifier() else f"{path}: {error}"
+    message = one_line(error, 100)  # of torch's, which can list every parameter
+    name, equals, _ = message.partition("=")
+    return f"{path}.{message}" if equals and name.isidentifier() else f"{path}: {message}"
 
 
 def check_outputs(classifier: "Classifier", classes: int) -> None:

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache as call_once
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,7 +34,14 @@ class DataSplits:
     facts: Mapping[str, Any]
     broken: Mapping[str, str]  # by file, why an image could not be read
     report: Mapping[str, Any]  # of cleaning.inspect; empty if it was not called
-    label_issues: Callable[[], list[dict[str, Any]]]  # searches at the first call
+    folds: int  # of the cross-validation that finds label issues
+    seed: int  # of these folds
+
+    @cached_property
+    def label_issues(self) -> list[dict[str, Any]]:
+        """Suspect labels of the training split, found when they are first needed."""
+        train, indices, classes = self.splits["train"], self.indices["train"], self.facts["classes"]
+        return cleaning.find_label_issues(train, indices, classes, self.folds, self.seed)
 
 
 class DigitsDataModule(LightningDataModule):
@@ -175,9 +181,8 @@ class DigitsDataModule(LightningDataModule):
             "broken": list(raw.broken),
         }
         files = {name: subset.files for name, subset in subsets.items() if subset.files}
-        judge = (indices["train"], classes, self.suspect_folds, self.split_seed)
-        issues = call_once(partial(cleaning.find_label_issues, train, *judge))
-        return DataSplits(splits, indices, files, facts, raw.broken, report, issues)
+        folds, seed = self.suspect_folds, self.split_seed
+        return DataSplits(splits, indices, files, facts, raw.broken, report, folds, seed)
 
     def facts(self) -> dict[str, Any]:
         """What identifies the data and its splits, in plain types."""
@@ -195,7 +200,7 @@ class DigitsDataModule(LightningDataModule):
         """
         report = dict(self._loaded.report)
         if self.suspect_folds:
-            report["suspects"] = self._loaded.label_issues()
+            report["suspects"] = self._loaded.label_issues
         if report and (files := self._loaded.files):
             report["files"] = cleaning.mentioned_files(report, files)
         return report or None
@@ -213,7 +218,7 @@ class DigitsDataModule(LightningDataModule):
         if loaded.report:
             lines.append(f"cleaned     {cleaning.summary(loaded.report)}")
         if self.suspect_folds:
-            issues = loaded.label_issues()
+            issues = loaded.label_issues
             lines.append(f"suspects    {len(issues):,} label issues, in cleaning.json")
         if self.fraction < 1:
             lines.append(f"reduced     to {self.fraction:.4g} of the training images")

@@ -81,9 +81,7 @@ def _download(name: str, options: dict[str, Any]) -> nn.Module:
             f"{folder}, or set model.weights=FILE, or model.weights=null for random weights"
         ) from error
     except Exception as error:  # damaged files raise errors of many types
-        raise ValueError(
-            f"weights=DEFAULT: cannot load {folder}/{file}: {_brief(error)}"
-        ) from error
+        raise ValueError(f"weights=DEFAULT: cannot load {folder}/{file}: {error}") from error
 
 
 def _load(net: nn.Module, path: str) -> None:
@@ -96,7 +94,7 @@ def _load(net: nn.Module, path: str) -> None:
     except FileNotFoundError as error:
         raise OSError(f"weights={path}: no such file; set a path, DEFAULT or null") from error
     except Exception as error:
-        raise ValueError(f"weights={path}: do not fit this network: {_brief(error)}") from error
+        raise ValueError(f"weights={path}: do not fit this network: {error}") from error
 
 
 def _head(net: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
@@ -109,7 +107,3 @@ def _replace_head(net: nn.Module, outputs: int) -> None:
         net.set_submodule(name, nn.Linear(old.in_features, outputs))
     else:  # SqueezeNet
         net.set_submodule(name, nn.Conv2d(old.in_channels, outputs, kernel_size=1))
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split()[:30])
