@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 from collections import UserDict
 from pathlib import Path
 
@@ -25,6 +26,12 @@ from lenet_pl.training import build, train
 @pytest.fixture(scope="module")
 def mini() -> DigitsDataModule:
     return data_module()
+
+
+def test_can_be_sent_to_another_process(mini):
+    copy = pickle.loads(pickle.dumps(mini))
+    assert copy.split_digest == mini.split_digest
+    assert torch.equal(copy.splits["train"].images, mini.splits["train"].images)
 
 
 def test_the_default_split_of_mini(mini):
