@@ -19,7 +19,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record-golden", action="store_true", help="renew what test_golden pins")
 
 
+# the slowest files first, so that two workers end together
+SLOWEST = (
+    "test_hydra_callback",
+    "test_training",
+    "test_notebooks",
+    "test_architecture",
+    "test_golden",
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in SLOWEST)
     if config.getoption("--download") or os.environ.get("CI") == "true":
         return
     for item in items:

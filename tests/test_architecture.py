@@ -1,7 +1,6 @@
 """Who may import whom, that the diagram shows it, and that every tool can be deleted."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -68,56 +67,68 @@ def test_one_batch_passes_through_seven_files():
     assert "_target_: lenet_pl.models.lenet.LeNet" in (ROOT / "conf/model/lenet.yaml").read_text()
 
 
+REMOVED = [["export"], ["report"], ["sweeps"], ["evaluation", "report", "sweeps"], sorted(TOOLS)]
 SHORT = ["data=mini", "data.fraction=0.05", "data.val_size=100", "optimizer.lr=0.05"]
 SHORT += ["trainer.accelerator=cpu", "logger=none", "callbacks.early_stopping=null"]
+# imports the frameworks once, and runs the commands of each copy in a process of its own
 SCRIPT = """
-import runpy, sys
+import os, runpy, sys
 from hydra.core.global_hydra import GlobalHydra
-import pytorch_lightning
-for words in {commands!r}:
-    GlobalHydra.instance().clear()
-    sys.argv = ["train.py", *words]
-    runpy.run_path("train.py", run_name="__main__")
+import pytorch_lightning, torchvision
+for folder, commands in {runs!r}:
+    if child := os.fork():
+        os.waitpid(child, 0)
+        continue
+    os.chdir(folder)
+    sys.path.insert(0, "src")
+    for stream in (1, 2):
+        os.dup2(os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    for words in commands:
+        GlobalHydra.instance().clear()
+        sys.argv = ["train.py", *words]
+        runpy.run_path("train.py", run_name="__main__")
+    assert sys.modules["lenet_pl"].__file__.startswith(folder)
+    os._exit(0)
 """
 
 
-@pytest.mark.parametrize(
-    "removed",
-    [["export"], ["report"], ["sweeps"], ["evaluation", "report", "sweeps"], sorted(TOOLS)],
-    ids="+".join,
-)
-def test_a_run_does_without_the_tools(tmp_path, removed):
-    for name in ("src", "conf"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    shutil.copy(ROOT / "train.py", tmp_path)
-    for tool in removed:
-        shutil.rmtree(tmp_path / "src" / "lenet_pl" / tool)
-        for path in (tmp_path / "conf").rglob("*.yaml"):
-            if f"lenet_pl.{tool}" in path.read_text():
-                path.unlink()
-    commands = [
-        [*SHORT, "trainer.max_epochs=1", "hydra.run.dir=run"],
-        ["resume=run", "trainer.max_epochs=2"],
-    ]
-    if "sweeps" in removed:  # -m is Hydra's own multirun
-        commands.append(["-m", *SHORT, "trainer.max_epochs=1", "seed=0,1", "hydra.sweep.dir=sweep"])
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "src")}
-    script = SCRIPT.format(commands=commands)
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = _result(tmp_path / "run")
-    assert (result["status"], result["epochs"]) == ("finished", 2)
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Copies of the project without some tools, in each of which a run was trained and resumed."""
+    folders, runs = {}, []
+    for removed in REMOVED:
+        folders["+".join(removed)] = folder = tmp_path_factory.mktemp("copy")
+        for name in ("src", "conf"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        shutil.copy(ROOT / "train.py", folder)
+        for tool in removed:
+            shutil.rmtree(folder / "src" / "lenet_pl" / tool)
+            for path in (folder / "conf").rglob("*.yaml"):
+                if f"lenet_pl.{tool}" in path.read_text():
+                    path.unlink()
+        commands = [
+            [*SHORT, "trainer.max_epochs=1", "hydra.run.dir=run"],
+            ["resume=run", "trainer.max_epochs=2"],
+        ]
+        if "sweeps" in removed:  # -m is Hydra's own multirun
+            jobs = ["trainer.max_epochs=1", "seed=0,1", "hydra.sweep.dir=sweep"]
+            commands.append(["-m", *SHORT, *jobs])
+        runs.append((str(folder), commands))
+    subprocess.run([sys.executable, "-c", SCRIPT.format(runs=runs)], check=True)
+    return folders
+
+
+@pytest.mark.parametrize("removed", ["+".join(removed) for removed in REMOVED])
+def test_a_run_does_without_the_tools(copies, removed):
+    output = (copies[removed] / "output").read_text()
+    assert "Error" not in output
+    result = _result(copies[removed] / "run")
+    assert (result["status"], result["epochs"]) == ("finished", 2), output
     assert 0 <= result["metrics"]["test/acc_low"] <= result["metrics"]["test/acc"]
     for job in ("0", "1") if "sweeps" in removed else ():
-        result = _result(tmp_path / "sweep" / job)
-        assert result["status"] == "finished"
+        result = _result(copies[removed] / "sweep" / job)
+        assert result["status"] == "finished", output
         assert "test/acc" not in result["metrics"]
 
 
