@@ -125,7 +125,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not an override of the form key=value"
     if "Config group override" in str(error):  # Hydra does not name the group
-        groups = [word[:-5] for word in sys.argv if word.endswith("=null")]
+        groups = [item[:-5] for item in sys.argv if item.endswith("=null")]
         group = next((group for group in groups if (conf_dir() / group).is_dir()), "group")
         return f"{group}=null: must be one of {_options(group)}"
     if not isinstance(error, HydraException | OmegaConfBaseException):

@@ -94,9 +94,8 @@ def layer_table(net: "nn.Module", image: "Tensor", max_rows: int = 30) -> list[L
     def record(name: str, module: "nn.Module", args: Any, output: Any) -> None:
         repeated = any(row[0] == name for row in calls)
         parameters = 0 if repeated else sum(p.numel() for p in module.parameters())
-        output = (
-            output[0] if isinstance(output, tuple) else output
-        )  # an LSTM also returns its states
+        # an LSTM also returns its states
+        output = output[0] if isinstance(output, tuple) else output
         calls.append((name, type(module).__name__, _size(output[0]), parameters))
 
     hooks = [m.register_forward_hook(partial(record, name)) for name, m in modules.items()]

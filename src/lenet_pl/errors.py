@@ -32,7 +32,7 @@ def one_line(error: BaseException, max_words: int | None = None) -> str:
 
     Args:
         error: the error.
-        max_words: number of words to keep of another library's message; None keeps all.
+        max_words: where to cut off a long message of another library; None keeps all of it.
     """
     return " ".join(str(error).split()[:max_words]) or type(error).__name__
 

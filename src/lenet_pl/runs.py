@@ -148,12 +148,11 @@ def resume_arguments(arguments: list[str]) -> list[str]:
             "trainer.max_epochs to train longer"
         )
     replaced = {*map(override_key, given), "ckpt_path"}
-    if (
-        "classifier" in replaced
-    ):  # either classifier resumes the other's checkpoints, without its options
+    # either classifier resumes the other's checkpoints, without its options
+    if "classifier" in replaced:
         replaced.add("classifier.steps_per_execution")
-    kept = [item for item in read_overrides(run) if override_key(item) not in replaced]
-    return [*kept, f"ckpt_path={_quoted(checkpoint)}", f"hydra.run.dir={_quoted(run)}", *given]
+    own = [item for item in read_overrides(run) if override_key(item) not in replaced]
+    return [*own, f"ckpt_path={_quoted(checkpoint)}", f"hydra.run.dir={_quoted(run)}", *given]
 
 
 def _quoted(path: Path) -> str:
@@ -388,9 +387,8 @@ def git_state() -> dict[str, Any] | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", __file__
-        )  # fails if the repository belongs to another project
+        # fails if the repository belongs to another project
+        git("ls-files", "--error-unmatch", __file__)
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None

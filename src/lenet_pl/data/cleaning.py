@@ -50,9 +50,9 @@ def inspect(
         A report in plain types, with images by their index, and the positions in the training
         subset of the images to keep.
     """
-    seen: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)  # split, index and label
-    found: dict[str, list[Any]] = {"labels_out_of_range": [*out_of_range]}
-    found |= {"blank": [], "leaked": [], "duplicates": []}
+    by_digest: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)  # split, index and label
+    lists: dict[str, list[Any]] = {"labels_out_of_range": [*out_of_range]}
+    lists |= {"blank": [], "leaked": [], "duplicates": []}
     keep = []
     for name in sorted(subsets, key="train".__eq__):  # training last, to compare it with the rest
         data, indices = subsets[name].images(), subsets[name].indices.tolist()
@@ -60,26 +60,26 @@ def inspect(
         constant = (flat == flat[:, :1]).all(1).tolist()
         images = zip(flat.numpy(), constant, indices, data.labels.tolist(), strict=True)
         for position, (row, is_blank, index, label) in enumerate(images):
-            same = [] if is_blank else seen[hashlib.sha256(row).digest()]
+            same = [] if is_blank else by_digest[hashlib.sha256(row).digest()]
             if name == "train":
                 if is_blank:
-                    found["blank"].append(index)
+                    lists["blank"].append(index)
                 elif not same:
                     keep.append(position)
                 elif same[0][0] == "train":
-                    found["duplicates"].append({"index": index, "of": same[0][1]})
+                    lists["duplicates"].append({"index": index, "of": same[0][1]})
                 else:
                     leak = {"index": index, "split": same[0][0], "of": same[0][1]}
-                    found["leaked"].append(leak)
+                    lists["leaked"].append(leak)
             same.append((name, index, label))
-    found["conflicts"] = [
+    lists["conflicts"] = [
         [{"split": name, "index": index, "label": classes[label]} for name, index, label in group]
-        for group in seen.values()
+        for group in by_digest.values()
         if len({label for *_, label in group}) > 1
     ]
     total = len(subsets["train"].indices) + len(out_of_range)
-    counts = {name: len(items) for name, items in found.items()}
-    report = {"images": total, "removed": total - len(keep), "counts": counts, **found}
+    counts = {name: len(items) for name, items in lists.items()}
+    report = {"images": total, "removed": total - len(keep), "counts": counts, **lists}
     return report, torch.tensor(keep, dtype=torch.long)
 
 

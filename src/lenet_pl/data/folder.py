@@ -145,18 +145,18 @@ def read_images(
         except DataError as error:
             return str(error).removeprefix(f"{path}: ")
 
-    found = [(path, name) for name, folder in folders.items() for path in image_files(folder)]
+    paths = [(path, name) for name, folder in folders.items() for path in image_files(folder)]
     # by file name, then class, so that an exported data set keeps its order
-    found.sort(key=lambda item: (item[0].name, item[0].as_posix()))
+    paths.sort(key=lambda item: (item[0].name, item[0].as_posix()))
     Image.init()  # before threads do
     console = Console(stderr=True)
-    progress: Any = {"total": len(found), "console": console, "disable": not console.is_terminal}
+    progress: Any = {"total": len(paths), "console": console, "disable": not console.is_terminal}
     images, labels, files, broken = [], [], [], {}
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # an image is read or it is not
-        read_all = pool.map(read, [path for path, _ in found])
+        read_all = pool.map(read, [path for path, _ in paths])
         results = track(read_all, "reading images", transient=True, **progress)
-        for (path, name), result in zip(found, results, strict=True):
+        for (path, name), result in zip(paths, results, strict=True):
             file = path.relative_to(root).as_posix()
             if isinstance(result, str):
                 broken[file] = result

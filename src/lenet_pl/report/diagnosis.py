@@ -331,20 +331,20 @@ def ambiguous_images(c: Context) -> Finding | None:
     """An accurate network gives two classes a high probability."""
     val = c.predictions
     (best, second), (first, other) = (x.T for x in val.logits.double().softmax(1).topk(2))
-    claimed = (second > 0.3).nonzero().flatten()
-    claimed = claimed[(best - second)[claimed].argsort(stable=True)]
-    if c.val.value < 0.9 or len(claimed) < 3:
+    ambiguous = (second > 0.3).nonzero().flatten()
+    ambiguous = ambiguous[(best - second)[ambiguous].argsort(stable=True)]
+    if c.val.value < 0.9 or len(ambiguous) < 3:
         return None
     where = "In all files, training then test" if c.run.pooled else "In the training file"
     images = val.files or val.indices.tolist()
     names = ", ".join(
         f"{images[i]} ({c.classes[first[i]]} or {c.classes[other[i]]})"
-        for i in claimed[:6].tolist()
+        for i in ambiguous[:6].tolist()
     )
-    wrong = int((~val.correct[claimed]).sum())
+    wrong = int((~val.correct[ambiguous]).sum())
     return suggest(
         "Some images may be ambiguous or mislabelled",
-        f"{len(claimed)} validation images have two classes above 30 %, and {wrong} of them are "
+        f"{len(ambiguous)} validation images have two classes above 30 %, and {wrong} of them are "
         f"among the {c.errors} errors. {'Files' if val.files else where}: {names}.",
         (True, "Inspect them; cross-validation lists suspicious labels.", "data.suspect_folds=5"),
     )
