@@ -1,5 +1,6 @@
 """Shared pieces: configurations composed without the command line, and commands run for real."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +37,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("download"):
             item.add_marker(pytest.mark.skip(reason="needs the network: pytest --download"))
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """Undo what Hydra sets on the root logger when a command runs in this process."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -19,12 +20,14 @@ from lenet_pl.runs import open_run
 
 
 def test_onnx_model_computes_the_probabilities_of_pytorch(
-    run, tmp_path, lenet_pl, probabilities, test_split
+    run, tmp_path, lenet_pl, probabilities, test_split, caplog
 ):
     onnxruntime = pytest.importorskip("onnxruntime")
     folder = shutil.copytree(run, tmp_path / "copy")
+    caplog.set_level(logging.INFO)  # as after training in a notebook
     status, out, err = lenet_pl("export", folder, "--format", "onnx", "--json")
     assert status == 0, err
+    assert [record.message for record in caplog.records if "onnx" in record.name] == []
     answer = json.loads(out)
     assert answer["file"] == str(folder / "export" / "model.onnx")
     assert (answer["images"], answer["agree"]) == (1000, 1000)

@@ -1,9 +1,8 @@
 """A grid of jobs on disk, and sweeps run in this process."""
 
 import gc
-import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,10 +26,8 @@ def grid(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+def run_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run ``lenet-pl train`` in an empty folder; returns the exit status."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> int:
@@ -44,7 +41,4 @@ def run_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
             gc.collect()  # releases the lock of an interrupted sweep, as the end of a process does
         return 0
 
-    yield run
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:], root.level = handlers, level
+    return run

@@ -127,7 +127,8 @@ def write_onnx(network: nn.Module, images: Tensor, labels: Tensor, facts: Facts)
     """An ONNX model with a dynamic batch size; the facts are its metadata, lists as JSON."""
     import onnx
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for library in ("torch.onnx", "onnx_ir", "onnxscript"):  # they log each step at INFO
+        logging.getLogger(library).setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         program = torch.onnx.export(
             network,
