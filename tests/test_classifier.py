@@ -21,6 +21,7 @@ def classifier() -> Classifier:
         torch.optim.SGD,
         scheduler=None,
         decay_biases=True,
+        seed=0,
         mean=0.13,
         std=0.31,
     )

@@ -76,3 +76,12 @@ def test_debugging_run(folder):
 
 def test_percent():
     assert percent(0.98764) == "98.76 %"
+
+
+@pytest.mark.parametrize("status", ["interrupted", "failed"])
+def test_the_command_after_an_interruption_completes_the_run_as_requested(folder, status):
+    result = FINISHED | {"status": status, "error": "stopped by SIGTERM", "metrics": METRICS}
+    text = lines(result, folder)
+    assert text[0] == f"{status:<15} stopped by SIGTERM"
+    assert text[-1] == "resume          python train.py resume=run"  # no other trainer.max_epochs
+    assert not any("longer" in line for line in text)

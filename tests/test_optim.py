@@ -62,12 +62,12 @@ def test_weight_decay_can_exclude_biases():
         return torch.optim.SGD(groups, lr=0.1, weight_decay=0.01)
 
     parts = LeNet(), nn.CrossEntropyLoss(), sgd, None
-    classifier = Classifier(*parts, decay_biases=False, mean=0.0, std=1.0)
+    classifier = Classifier(*parts, decay_biases=False, seed=0, mean=0.0, std=1.0)
     matrices, vectors = classifier.build_optimizer().param_groups
     assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.01, 0.0)
     assert [p.ndim for p in matrices["params"]] == [4, 4, 4, 2, 2]
     assert [p.ndim for p in vectors["params"]] == [1] * 5
-    classifier = Classifier(*parts, decay_biases=True, mean=0.0, std=1.0)
+    classifier = Classifier(*parts, decay_biases=True, seed=0, mean=0.0, std=1.0)
     [group] = classifier.build_optimizer().param_groups
     assert group["weight_decay"] == 0.01
     assert len(group["params"]) == 10

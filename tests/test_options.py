@@ -1,13 +1,20 @@
 """Options of the configuration groups: they learn, they resume, and invalid ones are refused."""
 
+import random
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from helpers.commands import ROOT
 from helpers.runs import FAST, either, rows
+from pytorch_lightning import seed_everything
+from torch.testing import assert_close
 
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.errors import ConfigError, UserError
+from lenet_pl.models.lenet import LeNet
 from lenet_pl.training import build, train
 
 SHORT = [*FAST, "logger=none", "test=false"]
@@ -67,16 +74,30 @@ def test_mixed_precision_has_logits_of_16_bits_and_exact_accuracy(composed):
     assert row["val/acc"] == (logits.argmax(1) == labels).sum().item() / 1000
 
 
+RESUMED = [
+    "scheduler=cosine optimizer=adamw callbacks=ema augment=affine",
+    "scheduler=onecycle callbacks=swa callbacks.average.start=0.4 loss.label_smoothing=0.1",
+    "scheduler=plateau scheduler.patience=0 optimizer.lr=0.3 callbacks=default loss=cross_entropy",
+    "model=mlp optimizer=adam loss=mse augment=[noise,erasing,elastic] classifier=fast",
+    "model=lstm model.num_layers=2 model.dropout=0.2 optimizer=muon classifier=plain augment=none",
+    "model=pretrained model.name=mobilenet_v3_small model.freeze=true "  # has dropout
+    "callbacks=[finetune,ema] scheduler=cosine classifier.decay_biases=false",
+    "model=lenet optimizer=sgd scheduler=none",
+]
+
+
 @pytest.mark.parametrize(
-    "overrides",
-    [
-        "scheduler=cosine optimizer=adamw callbacks=ema",
-        "scheduler=onecycle callbacks=swa callbacks.average.start=0.4",
-        "scheduler=plateau scheduler.patience=0 optimizer.lr=0.3",
-        "model=pretrained model.name=shufflenet_v2_x0_5 model.freeze=true "
-        "callbacks=[finetune,ema] scheduler=cosine classifier.decay_biases=false",
-    ],
+    "group", ["model", "loss", "augment", "optimizer", "scheduler", "callbacks", "classifier"]
 )
+def test_every_option_is_resumed(group):
+    chosen = re.findall(rf"(?:^| ){group}=(\S+)", " ".join(RESUMED))
+    resumed = {option for options in chosen for option in options.strip("[]").split(",")}
+    options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")}
+    without_checkpoints = {"none"} if group == "callbacks" else set()
+    assert resumed == options - without_checkpoints
+
+
+@pytest.mark.parametrize("overrides", RESUMED)
 def test_a_resumed_run_equals_an_uninterrupted_one(composed, tmp_path, monkeypatch, overrides):
     defaults = [*SHORT, *FEW_IMAGES, "trainer.limit_train_batches=3", "trainer.max_epochs=4"]
     overrides = [*defaults, *overrides.split(), NO_STOPPING]
@@ -98,10 +119,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one(composed, tmp_path, monkeypat
     train(composed(*overrides, f"run_dir={cut}", last))
     assert rows(cut) == rows(tmp_path / "run")
     ends = [torch.load(folder / "checkpoints" / "last.ckpt") for folder in (cut, tmp_path / "run")]
-    for key in ("state_dict", "current_model_state"):
-        resumed, uninterrupted = (end.get(key, {}) for end in ends)
-        assert resumed.keys() == uninterrupted.keys()
-        assert all(torch.equal(resumed[name], value) for name, value in uninterrupted.items())
+    for key in ("state_dict", "current_model_state", "optimizer_states"):
+        assert_close(*(end.get(key) for end in ends), rtol=0, atol=0)
+
+
+def test_every_random_number_depends_on_the_epoch_only(composed, tmp_path):
+    """A layer of one's own may use any of the global generators."""
+    draws = []
+
+    class Draws(LeNet):
+        def forward(self, x):
+            if self.training:
+                draws.append((torch.rand(1).item(), np.random.rand(), random.random()))
+            return super().forward(x)
+
+    for seed in (3, 4):
+        cfg = composed(*SHORT, "trainer.limit_train_batches=1", "trainer.max_epochs=2", "seed=3")
+        Path(cfg.run_dir).mkdir(exist_ok=True)
+        parts = build(cfg)
+        parts.classifier.net = Draws(10)
+        seed_everything(seed)
+        parts.trainer.fit(parts.classifier, parts.data)
+    assert draws[:2] == draws[2:]
+    assert len({*sum(draws[:2], ())}) == 6
 
 
 ONE_CYCLE = ["scheduler=onecycle", "trainer.limit_train_batches=1", "trainer.max_epochs=3"]

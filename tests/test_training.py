@@ -375,3 +375,107 @@ def test_sigterm_exits_with_status_1(tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait().returncode == 1
     assert result(folder)["status"] == "interrupted"
+
+
+def test_an_epoch_that_is_cut_short_is_not_recorded(composed, tmp_path, monkeypatch):
+    cfg = composed(*PLAIN, "trainer.max_epochs=3", "trainer.limit_train_batches=4")
+    parts = build(cfg)
+
+    class Timer(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = trainer.global_step == 6
+
+    parts.trainer.callbacks.append(Timer())
+    monkeypatch.setattr("lenet_pl.training.build", lambda *_: parts)
+    with pytest.raises(SystemExit):
+        train(cfg)
+    record = result(tmp_path / "run")
+    assert record["status"] == "interrupted"
+    assert record["error"] == "stopped in the middle of epoch 2"
+    assert record["epochs"] == record["best_epoch"] == len(rows(tmp_path / "run")) == 1
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert last["epoch"] == 0
+
+
+def test_a_run_says_that_its_epochs_were_limited(composed, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(composed(*PLAIN, "trainer.max_epochs=1", "trainer.limit_train_batches=2"))
+    assert result(tmp_path / "run")["limits"] == {"limit_train_batches": 2}
+    assert "limited     trainer.limit_train_batches=2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("weights", "val/loss of epoch 1 was "),
+        ("images", "val: 999 images were evaluated, not 1,000"),
+    ],
+)
+def test_a_run_whose_figures_cannot_be_repeated_fails(
+    composed, tmp_path, monkeypatch, change, message
+):
+    """The figures of the best epoch must be those of the saved weights, over all images."""
+
+    class Damage(Callback):
+        def on_fit_end(self, trainer, module):
+            if change == "weights":
+                path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+                state = torch.load(path)
+                state["state_dict"]["net.fc2.bias"] += 0.001
+                torch.save(state, path)
+
+        def on_validation_epoch_end(self, trainer, module):
+            if change == "images":
+                logits, labels = module.batches["val"][0]
+                module.batches["val"][0] = logits[1:], labels[1:]
+
+    cfg = composed(*PLAIN, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
+    parts = build(cfg)
+    parts.trainer.callbacks.append(Damage())
+    monkeypatch.setattr("lenet_pl.training.build", lambda *_: parts)
+    with pytest.raises(VerificationError, match=message):
+        train(cfg)
+    record = result(tmp_path / "run")
+    assert record["status"] == "failed"
+    assert message in record["error"]
+
+
+def test_a_checkpoint_of_lightnings_slurm_support_is_not_used(composed, tmp_path, monkeypatch):
+    """With these variables, Lightning looks for hpc_ckpt_*.ckpt when no checkpoint is named."""
+    for name, value in {"NTASKS": 1, "JOB_ID": 7, "JOB_NAME": "train", "PROCID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    for name, value in {"LOCALID": 0, "NODEID": 0, "JOB_NODELIST": "localhost"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    cfg = composed(*PLAIN, "trainer.max_epochs=2", "trainer.limit_train_batches=4")
+    parts = build(cfg)
+
+    class Requeue(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 5:
+                trainer.save_checkpoint(tmp_path / "run" / "hpc_ckpt_1.ckpt")
+
+    parts.trainer.callbacks.append(Requeue())
+    monkeypatch.setattr("lenet_pl.training.build", lambda *_: parts)
+    train(cfg)
+    record = result(tmp_path / "run")
+    best = rows(tmp_path / "run")[record["best_epoch"] - 1]
+    assert record["metrics"]["val/loss"] == best["val/loss"]
+
+
+def test_sigusr1_requeues_a_slurm_job(tmp_path, monkeypatch):
+    """The command that stands in for scontrol is given the job."""
+    script = tmp_path / "scontrol"
+    script.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/requeued\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for job in ("", "42"):
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        folder = tmp_path / f"run{job}"
+        overrides = [*PLAIN, "trainer.max_epochs=500", "callbacks.early_stopping=null"]
+        process = Running(*overrides, f"hydra.run.dir={folder}", cwd=tmp_path)
+        process.wait_for(lambda folder=folder: (folder / "metrics.csv").exists())
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait().returncode == 1
+        assert result(folder)["error"] == "stopped by SIGUSR1"
+        assert (tmp_path / "requeued").exists() == bool(job)
+    assert (tmp_path / "requeued").read_text() == "requeue 42\n"

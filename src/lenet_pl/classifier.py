@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -29,6 +30,7 @@ class Classifier(LightningModule):
         scheduler: builds Lightning's ``lr_scheduler`` dictionary from the optimizer and the
             number of optimizer steps; None or empty for a constant learning rate.
         decay_biases: whether weight decay also applies to biases and other vectors.
+        seed: of dropout and other random numbers of the network, together with the epoch.
         mean, std: of the training pixels, scaled to [0, 1]; saved in the checkpoint.
         example: one image ``[1, C, H, W]``, for TensorBoard's graph.
         settings: the values, by key, that a resumed run must not change, in plain types; saved in
@@ -50,6 +52,7 @@ class Classifier(LightningModule):
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
         scheduler: Callable[[Optimizer, int], Schedule] | None,
         decay_biases: bool,
+        seed: int,
         mean: float,
         std: float,
         example: Tensor | None = None,
@@ -61,7 +64,7 @@ class Classifier(LightningModule):
         self.loss = loss
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.decay_biases = decay_biases
+        self.decay_biases, self.seed = decay_biases, seed
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
         self.example_input_array = example
@@ -164,6 +167,12 @@ class Classifier(LightningModule):
         for callback in self.trainer.early_stopping_callbacks:
             if callback.wait_count >= callback.patience:
                 self.trainer.should_stop = True
+
+    def on_train_epoch_start(self) -> None:
+        # a resumed run continues with the same random numbers, dropout's for example
+        entropy = (self.seed, self.current_epoch, self.global_rank)
+        [state] = np.random.SeedSequence(entropy).generate_state(1)
+        seed_everything(int(state), verbose=False)
 
     def on_train_epoch_end(self) -> None:
         # Lightning steps these after saving checkpoints, so a resumed run would miss the step

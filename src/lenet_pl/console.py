@@ -149,12 +149,12 @@ def end_summary(
         logdir = "outputs" if folder.parts[:1] == ("outputs",) else shlex.quote(str(folder))
         commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
     resume = f"{program} resume={shlex.quote(str(folder))}"
-    needed = (folder / "checkpoints" / "last.ckpt", folder / ".hydra")
-    resumable = resumable and all(path.exists() for path in needed)
-    if metrics and resumable and extendable and not result["stopped_early"]:
-        commands.append(("train longer", f"{resume} trainer.max_epochs={2 * result['epochs']}"))
-    elif result["status"] != "finished" and resumable:
+    resumable = resumable and (folder / ".hydra").exists()
+    extendable = extendable and (folder / "checkpoints" / "last.ckpt").exists()
+    if resumable and result["status"] != "finished":
         commands.append(("resume", resume))
+    elif metrics and resumable and extendable and not result["stopped_early"]:
+        commands.append(("train longer", f"{resume} trainer.max_epochs={2 * result['epochs']}"))
     return Group(
         "",
         *(Text(f"{name:<15} {text}", style="bold") for name, text in lines),

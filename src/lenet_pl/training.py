@@ -1,7 +1,10 @@
 """From a configuration to a run folder: check, build, fit, test, record."""
 
 import logging
+import os
+import signal
 import statistics
+import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator, MutableMapping
@@ -22,6 +25,7 @@ from rich.console import RenderableType
 
 from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
 from lenet_pl.callbacks.history import EpochHistory
+from lenet_pl.callbacks.signals import StopOnSignal, StoppedError
 from lenet_pl.callbacks.tensorboard import TensorBoardSummary
 from lenet_pl.classifier import Classifier
 from lenet_pl.config import (
@@ -41,7 +45,7 @@ from lenet_pl.console import (
     start_summary,
 )
 from lenet_pl.data.datamodule import DigitsDataModule
-from lenet_pl.errors import FAILED, ConfigError, UserError, one_line
+from lenet_pl.errors import FAILED, ConfigError, UserError, VerificationError, one_line
 from lenet_pl.files import display_path, reserved, write_json
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
@@ -67,7 +71,7 @@ class Parts(NamedTuple):
     """The objects that make up a run.
 
     Attributes:
-        trainer, classifier, data, history: as built from the configuration.
+        trainer, classifier, data, history, signals: as built from the configuration.
         best: the callback that keeps the best weights; None without checkpoints.
         horizon: the number of optimizer steps in the schedule; None if it has no fixed length.
     """
@@ -76,6 +80,7 @@ class Parts(NamedTuple):
     classifier: Classifier
     data: DigitsDataModule
     history: EpochHistory
+    signals: StopOnSignal
     best: BestAndLastCheckpoint | None
     horizon: int | None
 
@@ -108,23 +113,24 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
         result, extendable = _initial_result(cfg), True
         try:
             parts = parts or build(cfg, cache)
-            result |= _describe(parts)
-            extendable = parts.horizon is None
-            if main_process:
-                (folder / "result.json").unlink(missing_ok=True)  # from before the run was resumed
-                if (report := parts.data.cleaning_report()) is not None:
-                    write_json(folder / "cleaning.json", report)
-                show(_start_summary(cfg, parts))
-            _fit(cfg, parts, result)
-            _evaluate(cfg, parts, result)
+            with parts.signals.handling():
+                result |= _describe(parts)
+                extendable = parts.horizon is None
+                if main_process:
+                    (folder / "result.json").unlink(missing_ok=True)  # from before the run resumed
+                    if (report := parts.data.cleaning_report()) is not None:
+                        write_json(folder / "cleaning.json", report)
+                    show(_start_summary(cfg, parts))
+                _fit(cfg, parts, result)
+                _evaluate(cfg, parts, result)
             result["status"] = "finished"
-        except (KeyboardInterrupt, SystemExit) as error:
-            result |= {"status": "interrupted", "error": "stopped before the end"}
-            if isinstance(error, SystemExit) and not error.code:  # Lightning's, on SIGTERM
-                raise SystemExit(FAILED) from error
-            raise
+        except (StoppedError, KeyboardInterrupt, SystemExit) as error:
+            stopped = one_line(error) if isinstance(error, StoppedError) else "stopped"
+            result |= {"status": "interrupted", "error": stopped}
+            # Lightning kills all processes of a distributed run if one of the others fails
+            raise SystemExit(FAILED if main_process else 0) from error
         except BaseException as error:
-            expected = isinstance(error, UserError | FloatingPointError)
+            expected = isinstance(error, UserError | FloatingPointError | VerificationError)
             prefix = "" if expected else f"{type(error).__name__}: "
             result |= {"status": "failed", "error": prefix + one_line(error)}
             raise
@@ -133,6 +139,8 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                 write_json(folder / "result.json", result)
                 path, resumable = display_path(folder), not _in_sweep()
                 show(end_summary(result, path, program_name(), extendable, resumable))
+                if parts and parts.signals.received == getattr(signal, "SIGUSR1", None):
+                    _requeue()
     return cast("float | None", result["metrics"].get("val/acc"))
 
 
@@ -216,9 +224,9 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     check_outputs(classifier, len(data.classes))
 
     check_accelerator(cfg.trainer.accelerator)
-    history = EpochHistory(Path(cfg.run_dir) / "metrics.csv")
+    signals, history = StopOnSignal(), EpochHistory(Path(cfg.run_dir) / "metrics.csv")
     summary = TensorBoardSummary(hparams(cfg), _as_yaml(cfg))
-    callbacks = [history, summary, *_instantiate_all(cfg, "callbacks")]
+    callbacks = [signals, history, summary, *_instantiate_all(cfg, "callbacks")]
     trainer: Trainer = _instantiate(
         cfg,
         "trainer",
@@ -232,7 +240,7 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
         steps = {"steps": horizon} if horizon else {}
         check_checkpoint(cfg, settings | steps, classifier, data)
     best = next((c for c in callbacks if isinstance(c, BestAndLastCheckpoint)), None)
-    return Parts(trainer, classifier, data, history, best, horizon)
+    return Parts(trainer, classifier, data, history, signals, best, horizon)
 
 
 def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
@@ -267,10 +275,17 @@ def _as_yaml(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml(own, resolve=True)
 
 
+def _requeue() -> None:
+    """Have Slurm start its job again, which then resumes the run; elsewhere, do nothing."""
+    if job := os.environ.get("SLURM_JOB_ID"):
+        subprocess.run(["scontrol", "requeue", job], check=False)
+
+
 def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     """Train, and record the finished epochs even if training is interrupted."""
     trainer = parts.trainer
     started = time.perf_counter()
+    parts.signals.mask(blocked=trainer.strategy.launcher is not None)
     try:
         trainer.fit(parts.classifier, parts.data, ckpt_path=cfg.ckpt_path, weights_only=True)
     finally:
@@ -287,27 +302,52 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
 
 
 def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
-    """Validate the best weights, so that the metrics are those of the saved weights; test them."""
-    trainer, classifier, data, best = parts.trainer, parts.classifier, parts.data, parts.best
-    result["best_epoch"] = len(parts.history.rows)  # without checkpoints, the last epoch
-    if best and best.epoch:
-        result["best_epoch"] = best.epoch
-        checkpoint = torch.load(best.best_model_path, weights_only=True, map_location="cpu")
-        classifier.load_state_dict(checkpoint["state_dict"])
-    trainer.validate(classifier, data, verbose=False)
-    metrics = _logged(trainer, "val")
+    """Validate the best weights, so that the metrics are those of the saved weights; test them.
+
+    Raises:
+        VerificationError: if validation does not repeat the figures of the best epoch.
+    """
+    trainer, classifier, data, rows = (
+        parts.trainer,
+        parts.classifier,
+        parts.data,
+        parts.history.rows,
+    )
+    best, path = len(rows), None  # without checkpoints, the last epoch
+    if parts.best and parts.best.epoch:
+        best, path = parts.best.epoch, parts.best.best_model_path
+    # with a path, Lightning does not look for a checkpoint itself, as it does in a Slurm job
+    trainer.validate(classifier, data, ckpt_path=path, weights_only=True, verbose=False)
+    metrics = _logged(parts, "val")
+    result["best_epoch"] = best
     # the jobs of a sweep must not be selected by test accuracy
     if cfg.test and not _in_sweep():
-        trainer.test(classifier, data, verbose=False)
+        trainer.test(classifier, data, ckpt_path=path, weights_only=True, verbose=False)
         logits, labels = classifier.outputs["test"]
         correct = int((logits.argmax(1) == labels).sum())
         low, high = wilson_interval(correct, len(labels))
-        metrics |= _logged(trainer, "test") | {"test/acc_low": low, "test/acc_high": high}
-    if not cast(Any, trainer).fast_dev_run:  # the metrics of a single batch are meaningless
-        result["metrics"] = metrics
+        metrics |= _logged(parts, "test") | {"test/acc_low": low, "test/acc_high": high}
+    if cast(Any, trainer).fast_dev_run:  # the metrics of a single batch are meaningless
+        return
+    # exact in one process on the CPU; a resumed run may have computed the epoch elsewhere
+    exact = trainer.strategy.root_device.type == "cpu" and best > parts.history.restored
+    images = len(classifier.outputs["val"][1])
+    for name, tolerance in (("val/loss", 1e-4), ("val/acc", 1.5 / images)):
+        before, now = rows[best - 1][name], metrics[name]
+        if not abs(now - before) <= (0 if exact else tolerance):
+            raise VerificationError(
+                f"{name} of epoch {best} was {before:.6g}, but is {now:.6g} with the saved weights"
+            )
+    result["metrics"] = metrics
 
 
-def _logged(trainer: Trainer, stage: str) -> dict[str, float]:
+def _logged(parts: Parts, stage: str) -> dict[str, float]:
+    """Loss and accuracy over all images of a split, or over as many batches as requested."""
+    trainer, data = parts.trainer, parts.data
+    batches = sum(trainer.num_val_batches if stage == "val" else trainer.num_test_batches)
+    wanted = min(len(data.splits[stage]), int(batches) * data.eval_batch_size)
+    if (images := len(parts.classifier.outputs[stage][1])) != wanted:
+        raise VerificationError(f"{stage}: {images:,} images were evaluated, not {wanted:,}")
     names = (f"{stage}/acc", f"{stage}/loss")
     return {name: trainer.callback_metrics[name].item() for name in names}
 
@@ -331,6 +371,7 @@ def _initial_result(cfg: DictConfig) -> dict[str, Any]:
         "epochs": 0,
         "best_epoch": None,
         "stopped_early": False,
+        "limits": _limits(cfg),
         "metrics": {},
         "seconds": {"fit": None, "epoch_median": None},
         "parameters": None,
@@ -339,6 +380,12 @@ def _initial_result(cfg: DictConfig) -> dict[str, Any]:
         "versions": package_versions(),
         "git": git_state(),
     }
+
+
+def _limits(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of the trainer that make an epoch shorter than its split."""
+    names = [str(x) for x in cfg.trainer if str(x).startswith(("limit_", "overfit_"))]
+    return {name: cfg.trainer[name] for name in names if cfg.trainer[name]}
 
 
 def _describe(parts: Parts) -> dict[str, Any]:
@@ -361,6 +408,7 @@ def _device_name(trainer: Trainer) -> str:
 def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
     trainer, net, data = parts.trainer, parts.classifier.net, parts.data
     notes = [f"data        {data.origin}", *data.notes()]
+    notes += [f"limited     trainer.{name}={value}" for name, value in _limits(cfg).items()]
     notes.append(f"run folder  {display_path(Path(cfg.run_dir))}")
     for callback in cast(Any, trainer).callbacks:
         if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:

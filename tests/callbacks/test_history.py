@@ -23,6 +23,7 @@ def run_epoch(tmp_path):
             callback_metrics=values,
             optimizers=[SimpleNamespace(param_groups=[{"lr": 0.5}])],
             is_global_zero=True,
+            is_last_batch=True,
             loggers=[],
         )
         history.on_train_epoch_start(trainer, None)

@@ -1,21 +1,43 @@
 """Checkpoints of the best and the last epoch, and a state dict of the best network."""
 
+import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lenet_pl.files import replacing
 
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes each checkpoint whole or not at all.
+
+    Lightning writes to ``TMPDIR`` and moves the file. If the run folder is on another file system,
+    that is a copy, and one that breaks off destroys the previous checkpoint.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(Path(path)) as part, part.open("wb") as file:
+            torch.save(checkpoint, file)
+
 
 class BestAndLastCheckpoint(ModelCheckpoint):
-    """Saves ``best.ckpt``, ``last.ckpt`` and the state dict of the best network.
+    """Saves ``last.ckpt``, ``best.ckpt`` and the state dict of the best network.
 
-    Ties go to the earlier epoch. A run that continues in a new folder copies the best weights so
-    far into it.
+    Ties go to the earlier epoch. ``best.ckpt`` is a copy of ``last.ckpt`` from the best epoch, so
+    it can be restored if a run is killed between the two files. A run that continues in a new
+    folder copies the best weights so far into it.
 
     Args:
         dirpath: folder of the checkpoints.
@@ -44,14 +66,34 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        previous_score, previous_epoch = self.best_model_score, self.epoch
-        self.epoch = trainer.current_epoch + 1  # set before saving, so that best.ckpt stores it
+        previous = self.epoch
         super().on_train_epoch_end(trainer, pl_module)
-        if self.best_model_score is previous_score:
-            self.epoch = previous_epoch
-        elif trainer.is_global_zero:
-            self._save_weights(Path(self.best_model_path))
-        trainer.save_checkpoint(f"{self.dirpath}/last.ckpt", weights_only=False)
+        last = Path(str(self.dirpath)) / "last.ckpt"
+        trainer.save_checkpoint(last, weights_only=False)
+        if self.epoch != previous and trainer.is_global_zero:
+            self._keep(last)
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        # ModelCheckpoint calls this after an improvement; last.ckpt is written first
+        self.epoch = trainer.current_epoch + 1
+
+    def _keep(self, checkpoint: Path) -> None:
+        """Copy the best checkpoint, and save its weights for use without Lightning."""
+        best = Path(str(self.dirpath)) / "best.ckpt"
+        if checkpoint != best:
+            best.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(best) as part:
+                shutil.copyfile(checkpoint, part)
+        # with weight averaging, the average is in the file only
+        weights = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
+        state = {
+            name.removeprefix("net."): value.contiguous()
+            for name, value in weights.items()
+            if name.startswith("net.")
+        }
+        # an open file, because torch.save stores the name of a path, here a temporary one
+        with replacing(self.weights) as part, part.open("wb") as file:
+            torch.save(state, file)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "epoch": self.epoch}
@@ -64,35 +106,39 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         state = checkpoint["callbacks"].get(self.state_key)
-        if not state or not state["best_model_path"]:
+        if not state or not state["epoch"]:
             return
         # look beside the loaded checkpoint, because the run folder may have been moved
-        source = Path(str(trainer.ckpt_path)).absolute().with_name("best.ckpt")
-        best = Path(str(self.dirpath)) / "best.ckpt"
-        if not source.exists():
-            del checkpoint["callbacks"][self.state_key]
-            return
-        if trainer.is_global_zero:
-            if source != best:
-                best.parent.mkdir(parents=True, exist_ok=True)
-                with replacing(best) as part:
-                    shutil.copy(source, part)
-            self._save_weights(best)
+        last = Path(str(trainer.ckpt_path)).absolute()
+        source, epoch = last.with_name("best.ckpt"), checkpoint["epoch"] + 1
+        if (kept := _epoch(source)) != state["epoch"]:
+            # killed before best.ckpt was written, or the file has been lost
+            if kept <= epoch != state["epoch"]:
+                log.warning(
+                    "%s is missing or damaged: the weights of epoch %d are lost; epoch %d is now "
+                    "the best",
+                    *(source, state["epoch"], epoch),
+                )
+            source, state["epoch"] = last, epoch
+            row = checkpoint["callbacks"]["EpochHistory"]["rows"][-1]
+            state["best_model_score"] = state["kth_value"] = torch.tensor(row[self.monitor])
+        best = f"{self.dirpath}/best.ckpt"
         state |= {
             "dirpath": self.dirpath,
-            "best_model_path": str(best),
-            "kth_best_model_path": str(best),
-            "best_k_models": {str(best): state["best_model_score"]},
+            "best_model_path": best,
+            "kth_best_model_path": best,
+            "best_k_models": {best: state["best_model_score"]},
         }
+        if trainer.is_global_zero:
+            self._keep(source)
 
-    def _save_weights(self, checkpoint: Path) -> None:
-        # with weight averaging, the average is in the file only
-        weights = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
-        state = {
-            name.removeprefix("net."): value.contiguous()
-            for name, value in weights.items()
-            if name.startswith("net.")
-        }
-        # an open file, because torch.save stores the name of a path, here a temporary one
-        with replacing(self.weights) as part, part.open("wb") as file:
-            torch.save(state, file)
+
+def _epoch(path: Path) -> int:
+    """The epoch of a checkpoint, from 1; 0 if the file is missing or damaged."""
+    try:
+        with ZipFile(path) as file:
+            damaged = file.testzip()  # torch.load does not verify checksums
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        return 0 if damaged else int(state["epoch"]) + 1
+    except Exception:
+        return 0

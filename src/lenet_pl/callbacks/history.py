@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lenet_pl.callbacks.signals import StoppedError
 from lenet_pl.console import console, percent
 from lenet_pl.files import write_csv
 
@@ -28,11 +29,16 @@ class EpochHistory(Callback):
 
     Args:
         path: the CSV file.
+
+    Attributes:
+        rows: of the finished epochs.
+        restored: how many of them were read from a checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[Row] = []
+        self.restored = 0
         self._validation: Row = {}
         self._start = 0.0
 
@@ -48,6 +54,8 @@ class EpochHistory(Callback):
         self._validation = _metrics(trainer, "val/")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_last_batch:
+            raise StoppedError(f"stopped in the middle of epoch {trainer.current_epoch + 1}")
         row: Row = {
             "epoch": trainer.current_epoch + 1,
             **_metrics(trainer, "train/"),
@@ -80,6 +88,7 @@ class EpochHistory(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
+        self.restored = len(self.rows)
 
 
 def _metrics(trainer: Trainer, prefix: str) -> Row:

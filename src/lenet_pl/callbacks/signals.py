@@ -1,0 +1,85 @@
+"""Stopping a run by a signal, at the end of a batch."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGALRM")  # Windows lacks the last two
+GRACE = 20  # seconds for the batch to end
+
+
+class StoppedError(Exception):
+    """The run was stopped before its end."""
+
+
+class StopOnSignal(Callback):
+    """Stops a run after Ctrl-C, SIGTERM or SIGUSR1, which Slurm sends with ``--signal=USR1@…``.
+
+    The handler only sets a flag, and all processes of a distributed run stop after the same batch.
+    A second signal, or a batch that does not end, raises KeyboardInterrupt.
+
+    Attributes:
+        received: the signal; None before there is one.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self.signals: set[signal.Signals] = set()
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """Handle signals within the block, except those that the parent process ignores."""
+        if threading.current_thread() is threading.main_thread():  # others cannot
+            known = {getattr(signal, name) for name in NAMES if hasattr(signal, name)}
+            self.signals = {x for x in known if signal.getsignal(x) != signal.SIG_IGN}
+        previous = {number: signal.signal(number, self._handle) for number in self.signals}
+        self.mask(blocked=False)
+        try:
+            yield
+        finally:
+            self.mask(blocked=False)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            if signal.SIGALRM in previous:
+                signal.alarm(0)
+
+    def mask(self, blocked: bool) -> None:
+        """Block or unblock the signals; processes started meanwhile begin with them blocked."""
+        if hasattr(signal, "pthread_sigmask"):
+            how = signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK
+            signal.pthread_sigmask(how, self.signals)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+        if signal.SIGALRM in self.signals:
+            signal.alarm(GRACE)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.mask(blocked=False)  # the other processes of a distributed run have started
+
+    def on_train_start(self, *_: Any) -> None:
+        # Lightning's handler of SIGTERM waits for other processes, which may wait for this one
+        if signal.SIGTERM in self.signals:
+            signal.signal(signal.SIGTERM, self._handle)
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.on_train_start()
+
+    def on_test_start(self, *_: Any) -> None:
+        self.on_train_start()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            raise StoppedError(f"stopped by {self.received.name}" if self.received else "stopped")
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.on_train_batch_end(trainer)
+
+    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.on_train_batch_end(trainer)
