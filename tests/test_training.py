@@ -1,5 +1,7 @@
 """Runs on real digits, from the configuration to the run folder."""
 
+import logging
+import os
 import runpy
 import signal
 import subprocess
@@ -10,14 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.commands import ROOT, Running
-from helpers.runs import FAST, either, result, rows
+from helpers.runs import FAST, either, result, rows, train_with
 from helpers.tutorial import TutorialLeNet
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lenet_pl.classifier import Classifier
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.data.mnist import Mini
+from lenet_pl.errors import VerificationError
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.training import train
@@ -74,6 +77,7 @@ def test_result_json(finished):
         "epochs",
         "best_epoch",
         "stopped_early",
+        "limits",
         "metrics",
         "seconds",
         "parameters",
@@ -379,16 +383,13 @@ def test_sigterm_exits_with_status_1(tmp_path):
 
 def test_an_epoch_that_is_cut_short_is_not_recorded(composed, tmp_path, monkeypatch):
     cfg = composed(*PLAIN, "trainer.max_epochs=3", "trainer.limit_train_batches=4")
-    parts = build(cfg)
 
     class Timer(Callback):
         def on_train_batch_end(self, trainer, *_):
             trainer.should_stop = trainer.global_step == 6
 
-    parts.trainer.callbacks.append(Timer())
-    monkeypatch.setattr("lenet_pl.training.build", lambda *_: parts)
     with pytest.raises(SystemExit):
-        train(cfg)
+        train_with(Timer(), cfg, monkeypatch)
     record = result(tmp_path / "run")
     assert record["status"] == "interrupted"
     assert record["error"] == "stopped in the middle of epoch 2"
@@ -421,7 +422,7 @@ def test_a_run_whose_figures_cannot_be_repeated_fails(
             if change == "weights":
                 path = tmp_path / "run" / "checkpoints" / "best.ckpt"
                 state = torch.load(path)
-                state["state_dict"]["net.fc2.bias"] += 0.001
+                state["state_dict"]["net.fc2.weight"] *= 1.001
                 torch.save(state, path)
 
         def on_validation_epoch_end(self, trainer, module):
@@ -430,11 +431,8 @@ def test_a_run_whose_figures_cannot_be_repeated_fails(
                 module.batches["val"][0] = logits[1:], labels[1:]
 
     cfg = composed(*PLAIN, "trainer.max_epochs=1", "trainer.limit_train_batches=2")
-    parts = build(cfg)
-    parts.trainer.callbacks.append(Damage())
-    monkeypatch.setattr("lenet_pl.training.build", lambda *_: parts)
     with pytest.raises(VerificationError, match=message):
-        train(cfg)
+        train_with(Damage(), cfg, monkeypatch)
     record = result(tmp_path / "run")
     assert record["status"] == "failed"
     assert message in record["error"]
@@ -447,35 +445,34 @@ def test_a_checkpoint_of_lightnings_slurm_support_is_not_used(composed, tmp_path
     for name, value in {"LOCALID": 0, "NODEID": 0, "JOB_NODELIST": "localhost"}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     cfg = composed(*PLAIN, "trainer.max_epochs=2", "trainer.limit_train_batches=4")
-    parts = build(cfg)
 
     class Requeue(Callback):
         def on_train_batch_end(self, trainer, *_):
             if trainer.global_step == 5:
                 trainer.save_checkpoint(tmp_path / "run" / "hpc_ckpt_1.ckpt")
 
-    parts.trainer.callbacks.append(Requeue())
-    monkeypatch.setattr("lenet_pl.training.build", lambda *_: parts)
-    train(cfg)
+    train_with(Requeue(), cfg, monkeypatch)
     record = result(tmp_path / "run")
     best = rows(tmp_path / "run")[record["best_epoch"] - 1]
     assert record["metrics"]["val/loss"] == best["val/loss"]
 
 
-def test_sigusr1_requeues_a_slurm_job(tmp_path, monkeypatch):
+@pytest.mark.parametrize("job", ["", "42"])
+def test_sigusr1_requeues_a_slurm_job(composed, tmp_path, monkeypatch, job):
     """The command that stands in for scontrol is given the job."""
     script = tmp_path / "scontrol"
     script.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/requeued\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    for job in ("", "42"):
-        monkeypatch.setenv("SLURM_JOB_ID", job)
-        folder = tmp_path / f"run{job}"
-        overrides = [*PLAIN, "trainer.max_epochs=500", "callbacks.early_stopping=null"]
-        process = Running(*overrides, f"hydra.run.dir={folder}", cwd=tmp_path)
-        process.wait_for(lambda folder=folder: (folder / "metrics.csv").exists())
-        process.send_signal(signal.SIGUSR1)
-        assert process.wait().returncode == 1
-        assert result(folder)["error"] == "stopped by SIGUSR1"
-        assert (tmp_path / "requeued").exists() == bool(job)
-    assert (tmp_path / "requeued").read_text() == "requeue 42\n"
+    monkeypatch.setenv("SLURM_JOB_ID", job)
+    cfg = composed(*PLAIN, "trainer.max_epochs=2", "trainer.limit_train_batches=2")
+
+    class Signal(Callback):
+        def on_train_epoch_start(self, trainer, module):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(SystemExit):
+        train_with(Signal(), cfg, monkeypatch)
+    assert result(tmp_path / "run")["error"] == "stopped by SIGUSR1"
+    requeued = tmp_path / "requeued"
+    assert (requeued.read_text() if requeued.exists() else "") == ("requeue 42\n" if job else "")

@@ -59,6 +59,7 @@ for message in (
     ".*smaller than the logging interval.*",  # metrics are logged per epoch
     ".*exists and is not empty.*",  # a resumed run writes into its own folder
     ".*in eval mode at the start of training.*",  # frozen layers stay in evaluation mode
+    ".*`srun` command is available.*",  # a run need not be a Slurm job where Slurm is installed
     ".*isinstance.treespec, LeafSpec.*",  # a torch deprecation that Lightning triggers
 ):
     warnings.filterwarnings("ignore", message)
@@ -313,16 +314,17 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
         parts.data,
         parts.history.rows,
     )
-    best, path = len(rows), None  # without checkpoints, the last epoch
+    best = len(rows)  # without checkpoints, the last epoch
     if parts.best and parts.best.epoch:
-        best, path = parts.best.epoch, parts.best.best_model_path
-    # with a path, Lightning does not look for a checkpoint itself, as it does in a Slurm job
-    trainer.validate(classifier, data, ckpt_path=path, weights_only=True, verbose=False)
+        best = parts.best.epoch
+        checkpoint = torch.load(parts.best.best_model_path, weights_only=True, map_location="cpu")
+        classifier.load_state_dict(checkpoint["state_dict"])
+    trainer.validate(classifier, data, verbose=False)
     metrics = _logged(parts, "val")
     result["best_epoch"] = best
     # the jobs of a sweep must not be selected by test accuracy
     if cfg.test and not _in_sweep():
-        trainer.test(classifier, data, ckpt_path=path, weights_only=True, verbose=False)
+        trainer.test(classifier, data, verbose=False)
         logits, labels = classifier.outputs["test"]
         correct = int((logits.argmax(1) == labels).sum())
         low, high = wilson_interval(correct, len(labels))

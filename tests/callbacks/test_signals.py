@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 from helpers.commands import Running
-from helpers.runs import FAST, result, rows
+from helpers.runs import FAST, result, rows, train_with
 from pytorch_lightning import Callback
 
 from lenet_pl.callbacks.signals import StopOnSignal
-from lenet_pl.training import build, train
 
 SHORT = [*FAST, "logger=none", "test=false", "trainer.limit_train_batches=4"]
 
@@ -39,22 +38,15 @@ def test_a_signal_stops_the_run_after_the_batch(composed, tmp_path, monkeypatch,
         steps.append(trainer.global_step)
         os.kill(os.getpid(), number)
 
-    monkeypatch.setattr("lenet_pl.training.build", lambda *_: with_callback(cfg, At(2, 1, kill)))
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(SystemExit) as ended:
-        train(cfg)
+        train_with(At(2, 1, kill), cfg, monkeypatch)
     assert ended.value.code == 1
     record = result(tmp_path / "run")
     assert (record["status"], record["error"]) == ("interrupted", f"stopped by {name}")
     assert record["epochs"] == len(rows(tmp_path / "run")) == 2
     assert steps == [9]
     assert {x: signal.getsignal(x) for x in before} == before
-
-
-def with_callback(cfg, callback):
-    parts = build(cfg)
-    parts.trainer.callbacks.append(callback)
-    return parts
 
 
 def test_a_second_signal_does_not_wait_and_ignored_ones_stay_ignored():

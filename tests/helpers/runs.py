@@ -5,6 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
+from pytorch_lightning import Callback
+
+from lenet_pl import training
 
 FAST = ["data=mini", "trainer.accelerator=cpu", "optimizer.lr=0.05", "data.batch_size=64"]
 
@@ -21,3 +25,13 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
+
+
+def train_with(
+    callback: Callback, cfg: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> float | None:
+    """Train with one more callback."""
+    parts = training.build(cfg)
+    parts.trainer.callbacks.append(callback)
+    monkeypatch.setattr(training, "build", lambda *_: parts)
+    return training.train(cfg)
