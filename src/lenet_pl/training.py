@@ -137,9 +137,9 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             raise
         finally:
             if main_process:
-                write_json(folder / "result.json", result)
                 path, resumable = display_path(folder), not _in_sweep()
                 show(end_summary(result, path, program_name(), extendable, resumable))
+                write_json(folder / "result.json", result)
                 if parts and parts.signals.received == getattr(signal, "SIGUSR1", None):
                     _requeue()
     return cast("float | None", result["metrics"].get("val/acc"))

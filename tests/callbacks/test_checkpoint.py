@@ -8,7 +8,6 @@ import torch
 from helpers.runs import FAST, result, rows
 
 from lenet_pl import files
-from lenet_pl.callbacks import checkpoint as module
 from lenet_pl.callbacks.checkpoint import AtomicCheckpointIO
 from lenet_pl.training import train
 
@@ -36,12 +35,13 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
 
-    def full(checkpoint, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
+    def full(self, data):
+        with self.open("wb") as file:
+            file.write(data[:4])
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(files.Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/checkpoints/last.ckpt'"):
         AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]

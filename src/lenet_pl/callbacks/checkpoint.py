@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -12,7 +13,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from lenet_pl.files import replacing
+from lenet_pl.files import replacing, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(Path(path)) as part, part.open("wb") as file:
-            torch.save(checkpoint, file)
+        _save(checkpoint, Path(path))
 
 
 class BestAndLastCheckpoint(ModelCheckpoint):
@@ -91,9 +91,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
             for name, value in weights.items()
             if name.startswith("net.")
         }
-        # an open file, because torch.save stores the name of a path, here a temporary one
-        with replacing(self.weights) as part, part.open("wb") as file:
-            torch.save(state, file)
+        _save(state, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "epoch": self.epoch}
@@ -131,6 +129,12 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         }
         if trainer.is_global_zero:
             self._keep(source)
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    buffer = BytesIO()  # torch.save does not say why a file cannot be written
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getbuffer())
 
 
 def _epoch(path: Path) -> int:
