@@ -303,18 +303,10 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
 
 
 def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
-    """Validate the best weights, so that the metrics are those of the saved weights; test them.
-
-    Raises:
-        VerificationError: if validation does not repeat the figures of the best epoch.
-    """
-    trainer, classifier, data, rows = (
-        parts.trainer,
-        parts.classifier,
-        parts.data,
-        parts.history.rows,
-    )
-    best = len(rows)  # without checkpoints, the last epoch
+    """Validate the best weights, so that the metrics are those of the saved weights; test them."""
+    trainer, classifier, data = parts.trainer, parts.classifier, parts.data
+    debugging = bool(cast(Any, trainer).fast_dev_run)  # the metrics of a batch are meaningless
+    best = len(parts.history.rows)  # without checkpoints, the last epoch
     if parts.best and parts.best.epoch:
         best = parts.best.epoch
         checkpoint = torch.load(parts.best.best_model_path, weights_only=True, map_location="cpu")
@@ -322,6 +314,8 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     trainer.validate(classifier, data, verbose=False)
     metrics = _logged(parts, "val")
     result["best_epoch"] = best
+    if not debugging:
+        _verify(parts, best, metrics)
     # the jobs of a sweep must not be selected by test accuracy
     if cfg.test and not _in_sweep():
         trainer.test(classifier, data, verbose=False)
@@ -329,18 +323,22 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
         correct = int((logits.argmax(1) == labels).sum())
         low, high = wilson_interval(correct, len(labels))
         metrics |= _logged(parts, "test") | {"test/acc_low": low, "test/acc_high": high}
-    if cast(Any, trainer).fast_dev_run:  # the metrics of a single batch are meaningless
-        return
+    if not debugging:
+        result["metrics"] = metrics
+
+
+def _verify(parts: Parts, best: int, metrics: dict[str, float]) -> None:
+    """Raise VerificationError if the saved weights do not repeat the best epoch's figures."""
     # exact in one process on the CPU; a resumed run may have computed the epoch elsewhere
-    exact = trainer.strategy.root_device.type == "cpu" and best > parts.history.restored
-    images = len(classifier.outputs["val"][1])
+    on_cpu = parts.trainer.strategy.root_device.type == "cpu"
+    exact = on_cpu and best > parts.history.restored
+    images = len(parts.classifier.outputs["val"][1])
     for name, tolerance in (("val/loss", 1e-4), ("val/acc", 1.5 / images)):
-        before, now = rows[best - 1][name], metrics[name]
+        before, now = parts.history.rows[best - 1][name], metrics[name]
         if not abs(now - before) <= (0 if exact else tolerance):
             raise VerificationError(
                 f"{name} of epoch {best} was {before:.6g}, but is {now:.6g} with the saved weights"
             )
-    result["metrics"] = metrics
 
 
 def _logged(parts: Parts, stage: str) -> dict[str, float]:
