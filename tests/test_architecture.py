@@ -14,7 +14,8 @@ from helpers.imports import MODULES, PACKAGE, imports, local_imports, room
 BLOCKS = {"errors", "files", "metrics", "plots", "console", "data", "models", "config", "runs"}
 TOOLS = {"sweeps", "evaluation", "report", "export"}
 ALLOWED: dict[str, set[str]] = {
-    **{name: set() for name in ("errors", "files", "metrics", "models", "optim", "console")},
+    **{name: set() for name in ("errors", "files", "metrics", "models", "optim")},
+    "console": {"errors"},
     "plots": {"metrics"},
     "data": {"errors", "files"},
     "classifier": {"metrics"},

@@ -11,13 +11,12 @@ from lenet_pl import cli
 from lenet_pl.training import lock_run
 
 OVERRIDES = {  # rejected before torch is imported, so each runs as a command
-    "data.batch_size=0": "data.batch_size=0: must be an integer of at least 1",
-    "optimizer.lr=-1": "optimizer.lr=-1: must be a number above 0",
-    "trainer.max_epochs=abc": "trainer.max_epochs=abc: must be an integer of at least 1",
-    "seed=-1": "seed=-1: must be an integer from 0 to 4294967295",
+    "data.batch_size=0": "data.batch_size=0: must be an integer from 1 to 1,000,000,000",
+    "optimizer.lr=-1": "optimizer.lr=-1: must be a number above 0 up to 1,000,000,000",
+    "trainer.max_epochs=abc": "trainer.max_epochs=abc: must be an integer from 1 to 1,000,000,000",
+    "seed=-1": "seed=-1: must be an integer from 0 to 4,294,967,295",
     "model=lenett": "model=lenett: no such choice; choose from lenet, lstm, mlp, pretrained",
-    "data.split=[7,2]": "data.split=[7, 2]: must be null or three numbers above 0, for train, "
-    "validation and test, as in [7,2,1]",
+    "data.split=[7,2]": "data.split=[7, 2]: must be null or three numbers above 0, as in [7,2,1]",
     "modle=lenet": "modle: no such key; choose from model",
     "trainer.max_epoch=3": "trainer.max_epoch: no such key; choose from max_epochs",
     "model=null": "model=null: must be one of lenet, lstm, mlp, pretrained",
@@ -28,7 +27,8 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "validation metric; choose from val/acc, val/loss",
     "callbacks.checkpoint.monitor=val/loss": "callbacks.checkpoint.mode=max: must be min for "
     "val/loss",
-    "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: must be null or a number above 0",
+    "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: must be null or an integer from 1 to "
+    "1,000,000,000, or a number above 0 up to 1",
     "ckpt_path=nowhere.ckpt": "ckpt_path=nowhere.ckpt: no such file",
     "resume=nowhere": "resume=nowhere: not a run folder (nowhere/.hydra/overrides.yaml is missing)",
 }
@@ -50,7 +50,7 @@ def test_lenet_pl_train_is_train_py(monkeypatch, tmp_path, capsys):
         cli.main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        "error: data.batch_size=0: must be an integer of at least 1\n"
+        "error: data.batch_size=0: must be an integer from 1 to 1,000,000,000\n"
     )
 
 

@@ -25,9 +25,11 @@ def test_exit_status_and_line(capsys, error, status, line):
     assert capsys.readouterr().err == line
 
 
-def test_unexpected_errors_propagate():
-    with pytest.raises(ZeroDivisionError), exit_on_error():
+def test_defect_shows_its_traceback(capsys):
+    with pytest.raises(SystemExit) as ended, exit_on_error():
         raise ZeroDivisionError
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("Traceback")
 
 
 def test_one_line():

@@ -3,14 +3,16 @@
 Only the checks of built objects import torch, so a mistyped value is reported at once.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import inf
+import os
+from collections.abc import Callable, Iterator, Mapping
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl.errors import ConfigError, one_line
+from lenet_pl.errors import ConfigError, one_line, shorten
 from lenet_pl.runs import DATA_KEY, read_checkpoint
 
 if TYPE_CHECKING:
@@ -21,29 +23,48 @@ if TYPE_CHECKING:
 
 # a description of the valid values, and the test for them
 Rule = tuple[str, Callable[[Any], bool]]
+LARGEST = 10**9
 
 
-def number(text: str, condition: Callable[[float], bool]) -> Rule:
-    """A finite number that is not a bool."""
-    return f"a number {text}", lambda x: type(x) in (int, float) and abs(x) < inf and condition(x)
+def number(
+    low: float = -LARGEST, high: float = LARGEST, above: bool = False, below: bool = False
+) -> Rule:
+    """A number, but no bool, in a range without ``low`` if ``above`` and ``high`` if ``below``."""
+    start, end = "above" if above else "from", "and below" if above else "to below"
+    text = f"a number {start} {low:,} {end if below else 'up to' if above else 'to'} {high:,}"
+
+    def valid(x: Any) -> bool:
+        inside = type(x) in (int, float) and low <= x <= high
+        return inside and not (above and x == low) and not (below and x == high)
+
+    return text, valid
 
 
-def integer(low: int, high: float = inf) -> Rule:
+def integer(low: int, high: int = LARGEST) -> Rule:
     """An integer in a range that includes both ends."""
-    text = f"from {low} to {high}" if high < inf else f"of at least {low}"
-    return f"an integer {text}", lambda x: type(x) is int and low <= x <= high
+    return f"an integer from {low:,} to {high:,}", lambda x: type(x) is int and low <= x <= high
 
 
 def one_of(*choices: Any) -> Rule:
     """One of the given values, of the same type."""
-    text = ", ".join(str(choice).lower() for choice in choices)
-    return f"one of {text}", lambda x: any(x == y and type(x) is type(y) for y in choices)
+    names = [str(x).lower() if isinstance(x, bool) else str(x) for x in choices]
+    text = f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+    return text, lambda x: any(x == y and type(x) is type(y) for y in choices)
 
 
-def list_of(rule: Rule) -> Rule:
+def list_of(rule: Rule, length: int | None = None) -> Rule:
     """A list whose items all satisfy a rule."""
     text, valid = rule
-    return f"a list, each item {text}", lambda x: isinstance(x, ListConfig) and all(map(valid, x))
+    return (
+        f"a list{f' of {length}' if length else ''}, each item {text}",
+        lambda x: isinstance(x, list) and len(x) == (length or len(x)) and all(map(valid, x)),
+    )
+
+
+def either(*rules: Rule) -> Rule:
+    """A value that satisfies one of several rules."""
+    text = ", or ".join(text for text, _ in rules)
+    return text, lambda x: any(valid(x) for _, valid in rules)
 
 
 def optional(rule: Rule) -> Rule:
@@ -52,73 +73,163 @@ def optional(rule: Rule) -> Rule:
     return f"null or {text}", lambda x: x is None or valid(x)
 
 
-POSITIVE = number("above 0", lambda x: x > 0)
-NOT_NEGATIVE = number("of at least 0", lambda x: x >= 0)
-AT_LEAST_1 = number("of at least 1", lambda x: x >= 1)
-BELOW_1 = number("of at least 0 and below 1", lambda x: 0 <= x < 1)
+def left_out(reason: str) -> Rule:
+    """A key that a run sets itself, or that does not go with runs of whole epochs."""
+    return f"left out: {reason}", lambda x: x is None
+
+
 BOOL = one_of(True, False)
 AUTO = one_of("auto", True, False)
+TEXT: Rule = ("text", lambda x: isinstance(x, str))
+NODE: Rule = ("a mapping", lambda x: isinstance(x, dict))
+NUMBER = number()
+POSITIVE = number(0, above=True)
+NOT_NEGATIVE = number(0)
+BELOW_1 = number(0, 1, below=True)
+FRACTION = number(0, 1, above=True)
+COUNT = integer(1)
+SEED = integer(0, 2**32 - 1)
+PART = either(COUNT, FRACTION)  # of the batches; 1 is one of them, 1.0 all
+CLASSES = integer(2, 10**5)
+STEP: dict[str, Rule] = {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE}
+MONITOR: dict[str, Rule] = {"monitor": TEXT, "mode": one_of("min", "max")}
+CLASSIFIER: dict[str, Rule] = {
+    "net": NODE,
+    "loss": NODE,
+    "optimizer": NODE,
+    "scheduler": optional(NODE),
+    "decay_biases": BOOL,
+}
 
-RULES: dict[str, Rule] = {
-    "seed": integer(0, 2**32 - 1),
-    "data.batch_size": integer(1),
-    "data.eval_batch_size": integer(1),
-    "data.val_size": (
-        "an integer of at least 1, or a fraction between 0 and 1",
-        lambda x: POSITIVE[1](x) and (type(x) is int or x < 1),
-    ),
-    "data.split": optional(
-        (
-            "three numbers above 0, for train, validation and test, as in [7,2,1]",
-            lambda x: isinstance(x, Sequence) and len(x) == 3 and all(map(POSITIVE[1], x)),
-        )
-    ),
-    "data.split_seed": integer(0),
-    "data.fraction": number("above 0, up to 1", lambda x: 0 < x <= 1),
-    "data.augment_until": number("from 0 to 1", lambda x: 0 <= x <= 1),
-    "data.normalise": one_of("standardise", "scale", "none"),
-    "data.clean": BOOL,
-    "data.suspect_folds": (
-        "0, or an integer from 2 to 20",
-        lambda x: type(x) is int and x != 1 and 0 <= x <= 20,
-    ),
-    "data.on_error": one_of("skip", "stop"),
-    "data.source.invert": AUTO,
-    "data.source.centre": AUTO,
-    "model.num_classes": integer(2),
-    "model.hidden": list_of(integer(1)),
-    "model.hidden_size": integer(1),
-    "model.num_layers": integer(1),
-    "model.dropout": BELOW_1,
-    "model.image_size": optional(integer(1)),
-    "loss.label_smoothing": BELOW_1,
-    "optimizer.lr": POSITIVE,
-    "optimizer.momentum": BELOW_1,
-    "optimizer.betas": list_of(BELOW_1),
-    "optimizer.iterations": integer(1),
-    "optimizer.weight_decay": NOT_NEGATIVE,
-    "scheduler.warmup": BELOW_1,
-    "scheduler.div_factor": AT_LEAST_1,
-    "scheduler.final_div_factor": AT_LEAST_1,
-    "scheduler.final": BELOW_1,
-    "scheduler.factor": BELOW_1,
-    "scheduler.patience": integer(0),
-    "classifier.decay_biases": BOOL,
-    "classifier.steps_per_execution": integer(1),
-    "trainer.max_epochs": integer(1),
-    "trainer.accumulate_grad_batches": integer(1),
-    "trainer.gradient_clip_val": optional(POSITIVE),
-    "trainer.limit_train_batches": optional(POSITIVE),
-    "trainer.limit_val_batches": optional(POSITIVE),
-    "trainer.limit_test_batches": optional(POSITIVE),
-    "callbacks.early_stopping.patience": integer(1),
-    "callbacks.average.decay": optional(BELOW_1),
-    "callbacks.average.start": BELOW_1,
-    "callbacks.finetune.unfreeze_epoch": integer(2),
-    "callbacks.finetune.lr_factor": POSITIVE,
+# by the name of the class or function in _target_, since a key is a constructor argument; those of
+# classes that are not listed, such as your own, are free
+RULES: dict[str, dict[str, Rule]] = {
+    "config": {  # keys without a group
+        "seed": SEED,
+        "ckpt_path": optional(TEXT),
+        "test": BOOL,
+        "run_dir": TEXT,
+        "label": optional(TEXT),
+        "hparams": (
+            "a mapping to text, numbers, true or false",
+            lambda x: (
+                isinstance(x, dict) and all(isinstance(y, str | int | float) for y in x.values())
+            ),
+        ),
+    },
+    "DigitsDataModule": {
+        "source": NODE,
+        "root": optional(TEXT),
+        "batch_size": COUNT,
+        "eval_batch_size": COUNT,
+        "val_size": either(COUNT, number(0, 1, above=True, below=True)),
+        "split": optional(("three numbers above 0, as in [7,2,1]", list_of(POSITIVE, 3)[1])),
+        "split_seed": SEED,
+        "fraction": FRACTION,
+        "normalise": one_of("standardise", "scale", "none"),
+        "clean": BOOL,
+        "suspect_folds": either(one_of(0), integer(2, 20)),
+        "augment": NODE,
+        "augment_until": number(0, 1),
+        "seed": SEED,
+        "on_error": one_of("skip", "stop"),
+    },
+    "Folder": {"invert": AUTO, "centre": AUTO},
+    # the augmentations themselves check the ranges
+    "Affine": {"degrees": NUMBER, "translate": NUMBER, "scale": NUMBER, "shear": NUMBER},
+    "Elastic": {"alpha": NUMBER, "sigma": NUMBER},
+    "Erasing": {
+        "probability": NUMBER,
+        "area": list_of(NUMBER, 2),
+        "aspect": list_of(NUMBER, 2),
+    },
+    "Noise": {"std": NUMBER},
+    "LeNet": {"num_classes": CLASSES},
+    "MLP": {"hidden": list_of(integer(1, 10**6)), "dropout": BELOW_1, "num_classes": CLASSES},
+    "LSTM": {
+        "hidden_size": integer(1, 10**5),
+        "num_layers": integer(1, 100),
+        "bidirectional": BOOL,
+        "dropout": BELOW_1,
+        "num_classes": CLASSES,
+    },
+    "Pretrained": {
+        "name": TEXT,
+        "weights": optional(TEXT),
+        "image_size": optional(integer(1, 4096)),
+        "freeze": BOOL,
+        "num_classes": CLASSES,
+    },
+    "CrossEntropyLoss": {"label_smoothing": BELOW_1},
+    "SGD": STEP | {"momentum": BELOW_1, "nesterov": BOOL},
+    "Adam": STEP | {"betas": list_of(BELOW_1, 2)},
+    "AdamW": STEP | {"betas": list_of(BELOW_1, 2)},
+    "Muon": STEP | {"momentum": BELOW_1, "iterations": integer(1, 100)},
+    "cosine": {"warmup": BELOW_1, "final": BELOW_1},
+    "one_cycle": {
+        "warmup": BELOW_1,
+        "div_factor": number(1),
+        "final_div_factor": number(1),
+    },
+    "plateau": MONITOR | {"factor": BELOW_1, "patience": integer(0)},
+    "Classifier": CLASSIFIER,
+    "FastClassifier": CLASSIFIER | {"steps_per_execution": COUNT},
+    "BestAndLastCheckpoint": MONITOR | {"dirpath": TEXT, "weights": TEXT},
+    "EarlyStopping": MONITOR | {"patience": COUNT},
+    "WeightAverage": {"decay": optional(BELOW_1), "start": BELOW_1},
+    "Unfreeze": {"unfreeze_epoch": integer(2), "lr_factor": POSITIVE},
+    "TensorBoardLogger": {
+        "save_dir": TEXT,
+        "name": optional(TEXT),
+        "version": optional(either(TEXT, integer(0))),
+        "sub_dir": optional(TEXT),
+        "default_hp_metric": BOOL,
+    },
+    "Trainer": {
+        "accelerator": TEXT,
+        "devices": either(one_of("auto", -1), integer(1, 1024), list_of(integer(0, 1023))),
+        "num_nodes": integer(1, 10**4),
+        # the strategies that start their processes before training, which keep the result
+        "strategy": either(
+            one_of("auto", "ddp", "ddp_find_unused_parameters_true", "single_device"), NODE
+        ),
+        "precision": one_of("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"),
+        "max_epochs": COUNT,
+        "gradient_clip_val": optional(POSITIVE),
+        "gradient_clip_algorithm": one_of("norm", "value"),
+        "accumulate_grad_batches": COUNT,
+        "overfit_batches": either(one_of(0, 0.0), PART),
+        "limit_train_batches": optional(PART),
+        "limit_val_batches": optional(PART),
+        "limit_test_batches": optional(PART),
+        "profiler": optional(either(one_of("simple", "advanced", "pytorch"), NODE)),
+        "detect_anomaly": BOOL,
+        "fast_dev_run": either(BOOL, COUNT),
+        "deterministic": optional(either(BOOL, one_of("warn"))),
+        "default_root_dir": TEXT,
+        "use_distributed_sampler": one_of(False),
+        "num_sanity_val_steps": integer(-1),
+        "enable_progress_bar": BOOL,
+        "enable_model_summary": BOOL,
+        "val_check_interval": FRACTION,
+        "check_val_every_n_epoch": one_of(1),
+        "max_steps": left_out("runs consist of whole epochs; set trainer.max_epochs"),
+        "max_time": left_out("runs consist of whole epochs; set trainer.max_epochs"),
+        "callbacks": left_out("set callbacks"),
+        "logger": left_out("set logger; logger=none turns it off"),
+        "enable_checkpointing": left_out("callbacks=none saves no checkpoints"),
+        "barebones": left_out("callbacks=none logger=none leave out what takes time"),
+    },
+}
+INSTANTIATE: dict[str, Rule] = {  # keys of Hydra's, in any mapping
+    "_target_": TEXT,
+    "_partial_": BOOL,
+    "_recursive_": BOOL,
+    "_convert_": one_of("none", "partial", "object", "all"),
 }
 
 SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trainer")
+SEVERAL = ("augment", "callbacks", "logger")
 MONITORED = {
     "val/acc": "max",
     "val/loss": "min",
@@ -144,42 +255,129 @@ RESUME_KEYS = (
 )
 
 
+def conf_dir() -> Path:
+    """The configuration folder: the checkout's, or the one installed with the package."""
+    here = Path(__file__).parent
+    return next(path for path in (here / "conf", here.parents[1] / "conf") if path.is_dir())
+
+
+def options(group: str) -> list[str]:
+    """The options of a group of ``conf/``; empty if there is no such group."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def check_hydra(hydra: DictConfig) -> None:
+    """Check Hydra's own configuration.
+
+    Raises:
+        ConfigError: for a folder that is missing, for ``hydra.output_subdir``, which tools rely on,
+            and for ``model=[lenet,mlp]``, which Hydra would merge into a model that is neither.
+    """
+    raw = OmegaConf.to_container(hydra)  # hydra.job.num is missing before a sweep
+    for key, value in flatten({key: cast(Any, raw)[key] for key in ("run", "sweep")}).items():
+        if key.endswith("dir") and not value:
+            raise ConfigError(f"hydra.{key}={show(value)}: must be a folder")
+    if hydra.output_subdir != ".hydra":
+        raise ConfigError(f"hydra.output_subdir={show(hydra.output_subdir)}: must be .hydra")
+    for group in SINGLE:
+        if group not in hydra.runtime.choices:
+            raise ConfigError(f"{group}: takes one option; to sweep over several: -m {group}=A,B")
+
+
+def task_config(config: DictConfig, folder: Path) -> DictConfig:
+    """The configuration that Hydra will pass to a job with this run folder."""
+    cfg = config.copy()
+    with read_write(cfg), open_dict(cfg):
+        cfg.run_dir = os.path.normpath(folder.absolute())
+        del cfg["hydra"]
+    return cfg
+
+
 def check(cfg: DictConfig) -> None:
     """Check values and their combinations, as far as possible without data and network.
 
     Raises:
         ConfigError: for the first invalid value.
     """
-    for key, (text, valid) in RULES.items():
-        parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(cfg, parent) if parent else cfg
-        if isinstance(node, DictConfig) and name in node and not valid(value := node[name]):
-            raise ConfigError(f"{key}={value}: must be {text}")
-    _check_leftovers(cfg)
+    settings = _resolve(cfg)
+    _check_groups(settings)
+    for key, value, rule in with_rules(settings):
+        if rule and not rule[1](value):
+            raise ConfigError(f"{key}={show(value)}: must be {rule[0]}")
     _check_monitors(cfg)
-    _check_epochs(cfg)
-    if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
+    unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
+    if unfreeze > cfg.trainer.max_epochs and not cfg.trainer.fast_dev_run:
+        raise ConfigError(
+            f"callbacks.finetune.unfreeze_epoch={unfreeze}: exceeds trainer.max_epochs="
+            f"{cfg.trainer.max_epochs}"
+        )
+    if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
         raise ConfigError(f"ckpt_path={cfg.ckpt_path}: no such file")
 
 
-def _check_leftovers(cfg: DictConfig) -> None:
-    """Reject keys that an experiment set for an option that the command line has replaced."""
-    for group in SINGLE:
-        if cfg[group] and "_target_" not in cfg[group]:
-            remove = ", ".join(f"~{group}.{key}" for key in cfg[group])
+def _resolve(cfg: DictConfig) -> dict[str, Any]:
+    """Plain values; raises ConfigError where one is missing or refers to nothing."""
+    settings: dict[str, Any] = {}
+    # data and classifier refer to these groups, whose keys an error should name
+    for key in dict.fromkeys(("seed", "augment", *SINGLE[1:5], *map(str, cfg))):
+        try:
+            value = cfg.get(key, None)
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        except (OmegaConfBaseException, RecursionError) as error:
+            key = getattr(error, "full_key", None) or key
+            raise ConfigError(f"{key}: {(str(error).splitlines() or [''])[0]}") from error
+        settings[key] = value
+    return settings
+
+
+def with_rules(
+    values: Mapping[str, Any], path: str = "", own: Mapping[str, Rule] = RULES["config"]
+) -> Iterator[tuple[str, Any, Rule | None]]:
+    """Yield each key, its value and its rule; None for a mapping without, and for free keys.
+
+    Args:
+        values: of a node of the configuration.
+        path: its key.
+        own: the rules of its keys.
+    """
+    for name, value in values.items():
+        key = f"{path}.{name}" if path else str(name)
+        yield key, value, INSTANTIATE.get(name) or own.get(name)
+        for node in value if isinstance(value, list) else [value]:
+            if isinstance(node, dict):
+                library, _, target = str(node.get("_target_", "")).partition(".")
+                known = library in ("lenet_pl", "torch", "pytorch_lightning")
+                rules = RULES.get(target.rpartition(".")[2], {}) if known else {}
+                yield from with_rules(node, key, rules)
+
+
+def show(value: Any) -> str:
+    """A value as it is written in YAML, shortened."""
+    names = {None: "null", True: "true", False: "false"}
+    return names[value] if value is None or isinstance(value, bool) else shorten(str(value))
+
+
+def _check_groups(settings: Mapping[str, Any]) -> None:
+    """Require each group to be complete, without keys of an option that has been replaced."""
+    for group in (*SINGLE, *SEVERAL):
+        node = settings.get(group)
+        if not isinstance(node, dict) or (not node and "none" not in options(group)):
+            raise ConfigError(f"{group}={show(node)}: must be one of {', '.join(options(group))}")
+        if group in SINGLE and node and "_target_" not in node:
+            remove = ", ".join(f"~{group}.{key}" for key in node)
             raise ConfigError(f"{group}: was replaced, but {remove[1:]} is still set; add {remove}")
-    for group in ("augment", "callbacks", "logger"):
-        for name, node in (cfg[group] or {}).items():
-            if node is not None and not (isinstance(node, DictConfig) and "_target_" in node):
+        for name, part in node.items() if group in SEVERAL else ():
+            if part is not None and not (isinstance(part, dict) and "_target_" in part):
                 raise ConfigError(
-                    f"{group}.{name}={node}: must be null, which leaves it out, or a mapping with "
-                    "_target_"
+                    f"{group}.{name}={show(part)}: must be null, which leaves it out, or a "
+                    "mapping with _target_"
                 )
 
 
 def _check_monitors(cfg: DictConfig) -> None:
     """Require every monitor to be a validation metric, and its mode to match."""
-    nodes = {f"callbacks.{name}": node for name, node in (cfg.callbacks or {}).items()}
+    nodes = {f"callbacks.{name}": node for name, node in cfg.callbacks.items()}
     for name, node in {**nodes, "scheduler": cfg.scheduler}.items():
         monitor, mode = (node.get("monitor"), node.get("mode")) if node else (None, None)
         if monitor is not None and monitor not in MONITORED:
@@ -189,42 +387,6 @@ def _check_monitors(cfg: DictConfig) -> None:
             )
         if monitor is not None and mode in ("min", "max") and mode != MONITORED[monitor]:
             raise ConfigError(f"{name}.mode={mode}: must be {MONITORED[monitor]} for {monitor}")
-
-
-def _check_epochs(cfg: DictConfig) -> None:
-    """Check settings that refer to epochs."""
-    trainer = cfg.trainer
-    if (steps := trainer.get("max_steps", -1)) != -1:
-        raise ConfigError(
-            f"trainer.max_steps={steps}: not supported, since runs consist of whole epochs; use "
-            "trainer.max_epochs"
-        )
-    unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
-    if unfreeze > trainer.max_epochs and not trainer.fast_dev_run:
-        raise ConfigError(
-            f"callbacks.finetune.unfreeze_epoch={unfreeze}: exceeds trainer.max_epochs="
-            f"{trainer.max_epochs}"
-        )
-    every = trainer.get("check_val_every_n_epoch", 1)
-    if "monitor" in cfg.scheduler and every != 1:
-        raise ConfigError(
-            f"trainer.check_val_every_n_epoch={every}: must be 1, since scheduler.monitor="
-            f"{cfg.scheduler.monitor} is needed after every epoch"
-        )
-
-
-def check_choices(choices: Iterable[str]) -> None:
-    """Reject ``model=[lenet,mlp]``, which Hydra would merge into a model that is neither.
-
-    Args:
-        choices: the groups for which a single option was chosen.
-
-    Raises:
-        ConfigError: if several options were chosen for a group that takes one.
-    """
-    for group in SINGLE:
-        if group not in choices:
-            raise ConfigError(f"{group}: takes one option; to sweep over several: -m {group}=A,B")
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -315,8 +477,11 @@ def check_optimizer(
             not support the trainer's settings.
     """
     from lenet_pl.callbacks.finetuning import Unfreeze
+    from lenet_pl.classifier import DEBUG_STEPS
     from lenet_pl.optim import planned_steps
 
+    _check_processes(trainer)
+    _check_limits(trainer, data)
     for callback in cast(Any, trainer).callbacks:
         if isinstance(callback, Unfreeze):
             if all(parameter.requires_grad for parameter in classifier.net.parameters()):
@@ -329,8 +494,9 @@ def check_optimizer(
     try:
         optimizer = classifier.build_optimizer()
         part = "scheduler"
-        if classifier.scheduler and not cast(Any, trainer).fast_dev_run:
-            schedule = classifier.scheduler(optimizer, steps)
+        if classifier.scheduler:
+            debugging = cast(Any, trainer).fast_dev_run
+            schedule = classifier.scheduler(optimizer, DEBUG_STEPS if debugging else steps)
     except (TypeError, ValueError) as error:
         raise ConfigError(with_key(part, error)) from error
     try:
@@ -338,6 +504,42 @@ def check_optimizer(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return steps if schedule.get("interval") == "step" else None
+
+
+def _check_processes(trainer: "Trainer") -> None:
+    """Require processes that keep the result, and that this one is the main one if it is alone."""
+    from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ConfigError(
+            "trainer.strategy: trains in child processes, whose result is lost; choose ddp, and no "
+            "notebook"
+        )
+    if trainer.num_devices * trainer.num_nodes == 1:
+        for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+            if (rank := os.environ.get(name, "0")) != "0":
+                raise ConfigError(
+                    f"{name}={rank}: this environment variable makes it process {rank} of several, "
+                    "but the run has one device; unset it, or set trainer=ddp trainer.devices"
+                )
+
+
+def _check_limits(trainer: "Trainer", data: "DigitsDataModule") -> None:
+    """Require fractions of the batches to be at least one batch."""
+    processes = trainer.num_devices * trainer.num_nodes
+    for stage, size, images in (
+        ("train", data.batch_size, len(data.splits["train"]) // processes),
+        ("val", data.eval_batch_size, len(data.splits["val"])),
+        ("test", data.eval_batch_size, len(data.splits["test"])),
+    ):
+        limit, batches = getattr(trainer, f"limit_{stage}_batches"), ceil(images / size)
+        if isinstance(limit, float) and int(batches * limit) < 1:
+            overfit = stage != "test" and trainer.overfit_batches  # type: ignore[attr-defined]
+            key = "overfit_batches" if overfit else f"limit_{stage}_batches"
+            raise ConfigError(
+                f"trainer.{key}={limit}: is less than one of the {batches} {stage} batches; use a "
+                "larger fraction, or a number of batches"
+            )
 
 
 def check_checkpoint(

@@ -1,6 +1,7 @@
 """From a configuration to a run folder: check, build, fit, test, record."""
 
 import logging
+import shlex
 import statistics
 import time
 import warnings
@@ -13,7 +14,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
@@ -55,6 +56,7 @@ for message in (
     ".*smaller than the logging interval.*",  # metrics are logged per epoch
     ".*exists and is not empty.*",  # a resumed run writes into its own folder
     ".*in eval mode at the start of training.*",  # frozen layers stay in evaluation mode
+    ".*`srun` command is available.*",  # a job need not be started with srun
     ".*isinstance.treespec, LeafSpec.*",  # a torch deprecation that Lightning triggers
 ):
     warnings.filterwarnings("ignore", message)
@@ -161,7 +163,7 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
     if not resumed and ((folder / "result.json").exists() or (folder / "checkpoints").exists()):
         raise ConfigError(
             f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or "
-            f"resume={display_path(folder)}"
+            f"{shlex.quote(f'resume={display_path(folder)}')}"
         )
 
 
@@ -272,7 +274,9 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     trainer = parts.trainer
     started = time.perf_counter()
     try:
-        trainer.fit(parts.classifier, parts.data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        # hydra.job.chdir changes the current folder
+        ckpt_path = cfg.ckpt_path and to_absolute_path(cfg.ckpt_path)
+        trainer.fit(parts.classifier, parts.data, ckpt_path=ckpt_path, weights_only=True)
     finally:
         rows = parts.history.rows
         seconds = [row["seconds"] for row in rows]
