@@ -16,6 +16,7 @@ TOOLS = {"sweeps", "evaluation", "report", "export"}
 ALLOWED: dict[str, set[str]] = {
     **{name: set() for name in ("errors", "files", "metrics", "models", "optim")},
     "console": {"errors"},
+    "rules": {"errors"},
     "plots": {"metrics"},
     "data": {"errors", "files"},
     "classifier": {"metrics"},
@@ -23,9 +24,9 @@ ALLOWED: dict[str, set[str]] = {
     "callbacks": {"metrics", "plots", "console", "files"},
     "runs": {"errors", "files", "data", "models"},
     # what it checks is imported where it has been built already
-    "config": {"errors", "runs", "optim", "callbacks", "classifier", "data"},
+    "config": {"errors", "rules", "runs", "optim", "callbacks", "classifier", "data"},
     "training": BLOCKS | {"callbacks", "classifier", "fast", "optim"},
-    "cli": {"config", "errors", "runs", "training"},
+    "cli": {"config", "errors", "rules", "runs", "training"},
     "evaluation": BLOCKS,
     "export": BLOCKS,
     "report": BLOCKS | {"evaluation"},

@@ -27,8 +27,8 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "validation metric; choose from val/acc, val/loss",
     "callbacks.checkpoint.monitor=val/loss": "callbacks.checkpoint.mode=max: must be min for "
     "val/loss",
-    "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: must be null or an integer from 1 to "
-    "1,000,000,000, or a number above 0 up to 1",
+    "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: must be null or an integer from 1 "
+    "to 1,000,000,000, or a number above 0 up to 1",
     "ckpt_path=nowhere.ckpt": "ckpt_path=nowhere.ckpt: no such file",
     "resume=nowhere": "resume=nowhere: not a run folder (nowhere/.hydra/overrides.yaml is missing)",
 }

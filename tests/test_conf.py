@@ -9,7 +9,8 @@ from helpers.commands import ROOT
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from lenet_pl.config import RULES, check, with_rules
+from lenet_pl.config import check
+from lenet_pl.rules import RULES, with_rules
 from lenet_pl.training import hparams
 
 OPTIONS = sorted(

@@ -17,17 +17,9 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lenet_pl.config import (
-    SINGLE,
-    check,
-    check_hydra,
-    conf_dir,
-    options,
-    show,
-    task_config,
-)
+from lenet_pl.config import SINGLE, check, check_hydra, conf_dir, options, task_config
 from lenet_pl.errors import (
     FAILED,
     ConfigError,
@@ -35,9 +27,9 @@ from lenet_pl.errors import (
     check_output,
     exit_on_error,
     fail,
-    one_line,
     protect_output,
 )
+from lenet_pl.rules import show
 from lenet_pl.runs import resume_arguments
 
 # name: (package whose ``commands`` module has ``NAME`` and ``add_NAME_arguments``, help)
@@ -69,6 +61,7 @@ def main() -> None:
         sys.argv = [__file__, *sys.argv[2:]]  # DDP launches its other processes with this file
         return train()
     with exit_on_error():
+        Path.cwd()  # in a folder that was deleted, torch would end the process
         package, text = commands[name]
         module = import_module(f"lenet_pl.{package}.commands")
         parser = argparse.ArgumentParser(prog=f"lenet-pl {name}", description=text)
@@ -138,8 +131,8 @@ def check_arguments(arguments: list[str]) -> list[str]:
             key, value = override.key_or_group, override.value()
         except Exception as error:
             raise ConfigError(f"{argument}: not an override of the form key=value") from error
-        if key == "run_dir":
-            raise ConfigError(f"{argument}: cannot be set; set hydra.run.dir")
+        if key == "run_dir" or key.startswith("hydra.callbacks.preflight"):
+            raise ConfigError(f"{argument}: cannot be changed; the run folder is hydra.run.dir")
         choices = options(key)
         names = value if isinstance(value, list) else [value]
         if not choices or override.is_sweep_override():
@@ -164,16 +157,20 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, OSError):
         return None
     cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         node = cause.parent_node
+        assert isinstance(node, DictConfig)
         known = [str(key) for key in node if key != "hydra"]
-        values = OmegaConf.to_container(node)
-        assert isinstance(values, dict)
-        groups = [key for key in known if (conf_dir() / key).is_dir() and cause.key in values[key]]
+        values: Any = OmegaConf.to_container(node)
+        groups = [key for key in known if options(key) and cause.key in values[key]]
         nearest = [f"{group}.{cause.key}" for group in groups]
         nearest = nearest or get_close_matches(str(cause.key), known, n=3) or known
+        group = str(cause.full_key).partition(".")[0]
+        nearest = nearest or [f"{group}={option}" for option in options(group)]
         return f"{cause.full_key}: no such key; choose from {', '.join(nearest)}"
-    text = one_line(RuntimeError(f"{error} {cause or ''}"))
+    lines = f"{error}\n{cause or ''}".splitlines()
+    noise = ("full_key:", "object_type=", "reference_type=")
+    text = " ".join(line for line in lines if not line.strip().startswith(noise))
     known_types = HydraException | OmegaConfBaseException | ValueError
     return text if isinstance(error, known_types) else f"{type(error).__name__}: {text}"
 

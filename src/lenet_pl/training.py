@@ -17,7 +17,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import RenderableType
 
@@ -220,12 +221,12 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     check_accelerator(cfg.trainer.accelerator)
     history = EpochHistory(Path(cfg.run_dir) / "metrics.csv")
     summary = TensorBoardSummary(hparams(cfg), _as_yaml(cfg))
-    callbacks = [history, summary, *_instantiate_all(cfg, "callbacks")]
+    callbacks = [history, summary, *_instantiate_all(cfg, "callbacks", Callback)]
     trainer: Trainer = _instantiate(
         cfg,
         "trainer",
         callbacks=callbacks,
-        logger=_instantiate_all(cfg, "logger"),
+        logger=_instantiate_all(cfg, "logger", Logger),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
 
@@ -249,9 +250,14 @@ def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
         raise ConfigError(with_key(path, error.__cause__ or error)) from error
 
 
-def _instantiate_all(cfg: DictConfig, group: str) -> list[Any]:
+def _instantiate_all(cfg: DictConfig, group: str, kind: type) -> list[Any]:
     """Build the parts of a group, without those removed by overrides such as ``logger.x=null``."""
-    return [part for part in _instantiate(cfg, group).values() if part is not None]
+    parts = {name: part for name, part in _instantiate(cfg, group).items() if part is not None}
+    for name, part in parts.items():
+        if not isinstance(part, kind):
+            target = cfg[group][name]._target_
+            raise ConfigError(f"{group}.{name}._target_={target}: must be a {kind.__name__}")
+    return list(parts.values())
 
 
 def hparams(cfg: DictConfig) -> dict[str, Any]:

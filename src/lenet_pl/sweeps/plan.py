@@ -65,6 +65,8 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         [jobs] = BasicSweeper.split_arguments(parsed, None)
         configs = _compose(config, loader, jobs)
         total = len(configs)
+        if not total:
+            raise ConfigError("-m: no job in this sweep")
         nodes = [cfg.hydra for cfg in configs]
         tasks = {str(n.sweep.subdir): parameter_overrides(n.overrides.task) for n in nodes}
         by_name = dict(zip(tasks, configs, strict=True))
