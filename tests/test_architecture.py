@@ -15,7 +15,7 @@ BLOCKS = {"errors", "files", "metrics", "plots", "console", "data", "models", "c
 TOOLS = {"sweeps", "evaluation", "report", "export"}
 ALLOWED: dict[str, set[str]] = {
     **{name: set() for name in ("errors", "files", "metrics", "models", "optim")},
-    "console": {"errors"},
+    "console": {"errors", "files"},
     "rules": {"errors"},
     "plots": {"metrics"},
     "data": {"errors", "files"},

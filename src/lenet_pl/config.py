@@ -72,7 +72,8 @@ def check_hydra(hydra: DictConfig) -> None:
     for key, value in flatten({key: cast(Any, raw)[key] for key in ("run", "sweep")}).items():
         if key.endswith("dir") and not value:
             raise ConfigError(f"hydra.{key}={show(value)}: must be a folder")
-    if hydra.output_subdir != ".hydra":
+    # Lightning starts the other processes of DDP with null
+    if hydra.output_subdir != ".hydra" and os.environ.get("LOCAL_RANK", "0") == "0":
         raise ConfigError(f"hydra.output_subdir={show(hydra.output_subdir)}: must be .hydra")
     for group in SINGLE:
         if group not in hydra.runtime.choices:

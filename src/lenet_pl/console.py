@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lenet_pl.errors import printable, protect_output
+from lenet_pl.files import display_path
 
 if TYPE_CHECKING:  # torch is slow to import, and the first output does not need it
     from torch import Tensor, nn
@@ -160,13 +161,13 @@ def end_summary(
         extendable: whether it can train longer; False if its schedule has ended.
         resumable: whether ``resume`` accepts it; False for a job of a sweep.
     """
-    metrics = result["metrics"]
-    lines = [*_outcome(result), ("run folder", str(folder))]
+    metrics, shown = result["metrics"], display_path(folder)
+    lines = [*_outcome(result), ("run folder", str(shown))]
     commands = []
     if metrics and any(folder.rglob("events.*")):
-        logdir = "outputs" if folder.parts[:1] == ("outputs",) else shlex.quote(str(folder))
+        logdir = "outputs" if shown.parts[:1] == ("outputs",) else shlex.quote(str(shown))
         commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
-    resume = f"{program} resume={shlex.quote(str(folder))}"
+    resume = f"{program} resume={shlex.quote(str(shown))}"
     needed = (folder / "checkpoints" / "last.ckpt", folder / ".hydra")
     resumable = resumable and all(path.exists() for path in needed)
     if metrics and resumable and extendable and not result["stopped_early"]:

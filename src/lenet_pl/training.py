@@ -134,8 +134,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
         finally:
             if main_process:
                 write_json(folder / "result.json", result)
-                path, resumable = display_path(folder), not _in_sweep()
-                show(end_summary(result, path, program_name(), extendable, resumable))
+                show(end_summary(result, folder, program_name(), extendable, not _in_sweep()))
     return cast("float | None", result["metrics"].get("val/acc"))
 
 
