@@ -14,7 +14,9 @@ from helpers.imports import MODULES, PACKAGE, imports, local_imports, room
 BLOCKS = {"errors", "files", "metrics", "plots", "console", "data", "models", "config", "runs"}
 TOOLS = {"sweeps", "evaluation", "report", "export"}
 ALLOWED: dict[str, set[str]] = {
-    **{name: set() for name in ("errors", "files", "metrics", "models", "optim", "console")},
+    **{name: set() for name in ("errors", "files", "metrics", "models", "optim")},
+    "console": {"errors", "files"},
+    "rules": {"errors"},
     "plots": {"metrics"},
     "data": {"errors", "files"},
     "classifier": {"metrics"},
@@ -22,9 +24,9 @@ ALLOWED: dict[str, set[str]] = {
     "callbacks": {"metrics", "plots", "console", "files"},
     "runs": {"errors", "files", "data", "models"},
     # what it checks is imported where it has been built already
-    "config": {"errors", "runs", "optim", "callbacks", "classifier", "data"},
+    "config": {"errors", "rules", "runs", "optim", "callbacks", "classifier", "data"},
     "training": BLOCKS | {"callbacks", "classifier", "fast", "optim"},
-    "cli": {"config", "errors", "runs", "training"},
+    "cli": {"config", "errors", "rules", "runs", "training"},
     "evaluation": BLOCKS,
     "export": BLOCKS,
     "report": BLOCKS | {"evaluation"},

@@ -1,5 +1,6 @@
 """The command line: errors of the user take one line, and end with status 2."""
 
+import os
 import subprocess
 import sys
 
@@ -10,14 +11,14 @@ from helpers.runs import FAST
 from lenet_pl import cli
 from lenet_pl.training import lock_run
 
+MAIN = "from lenet_pl.cli import main; main()"
 OVERRIDES = {  # rejected before torch is imported, so each runs as a command
-    "data.batch_size=0": "data.batch_size=0: must be an integer of at least 1",
-    "optimizer.lr=-1": "optimizer.lr=-1: must be a number above 0",
-    "trainer.max_epochs=abc": "trainer.max_epochs=abc: must be an integer of at least 1",
-    "seed=-1": "seed=-1: must be an integer from 0 to 4294967295",
+    "data.batch_size=0": "data.batch_size=0: must be an integer from 1 to 1,000,000,000",
+    "optimizer.lr=-1": "optimizer.lr=-1: must be a number above 0 up to 1,000,000,000",
+    "trainer.max_epochs=abc": "trainer.max_epochs=abc: must be an integer from 1 to 1,000,000,000",
+    "seed=-1": "seed=-1: must be an integer from 0 to 4,294,967,295",
     "model=lenett": "model=lenett: no such choice; choose from lenet, lstm, mlp, pretrained",
-    "data.split=[7,2]": "data.split=[7, 2]: must be null or three numbers above 0, for train, "
-    "validation and test, as in [7,2,1]",
+    "data.split=[7,2]": "data.split=[7, 2]: must be null or three numbers above 0, as in [7,2,1]",
     "modle=lenet": "modle: no such key; choose from model",
     "trainer.max_epoch=3": "trainer.max_epoch: no such key; choose from max_epochs",
     "model=null": "model=null: must be one of lenet, lstm, mlp, pretrained",
@@ -28,29 +29,122 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "validation metric; choose from val/acc, val/loss",
     "callbacks.checkpoint.monitor=val/loss": "callbacks.checkpoint.mode=max: must be min for "
     "val/loss",
-    "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: must be null or a number above 0",
+    "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: must be null or an integer from 1 "
+    "to 1,000,000,000, or a number above 0 up to 1",
     "ckpt_path=nowhere.ckpt": "ckpt_path=nowhere.ckpt: no such file",
     "resume=nowhere": "resume=nowhere: not a run folder (nowhere/.hydra/overrides.yaml is missing)",
+    "test=no": "test=no: must be one of true, false",
+    "+trainer.max_time=5": "trainer.max_time=5: must be left out: runs consist of whole epochs; "
+    "set trainer.max_epochs",
+    "+trainer.logger=false": "trainer.logger=false: must be left out: set logger; logger=none "
+    "turns it off",
+    "trainer.strategy=ddp_spawn": "trainer.strategy=ddp_spawn: must be one of auto, ddp, "
+    "ddp_find_unused_parameters_true, single_device, or a mapping",
+    "hydra.output_subdir=null": "hydra.output_subdir=null: must be .hydra",
+    "seed=${oc.env:NOPE}": 'seed: KeyError raised while resolving interpolation: "Environment '
+    "variable 'NOPE' not found\"",
+    "model.num_classes=???": "model.num_classes: Missing mandatory value: num_classes",
+    "model=-inf": "model=-inf: must be one of lenet, lstm, mlp, pretrained",
+    "logger=[1]": "logger=[1]: must be one of default, none",
+    "run_dir=5": "run_dir=5: cannot be changed; the run folder is hydra.run.dir",
+    "hparams=null": "hparams=null: must be a mapping to text, numbers, true or false",
+    "--resolve": "The --resolve flag can only be used in conjunction with --cfg or --help",
+    "augment.affine.shear=1": "augment.affine: no such key; choose from augment=affine, "
+    "augment=elastic, augment=erasing, augment=noise, augment=none",
 }
 
 
 @pytest.mark.parametrize("override", OVERRIDES)
 def test_invalid_override_takes_one_line_and_leaves_nothing(command, tmp_path, override):
-    done = command("data=mini", override)
+    done = command(override, "data=mini")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {OVERRIDES[override]}\n"
     assert list(tmp_path.iterdir()) == []
 
 
+REFUSED = """
+optimizer.nesterov=no
+model=pretrained model.freeze=abc
+trainer.deterministic=-inf
+trainer.fast_dev_run=1e-400
+trainer.num_sanity_val_steps=x
+trainer.use_distributed_sampler=yes
+hparams.lr=[1]
+model=lstm model.bidirectional=no
+trainer.detect_anomaly=no
+trainer.profiler=-0.5
+data.batch_size=999999999999999999999999999999
+experiment=[1]
+callbacks=[[1]]
+~model
+model=[]
+augment=affine ++augment.affine._convert_=${nope}
+classifier=fast classifier.steps_per_execution=???
+++trainer._partial_=x
+++model._recursive_=x
+++scheduler.new=1
+data.source=5
+hydra.run.dir=${nope}
++trainer.enable_checkpointing=false
++trainer.callbacks=[]
++trainer.barebones=true
++trainer.check_val_every_n_epoch=2
+-m seed=range(0)
+-m test=no seed=0,1
+-m hydra.output_subdir=null seed=0,1
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("line", [*REFUSED, f"classifier={'x' * 99999}", f"ckpt_path={'x' * 9999}"])
+def test_mistyped_command_line(command, tmp_path, line):
+    done = command(*line.split(), "data=mini")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert len(done.stderr) < 1000
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_group_that_is_removed_is_none():
+    given = ["~callbacks", "logger=null", "augment=[]", "scheduler=false", "model=mlp", "-m"]
+    expected = [
+        "callbacks=none",
+        "logger=none",
+        "augment=none",
+        "scheduler=none",
+        "model=mlp",
+        "-m",
+    ]
+    assert cli.check_arguments(given) == expected
+
+
+def test_folder_that_was_deleted(tmp_path):
+    script = f"import os, sys; os.rmdir('.'); sys.argv = ['lenet-pl', 'test', 'latest']; {MAIN}"
+    (tmp_path / "gone").mkdir()
+    program = [sys.executable, "-c", script.replace("rmdir('.')", "rmdir(os.getcwd())")]
+    done = subprocess.run(program, cwd=tmp_path / "gone", capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: current folder: No such file or directory\n"
+
+
+def test_traceback_on_request(tmp_path):
+    script = f"import sys; sys.argv = ['lenet-pl', 'train', 'seed=x']; {MAIN}"
+    environment = {**os.environ, "HYDRA_FULL_ERROR": "1"}
+    program = [sys.executable, "-c", script]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Traceback")
+    assert "error: seed=x: must be" in done.stderr.splitlines()[-1]
+
+
 def test_lenet_pl_train_is_train_py(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lenet-pl", "train", "data.batch_size=0"])
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        "error: data.batch_size=0: must be an integer of at least 1\n"
+        "error: data.batch_size=0: must be an integer from 1 to 1,000,000,000\n"
     )
 
 

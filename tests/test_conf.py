@@ -9,7 +9,8 @@ from helpers.commands import ROOT
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from lenet_pl.config import RULES, check
+from lenet_pl.config import check
+from lenet_pl.rules import RULES, with_rules
 from lenet_pl.training import hparams
 
 OPTIONS = sorted(
@@ -44,14 +45,32 @@ def bind(node: DictConfig):
             yield from bind(value)
 
 
-def test_rules_name_keys_that_exist(composed):
-    groups = {key.split(".")[0] for key in RULES}
-    options = [option for option in OPTIONS if str(option.parent) in groups]
-    configs = [composed(f"{option.parent}={option.name}") for option in options]
-    for key in RULES:
-        group, _, name = key.rpartition(".")
-        nodes = [OmegaConf.select(cfg, group) if group else cfg for cfg in configs]
-        assert any(name in (node or {}) for node in nodes), key
+def test_every_key_has_a_rule(composed):
+    for option in OPTIONS:
+        if option.parent.name in ("experiment", "sweep"):
+            continue
+        settings = OmegaConf.to_container(composed(f"{option.parent}={option.name}"))
+        assert isinstance(settings, dict)
+        for key, value, rule in with_rules(settings):
+            assert rule or isinstance(value, dict) or key.startswith("hparams."), key
+
+
+def test_rules_name_arguments_that_exist(composed):
+    targets = {
+        target for option in OPTIONS for target in bind(composed(f"{option.parent}={option.name}"))
+    }
+    classes = {target.rpartition(".")[2]: get_object(target) for target in targets}
+    for name, rules in RULES.items():
+        if name == "config":
+            assert rules.keys() <= composed().keys()
+        else:
+            parameters = inspect.signature(classes[name]).parameters
+            assert "kwargs" in parameters or rules.keys() <= parameters.keys(), name
+
+
+def test_keys_of_your_own_classes_are_free(composed):
+    mine = "{_target_: mine.LSTM, hidden: 64, dropout: [0.1, 0.2], freeze: no}"
+    check(composed(f"+callbacks.mine={mine}", "callbacks.early_stopping=null"))
 
 
 def test_defaults_are_those_of_the_tutorial(composed):

@@ -17,17 +17,38 @@ from lenet_pl.training import build, train
     [
         ("data.val_size=70000", "data.val_size=70000: of 6,000 training images 1 to 5,999 can"),
         ("trainer.accelerator=abacus", "trainer.accelerator=abacus: not available on this .* cpu"),
-        ("trainer.precision=7", "trainer: Precision 7 is invalid. Allowed"),
         ("model.num_classes=7", "model.num_classes=7: the data has 10 classes"),
         ("optimizer={lr: 0.1, momentum: 0, nesterov: true}", "optimizer: Nesterov momentum req"),
-        ("callbacks.checkpoint.mode=up", "callbacks.checkpoint: `mode` can be min, max but got up"),
-        ("+trainer.max_steps=50", "trainer.max_steps=50: not supported.* trainer.max_epochs"),
+        (
+            "trainer.limit_train_batches=0.001",
+            "is less than one of the 157 train batches; use a la",
+        ),
+        ("trainer.limit_val_batches=0.05", "limit_val_batches=0.05: is less than one of the 2 val"),
+        ("trainer.limit_test_batches=0.05", "limit_test_batches=0.05: is less than one of the 2 t"),
+        ("trainer.overfit_batches=0.0001", "overfit_batches=0.0001: is less than one of the 157"),
+        ("+callbacks.x._target_=builtins.int", "callbacks.x._target_=builtins.int: must be a Cal"),
+        ("+logger.x._target_=builtins.int", "logger.x._target_=builtins.int: must be a Logger"),
+        (
+            "trainer.strategy={_target_: pytorch_lightning.strategies.DDPStrategy, "
+            "start_method: spawn}",
+            "trainer.strategy: trains in child processes, whose result is lost; choose ddp",
+        ),
         ("+model.num_clases=3", "model: .*unexpected keyword argument 'num_clases'"),
     ],
 )
 def test_parts_that_cannot_be_built_are_rejected(composed, tmp_path, override, message):
     with pytest.raises(UserError, match=message):
         build(composed("data=mini", override))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_rank_of_another_program(composed, tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "0")
+    build(composed("data=mini", "trainer.accelerator=cpu"))
+    monkeypatch.setenv(name, "3")
+    with pytest.raises(ConfigError, match=rf"{name}=3: .*, but the run has one device; unset it"):
+        build(composed("data=mini", "trainer.accelerator=cpu"))
     assert list(tmp_path.iterdir()) == []
 
 

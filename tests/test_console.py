@@ -4,9 +4,13 @@ import io
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from lenet_pl.console import end_summary, percent
+from lenet_pl.console import PlainConsole, end_summary, percent
 
 METRICS = {"val/acc": 0.9864, "val/loss": 0.0532}
 TEST = {"test/acc": 0.9862, "test/loss": 0.0453, "test/acc_low": 0.9837, "test/acc_high": 0.9883}
@@ -85,3 +89,25 @@ def test_the_command_after_an_interruption_completes_the_run_as_requested(folder
     assert text[0] == f"{status:<15} stopped by SIGTERM"
     assert text[-1] == "resume          python train.py resume=run"  # no other trainer.max_epochs
     assert not any("longer" in line for line in text)
+
+
+def test_names_cannot_control_the_terminal():
+    console = PlainConsole(file=io.StringIO(), width=100)
+    table = Table("class")
+    table.add_row(Text("\x1b[31mred"))
+    console.print(table, "\x1b]0;title\x07")
+    assert "\x1b" not in console.file.getvalue()
+    assert r"\x1b[31" in console.file.getvalue()
+
+
+def test_commands_are_quoted_and_start_in_the_folder_of_the_shell(folder, tmp_path, monkeypatch):
+    spaced = (tmp_path / "it's").joinpath("run")
+    spaced.parent.mkdir()
+    folder.rename(spaced)
+    (spaced / "events.out.tfevents.1").touch()
+    config = OmegaConf.create({"hydra": {"runtime": {"cwd": str(tmp_path)}}})
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+    monkeypatch.chdir(spaced)  # as hydra.job.chdir does
+    text = lines(FINISHED, spaced)
+    assert """see the curves  tensorboard --logdir 'it'"'"'s/run'""" in text
+    assert any(f"resume='it'{chr(34)}'{chr(34)}'s/run'" in line for line in text)

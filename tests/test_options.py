@@ -162,7 +162,7 @@ ONE_CYCLE = ["scheduler=onecycle", "trainer.limit_train_batches=1", "trainer.max
         ),
         (
             ["scheduler=plateau", "+trainer.check_val_every_n_epoch=2"],
-            "trainer.check_val_every_n_epoch=2: must be 1, since scheduler.monitor=val/loss is",
+            "trainer.check_val_every_n_epoch=2: must be 1",
         ),
         (
             ["model=pretrained", "model.name=resnet81"],

@@ -1,7 +1,6 @@
 """The command line: ``lenet-pl``, and what ``train.py`` shares with ``lenet-pl train``."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -11,15 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lenet_pl.config import check, check_choices
-from lenet_pl.errors import FAILED, exit_on_error, fail, one_line
+from lenet_pl.config import SINGLE, check, check_hydra, conf_dir, options, task_config
+from lenet_pl.errors import (
+    FAILED,
+    ConfigError,
+    UserError,
+    check_output,
+    exit_on_error,
+    fail,
+    protect_output,
+)
+from lenet_pl.rules import show
 from lenet_pl.runs import resume_arguments
 
 # name: (package whose ``commands`` module has ``NAME`` and ``add_NAME_arguments``, help)
@@ -37,6 +47,7 @@ launch_error_hook: Callable[[Exception], str] | None = None
 
 def main() -> None:
     """The ``lenet-pl`` command: ``train`` takes Hydra overrides, the others take options."""
+    protect_output()
     commands = {k: v for k, v in COMMANDS.items() if find_spec(f"lenet_pl.{v[0]}")}
     parser = argparse.ArgumentParser(
         prog="lenet-pl", description="Train image classifiers and examine what they learnt."
@@ -49,13 +60,16 @@ def main() -> None:
     if name == "train":
         sys.argv = [__file__, *sys.argv[2:]]  # DDP launches its other processes with this file
         return train()
-    package, text = commands[name]
-    module = import_module(f"lenet_pl.{package}.commands")
-    parser = argparse.ArgumentParser(prog=f"lenet-pl {name}", description=text)
-    getattr(module, f"add_{name}_arguments")(parser)
-    options = parser.parse_args(sys.argv[2:])
     with exit_on_error():
-        raise SystemExit(getattr(module, name)(options))
+        Path.cwd()  # in a folder that was deleted, torch would end the process
+        package, text = commands[name]
+        module = import_module(f"lenet_pl.{package}.commands")
+        parser = argparse.ArgumentParser(prog=f"lenet-pl {name}", description=text)
+        getattr(module, f"add_{name}_arguments")(parser)
+        options = parser.parse_args(sys.argv[2:])
+        status = getattr(module, name)(options)
+        check_output()
+        raise SystemExit(status)
 
 
 def train() -> None:
@@ -65,16 +79,18 @@ def train() -> None:
 
 def run(program: Callable[[], Any]) -> None:
     """Run a Hydra program; report errors that the user can fix in one line, with exit status 2."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its exceptions instead of printing
-    try:
-        with exit_on_error(explain):
-            sys.argv[1:] = resume_arguments(sys.argv[1:])
+    protect_output()
+    # Hydra then raises its exceptions instead of printing them
+    hydra._internal.utils.is_under_debugger = lambda: True
+    with exit_on_error(explain):
+        try:
+            sys.argv[1:] = check_arguments(resume_arguments(sys.argv[1:]))
             prefer_own_presets()
             program()
-    except Exception as error:
-        if launch_error_hook is None:
-            raise
-        fail(launch_error_hook(error), FAILED)  # for example, a killed worker process
+        except Exception as error:
+            if launch_error_hook is None or isinstance(error, UserError | HydraException):
+                raise
+            fail(launch_error_hook(error), FAILED)  # for example, a killed worker process
 
 
 def job(cfg: DictConfig) -> float | None:
@@ -93,54 +109,70 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with exit_on_error(explain):
-            check_choices(config.hydra.runtime.choices)
-            cfg = config.copy()
-            with open_dict(cfg):
-                path = Path(config.hydra.run.dir).absolute()
-                cfg.run_dir = os.path.normpath(path)  # as Hydra will resolve it
-                del cfg["hydra"]
+            check_hydra(config.hydra)
+            cfg = task_config(config, Path(config.hydra.run.dir))
             check(cfg)  # before importing torch
             from lenet_pl.training import prepare
 
             prepare(cfg)
 
 
-def conf_dir() -> Path:
-    """The configuration folder: the checkout's, or the one installed with the package."""
-    here = Path(__file__).parent
-    return next(path for path in (here / "conf", here.parents[1] / "conf") if path.is_dir())
+def check_arguments(arguments: list[str]) -> list[str]:
+    """Replace ``~logger`` and ``logger=null`` by ``logger=none``; the same for other groups.
 
-
-def _options(group: str) -> str:
-    return ", ".join(sorted(path.stem for path in (conf_dir() / group).glob("*.yaml")))
+    Raises:
+        ConfigError: for an argument that is no override, and for a choice that is no name.
+    """
+    parser = OverridesParser.create()
+    replaced = {}
+    for argument in get_args_parser().parse_args(arguments).overrides:
+        try:
+            override = parser.parse_override(argument)
+            key, value = override.key_or_group, override.value()
+        except Exception as error:
+            raise ConfigError(f"{argument}: not an override of the form key=value") from error
+        if key == "run_dir" or key.startswith("hydra.callbacks.preflight"):
+            raise ConfigError(f"{argument}: cannot be changed; the run folder is hydra.run.dir")
+        choices = options(key)
+        names = value if isinstance(value, list) else [value]
+        if not choices or override.is_sweep_override():
+            continue
+        if override.is_delete() or value in (None, False, [], {}):
+            if "none" in choices:
+                replaced[argument] = f"{key}=none"
+                continue
+            names = [] if key in SINGLE else ["null"]
+        if not names or not all(isinstance(name, str) and len(name) < 200 for name in names):
+            raise ConfigError(f"{key}={show(value)}: must be one of {', '.join(choices)}")
+    return [replaced.get(argument, argument) for argument in arguments]
 
 
 def explain(error: Exception) -> str | None:
-    """Describe a Hydra or OmegaConf error in one line with the choices; None for other errors."""
+    """Describe an error before training in one line, with the choices; None for other OSErrors."""
     if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         # for an option in a list, as in augment=[affine,noise], Hydra gives no choices
-        options = ", ".join(error.options or ()) or _options(group)
-        return f"{group}={name}: no such choice; choose from {options}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: not an override of the form key=value"
-    if "Config group override" in str(error):  # Hydra does not name the group
-        groups = [item[:-5] for item in sys.argv if item.endswith("=null")]
-        group = next((group for group in groups if (conf_dir() / group).is_dir()), "group")
-        return f"{group}=null: must be one of {_options(group)}"
-    if not isinstance(error, HydraException | OmegaConfBaseException):
+        choices = ", ".join(error.options or options(group))
+        return f"{group or '--config-name'}={name}: no such choice; choose from {choices}"
+    if isinstance(error, OSError):
         return None
     cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         node = cause.parent_node
+        assert isinstance(node, DictConfig)
         known = [str(key) for key in node if key != "hydra"]
-        values = OmegaConf.to_container(node)
-        assert isinstance(values, dict)
-        groups = [key for key in known if (conf_dir() / key).is_dir() and cause.key in values[key]]
+        values: Any = OmegaConf.to_container(node)
+        groups = [key for key in known if options(key) and cause.key in values[key]]
         nearest = [f"{group}.{cause.key}" for group in groups]
         nearest = nearest or get_close_matches(str(cause.key), known, n=3) or known
+        group = str(cause.full_key).partition(".")[0]
+        nearest = nearest or [f"{group}={option}" for option in options(group)]
         return f"{cause.full_key}: no such key; choose from {', '.join(nearest)}"
-    return one_line(RuntimeError(f"{error} {cause or ''}"))
+    lines = f"{error}\n{cause or ''}".splitlines()
+    noise = ("full_key:", "object_type=", "reference_type=")
+    text = " ".join(line for line in lines if not line.strip().startswith(noise))
+    known_types = HydraException | OmegaConfBaseException | ValueError
+    return text if isinstance(error, known_types) else f"{type(error).__name__}: {text}"
 
 
 PRESETS = {

@@ -3,14 +3,17 @@
 Only the checks of built objects import torch, so a mistyped value is reported at once.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import inf
+import os
+from collections.abc import Mapping
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.errors import ConfigError, one_line
+from lenet_pl.rules import show, with_rules
 from lenet_pl.runs import DATA_KEY, read_checkpoint
 
 if TYPE_CHECKING:
@@ -19,106 +22,9 @@ if TYPE_CHECKING:
     from lenet_pl.classifier import Classifier
     from lenet_pl.data.datamodule import DigitsDataModule
 
-# a description of the valid values, and the test for them
-Rule = tuple[str, Callable[[Any], bool]]
-
-
-def number(text: str, condition: Callable[[float], bool]) -> Rule:
-    """A finite number that is not a bool."""
-    return f"a number {text}", lambda x: type(x) in (int, float) and abs(x) < inf and condition(x)
-
-
-def integer(low: int, high: float = inf) -> Rule:
-    """An integer in a range that includes both ends."""
-    text = f"from {low} to {high}" if high < inf else f"of at least {low}"
-    return f"an integer {text}", lambda x: type(x) is int and low <= x <= high
-
-
-def one_of(*choices: Any) -> Rule:
-    """One of the given values, of the same type."""
-    text = ", ".join(str(choice).lower() for choice in choices)
-    return f"one of {text}", lambda x: any(x == y and type(x) is type(y) for y in choices)
-
-
-def list_of(rule: Rule) -> Rule:
-    """A list whose items all satisfy a rule."""
-    text, valid = rule
-    return f"a list, each item {text}", lambda x: isinstance(x, ListConfig) and all(map(valid, x))
-
-
-def optional(rule: Rule) -> Rule:
-    """Null, or a value that satisfies a rule."""
-    text, valid = rule
-    return f"null or {text}", lambda x: x is None or valid(x)
-
-
-POSITIVE = number("above 0", lambda x: x > 0)
-NOT_NEGATIVE = number("of at least 0", lambda x: x >= 0)
-AT_LEAST_1 = number("of at least 1", lambda x: x >= 1)
-BELOW_1 = number("of at least 0 and below 1", lambda x: 0 <= x < 1)
-BOOL = one_of(True, False)
-AUTO = one_of("auto", True, False)
-
-RULES: dict[str, Rule] = {
-    "seed": integer(0, 2**32 - 1),
-    "data.batch_size": integer(1),
-    "data.eval_batch_size": integer(1),
-    "data.val_size": (
-        "an integer of at least 1, or a fraction between 0 and 1",
-        lambda x: POSITIVE[1](x) and (type(x) is int or x < 1),
-    ),
-    "data.split": optional(
-        (
-            "three numbers above 0, for train, validation and test, as in [7,2,1]",
-            lambda x: isinstance(x, Sequence) and len(x) == 3 and all(map(POSITIVE[1], x)),
-        )
-    ),
-    "data.split_seed": integer(0),
-    "data.fraction": number("above 0, up to 1", lambda x: 0 < x <= 1),
-    "data.augment_until": number("from 0 to 1", lambda x: 0 <= x <= 1),
-    "data.normalise": one_of("standardise", "scale", "none"),
-    "data.clean": BOOL,
-    "data.suspect_folds": (
-        "0, or an integer from 2 to 20",
-        lambda x: type(x) is int and x != 1 and 0 <= x <= 20,
-    ),
-    "data.on_error": one_of("skip", "stop"),
-    "data.source.invert": AUTO,
-    "data.source.centre": AUTO,
-    "model.num_classes": integer(2),
-    "model.hidden": list_of(integer(1)),
-    "model.hidden_size": integer(1),
-    "model.num_layers": integer(1),
-    "model.dropout": BELOW_1,
-    "model.image_size": optional(integer(1)),
-    "loss.label_smoothing": BELOW_1,
-    "optimizer.lr": POSITIVE,
-    "optimizer.momentum": BELOW_1,
-    "optimizer.betas": list_of(BELOW_1),
-    "optimizer.iterations": integer(1),
-    "optimizer.weight_decay": NOT_NEGATIVE,
-    "scheduler.warmup": BELOW_1,
-    "scheduler.div_factor": AT_LEAST_1,
-    "scheduler.final_div_factor": AT_LEAST_1,
-    "scheduler.final": BELOW_1,
-    "scheduler.factor": BELOW_1,
-    "scheduler.patience": integer(0),
-    "classifier.decay_biases": BOOL,
-    "classifier.steps_per_execution": integer(1),
-    "trainer.max_epochs": integer(1),
-    "trainer.accumulate_grad_batches": integer(1),
-    "trainer.gradient_clip_val": optional(POSITIVE),
-    "trainer.limit_train_batches": optional(POSITIVE),
-    "trainer.limit_val_batches": optional(POSITIVE),
-    "trainer.limit_test_batches": optional(POSITIVE),
-    "callbacks.early_stopping.patience": integer(1),
-    "callbacks.average.decay": optional(BELOW_1),
-    "callbacks.average.start": BELOW_1,
-    "callbacks.finetune.unfreeze_epoch": integer(2),
-    "callbacks.finetune.lr_factor": POSITIVE,
-}
-
 SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trainer")
+SEVERAL = ("augment", "callbacks", "logger")
+REFERRING = ("data", "classifier", "hparams")  # to other keys, which an error should name
 MONITORED = {
     "val/acc": "max",
     "val/loss": "min",
@@ -144,42 +50,101 @@ RESUME_KEYS = (
 )
 
 
+def conf_dir() -> Path:
+    """The configuration folder: the checkout's, or the one installed with the package."""
+    here = Path(__file__).parent
+    return next(path for path in (here / "conf", here.parents[1] / "conf") if path.is_dir())
+
+
+def options(group: str) -> list[str]:
+    """The options of a group of ``conf/``; empty if there is no such group."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def check_hydra(hydra: DictConfig) -> None:
+    """Check Hydra's own configuration.
+
+    Raises:
+        ConfigError: for a folder that is missing, for ``hydra.output_subdir``, which tools rely on,
+            and for ``model=[lenet,mlp]``, which Hydra would merge into a model that is neither.
+    """
+    raw = OmegaConf.to_container(hydra)  # hydra.job.num is missing before a sweep
+    for key, value in flatten({key: cast(Any, raw)[key] for key in ("run", "sweep")}).items():
+        if key.endswith("dir") and not value:
+            raise ConfigError(f"hydra.{key}={show(value)}: must be a folder")
+    # Lightning starts the other processes of DDP with null
+    if hydra.output_subdir != ".hydra" and os.environ.get("LOCAL_RANK", "0") == "0":
+        raise ConfigError(f"hydra.output_subdir={show(hydra.output_subdir)}: must be .hydra")
+    for group in SINGLE:
+        if group not in hydra.runtime.choices:
+            raise ConfigError(f"{group}: takes one option; to sweep over several: -m {group}=A,B")
+
+
+def task_config(config: DictConfig, folder: Path) -> DictConfig:
+    """The configuration that Hydra will pass to a job with this run folder."""
+    cfg = config.copy()
+    with read_write(cfg), open_dict(cfg):
+        cfg.run_dir = os.path.normpath(folder.absolute())
+        del cfg["hydra"]
+    return cfg
+
+
 def check(cfg: DictConfig) -> None:
     """Check values and their combinations, as far as possible without data and network.
 
     Raises:
         ConfigError: for the first invalid value.
     """
-    for key, (text, valid) in RULES.items():
-        parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(cfg, parent) if parent else cfg
-        if isinstance(node, DictConfig) and name in node and not valid(value := node[name]):
-            raise ConfigError(f"{key}={value}: must be {text}")
-    _check_leftovers(cfg)
+    settings: dict[str, Any] = {}
+    for name in sorted(map(str, cfg), key=lambda name: name in REFERRING):
+        settings[name] = _resolve(cfg, name)
+        for key, value, rule in with_rules({name: settings[name]}):
+            if rule and not rule[1](value):
+                raise ConfigError(f"{key}={show(value)}: must be {rule[0]}")
+    _check_groups(settings)
     _check_monitors(cfg)
-    _check_epochs(cfg)
-    if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
+    unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
+    if unfreeze > cfg.trainer.max_epochs and not cfg.trainer.fast_dev_run:
+        raise ConfigError(
+            f"callbacks.finetune.unfreeze_epoch={unfreeze}: exceeds trainer.max_epochs="
+            f"{cfg.trainer.max_epochs}"
+        )
+    if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
         raise ConfigError(f"ckpt_path={cfg.ckpt_path}: no such file")
 
 
-def _check_leftovers(cfg: DictConfig) -> None:
-    """Reject keys that an experiment set for an option that the command line has replaced."""
-    for group in SINGLE:
-        if cfg[group] and "_target_" not in cfg[group]:
-            remove = ", ".join(f"~{group}.{key}" for key in cfg[group])
+def _resolve(cfg: DictConfig, name: str) -> Any:
+    """A plain value; raises ConfigError where a part is missing or refers to nothing."""
+    try:
+        value = cfg[name]
+        if OmegaConf.is_config(value):
+            return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        return value
+    except (OmegaConfBaseException, RecursionError) as error:
+        key = getattr(error, "full_key", None) or name
+        raise ConfigError(f"{key}: {(str(error).splitlines() or [''])[0]}") from error
+
+
+def _check_groups(settings: Mapping[str, Any]) -> None:
+    """Require each group to be complete, without keys of an option that has been replaced."""
+    for group in (*SINGLE, *SEVERAL):
+        node = settings.get(group)
+        if not isinstance(node, dict) or (not node and "none" not in options(group)):
+            raise ConfigError(f"{group}={show(node)}: must be one of {', '.join(options(group))}")
+        if group in SINGLE and node and "_target_" not in node:
+            remove = ", ".join(f"~{group}.{key}" for key in node)
             raise ConfigError(f"{group}: was replaced, but {remove[1:]} is still set; add {remove}")
-    for group in ("augment", "callbacks", "logger"):
-        for name, node in (cfg[group] or {}).items():
-            if node is not None and not (isinstance(node, DictConfig) and "_target_" in node):
+        for name, part in node.items() if group in SEVERAL else ():
+            if part is not None and not (isinstance(part, dict) and "_target_" in part):
                 raise ConfigError(
-                    f"{group}.{name}={node}: must be null, which leaves it out, or a mapping with "
-                    "_target_"
+                    f"{group}.{name}={show(part)}: must be null, which leaves it out, or a "
+                    "mapping with _target_"
                 )
 
 
 def _check_monitors(cfg: DictConfig) -> None:
     """Require every monitor to be a validation metric, and its mode to match."""
-    nodes = {f"callbacks.{name}": node for name, node in (cfg.callbacks or {}).items()}
+    nodes = {f"callbacks.{name}": node for name, node in cfg.callbacks.items()}
     for name, node in {**nodes, "scheduler": cfg.scheduler}.items():
         monitor, mode = (node.get("monitor"), node.get("mode")) if node else (None, None)
         if monitor is not None and monitor not in MONITORED:
@@ -189,42 +154,6 @@ def _check_monitors(cfg: DictConfig) -> None:
             )
         if monitor is not None and mode in ("min", "max") and mode != MONITORED[monitor]:
             raise ConfigError(f"{name}.mode={mode}: must be {MONITORED[monitor]} for {monitor}")
-
-
-def _check_epochs(cfg: DictConfig) -> None:
-    """Check settings that refer to epochs."""
-    trainer = cfg.trainer
-    if (steps := trainer.get("max_steps", -1)) != -1:
-        raise ConfigError(
-            f"trainer.max_steps={steps}: not supported, since runs consist of whole epochs; use "
-            "trainer.max_epochs"
-        )
-    unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
-    if unfreeze > trainer.max_epochs and not trainer.fast_dev_run:
-        raise ConfigError(
-            f"callbacks.finetune.unfreeze_epoch={unfreeze}: exceeds trainer.max_epochs="
-            f"{trainer.max_epochs}"
-        )
-    every = trainer.get("check_val_every_n_epoch", 1)
-    if "monitor" in cfg.scheduler and every != 1:
-        raise ConfigError(
-            f"trainer.check_val_every_n_epoch={every}: must be 1, since scheduler.monitor="
-            f"{cfg.scheduler.monitor} is needed after every epoch"
-        )
-
-
-def check_choices(choices: Iterable[str]) -> None:
-    """Reject ``model=[lenet,mlp]``, which Hydra would merge into a model that is neither.
-
-    Args:
-        choices: the groups for which a single option was chosen.
-
-    Raises:
-        ConfigError: if several options were chosen for a group that takes one.
-    """
-    for group in SINGLE:
-        if group not in choices:
-            raise ConfigError(f"{group}: takes one option; to sweep over several: -m {group}=A,B")
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -315,8 +244,11 @@ def check_optimizer(
             not support the trainer's settings.
     """
     from lenet_pl.callbacks.finetuning import Unfreeze
+    from lenet_pl.classifier import DEBUG_STEPS
     from lenet_pl.optim import planned_steps
 
+    _check_processes(trainer)
+    _check_limits(trainer, data)
     for callback in cast(Any, trainer).callbacks:
         if isinstance(callback, Unfreeze):
             if all(parameter.requires_grad for parameter in classifier.net.parameters()):
@@ -329,8 +261,9 @@ def check_optimizer(
     try:
         optimizer = classifier.build_optimizer()
         part = "scheduler"
-        if classifier.scheduler and not cast(Any, trainer).fast_dev_run:
-            schedule = classifier.scheduler(optimizer, steps)
+        if classifier.scheduler:
+            debugging = cast(Any, trainer).fast_dev_run
+            schedule = classifier.scheduler(optimizer, DEBUG_STEPS if debugging else steps)
     except (TypeError, ValueError) as error:
         raise ConfigError(with_key(part, error)) from error
     try:
@@ -338,6 +271,42 @@ def check_optimizer(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return steps if schedule.get("interval") == "step" else None
+
+
+def _check_processes(trainer: "Trainer") -> None:
+    """Require processes that keep the result, and that this one is the main one if it is alone."""
+    from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise ConfigError(
+            "trainer.strategy: trains in child processes, whose result is lost; choose ddp, and no "
+            "notebook"
+        )
+    if trainer.num_devices * trainer.num_nodes == 1:
+        for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+            if (rank := os.environ.get(name, "0")) != "0":
+                raise ConfigError(
+                    f"{name}={rank}: this environment variable makes it process {rank} of several, "
+                    "but the run has one device; unset it, or set trainer=ddp trainer.devices"
+                )
+
+
+def _check_limits(trainer: "Trainer", data: "DigitsDataModule") -> None:
+    """Require fractions of the batches to be at least one batch."""
+    processes = trainer.num_devices * trainer.num_nodes
+    for stage, size, images in (
+        ("train", data.batch_size, len(data.splits["train"]) // processes),
+        ("val", data.eval_batch_size, len(data.splits["val"])),
+        ("test", data.eval_batch_size, len(data.splits["test"])),
+    ):
+        limit, batches = getattr(trainer, f"limit_{stage}_batches"), ceil(images / size)
+        if isinstance(limit, float) and int(batches * limit) < 1:
+            overfit = stage != "test" and trainer.overfit_batches  # type: ignore[attr-defined]
+            key = "overfit_batches" if overfit else f"limit_{stage}_batches"
+            raise ConfigError(
+                f"trainer.{key}={limit}: is less than one of the {batches} {stage} batches; use a "
+                "larger fraction, or a number of batches"
+            )
 
 
 def check_checkpoint(

@@ -4,28 +4,47 @@ import io
 import logging
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from lenet_pl.errors import printable, protect_output
+from lenet_pl.files import display_path
 
 if TYPE_CHECKING:  # torch is slow to import, and the first output does not need it
     from torch import Tensor, nn
 
 Layer = tuple[str, str, str, int]  # name, type, output size, parameters
 
+
+class PlainConsole(Console):
+    """A console that escapes control characters in what it prints."""
+
+    def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
+        for segment in super().render(*args, **kwargs):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
 # In a notebook, rich would display each line separately and take the output for a terminal.
 _notebook = "ipykernel" in sys.modules
-console = Console(highlight=False, force_jupyter=False, force_terminal=False if _notebook else None)
+console = PlainConsole(
+    highlight=False, force_jupyter=False, force_terminal=False if _notebook else None
+)
 log = logging.getLogger(__name__)
 
 
 class ConsoleHandler(logging.Handler):
     """Prints log records on the shared console, so that a progress bar stays below them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        protect_output()  # also in the workers of a parallel launcher
 
     def emit(self, record: logging.LogRecord) -> None:
         renderable = getattr(record, "renderable", None)
@@ -38,7 +57,7 @@ class ConsoleHandler(logging.Handler):
 def show(renderable: RenderableType) -> None:
     """Print a table or text, and write it to the log file as plain text."""
     file = io.StringIO()
-    plain = Console(file=file, width=100, no_color=True, force_jupyter=False)
+    plain = PlainConsole(file=file, width=100, no_color=True, force_jupyter=False)
     plain.print(renderable, soft_wrap=True)
     log.info("\n%s", file.getvalue().rstrip(), extra={"renderable": renderable})
 
@@ -142,13 +161,13 @@ def end_summary(
         extendable: whether it can train longer; False if its schedule has ended.
         resumable: whether ``resume`` accepts it; False for a job of a sweep.
     """
-    metrics = result["metrics"]
-    lines = [*_outcome(result), ("run folder", str(folder))]
+    metrics, shown = result["metrics"], display_path(folder)
+    lines = [*_outcome(result), ("run folder", str(shown))]
     commands = []
     if metrics and any(folder.rglob("events.*")):
-        logdir = "outputs" if folder.parts[:1] == ("outputs",) else shlex.quote(str(folder))
+        logdir = "outputs" if shown.parts[:1] == ("outputs",) else shlex.quote(str(shown))
         commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
-    resume = f"{program} resume={shlex.quote(str(folder))}"
+    resume = f"{program} resume={shlex.quote(str(shown))}"
     resumable = resumable and (folder / ".hydra").exists()
     extendable = extendable and (folder / "checkpoints" / "last.ckpt").exists()
     if resumable and result["status"] != "finished":

@@ -1,14 +1,23 @@
-"""Errors that the user can fix, and how every command reports them: one line and an exit status.
+"""Errors, how every command reports them, and output streams that never raise.
 
-Exit status: 0 for success, 1 for a run that failed or was stopped, 2 for an invalid request.
+A command ends with one line on standard error and an exit status: 0 for success, 1 for work that
+failed or was stopped, 2 for an invalid request. ``HYDRA_FULL_ERROR=1`` shows tracebacks instead.
 """
 
+import errno
+import io
+import logging
+import os
 import sys
+import traceback
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 FAILED, INVALID = 1, 2
+SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 class UserError(Exception):
@@ -37,10 +46,37 @@ def one_line(error: BaseException, max_words: int | None = None) -> str:
     return " ".join(str(error).split()[:max_words]) or type(error).__name__
 
 
+def printable(text: str) -> str:
+    r"""Escape control characters, as in ``\x1b[31m``, so that names cannot control a terminal."""
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else ascii(c)[1:-1]
+        for c in text
+    )
+
+
+def shorten(text: str, length: int = 200) -> str:
+    """Replace the middle of a long text by an ellipsis."""
+    return text if len(text) <= length else f"{text[: length // 2]}…{text[-length // 2 :]}"
+
+
+def print_error(message: str) -> None:
+    """Print one line to standard error."""
+    line = " ".join(shorten(word, 400) for word in message.split())
+    print("error:", printable(shorten(line, 2000)), file=sys.stderr)
+
+
 def fail(message: str, status: int = INVALID) -> NoReturn:
     """Print one line to standard error and exit."""
-    print("error:", *message.split(), file=sys.stderr)
+    print_error(message)
     raise SystemExit(status)
+
+
+def file_error(error: OSError) -> str:
+    """``cannot write FILE: No space left on device``, and similar."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    deleted = error.errno == errno.ENOENT and error.filename is None  # by os.getcwd()
+    name = error.filename or ("current folder" if deleted else "file")
+    return f"{'cannot write ' if full else ''}{name}: {error.strerror or one_line(error)}"
 
 
 @contextmanager
@@ -49,19 +85,86 @@ def exit_on_error(
 ) -> Iterator[None]:
     """Exit with one line for a :class:`UserError` (2) and for a failed computation (1).
 
+    Any other exception is a defect: its traceback is printed, and the status is 1.
+
     Args:
-        describe: returns the message for other exceptions that the user can fix, or None to let an
-            exception propagate.
+        describe: returns the message for other exceptions that the user can fix, or None.
     """
     try:
         yield
-    except UserError as error:
-        fail(str(error))
-    except (FloatingPointError, VerificationError) as error:
-        fail(str(error), FAILED)
     except KeyboardInterrupt:
         fail("interrupted", FAILED)
     except Exception as error:
-        if (message := describe(error)) is None:
-            raise
-        fail(message)
+        message, status = str(error), INVALID
+        if isinstance(error, FloatingPointError | VerificationError):
+            status = FAILED
+        elif not isinstance(error, UserError):
+            message = describe(error) or ""
+            if not message and isinstance(error, OSError):
+                message = file_error(error)
+                status = INVALID if error.errno == errno.ENAMETOOLONG else FAILED
+        if SHOW_TRACEBACKS or not message:
+            traceback.print_exc()
+        if not message:
+            raise SystemExit(FAILED) from error
+        fail(message, status)
+
+
+class BestEffortOutput(io.RawIOBase):
+    """A raw stream that drops what cannot be written, as to a full disk or a closed pipe.
+
+    Attributes:
+        error: the first error.
+    """
+
+    error: OSError | None = None
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self.raw = raw
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.raw.fileno()
+
+    def isatty(self) -> bool:
+        return self.raw.isatty()
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return self.raw.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            return len(data)
+
+
+def protect_output() -> None:
+    """Make sure that printing never raises: not for an encoding, nor a stream that is gone."""
+    logging.raiseExceptions = False
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the parent process
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
+        elif stream is getattr(sys, f"__{name}__") and hasattr(stream, "buffer"):
+            stream.flush()
+            raw = BestEffortOutput(getattr(stream.buffer, "raw", stream.buffer))
+            options = {
+                "line_buffering": stream.line_buffering,
+                "write_through": stream.write_through,
+            }
+            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "replace", **options)
+            setattr(sys, name, text)
+
+
+def check_output() -> None:
+    """Raise OSError if standard output could not be written; exit if nobody reads it."""
+    if sys.stdout is None:
+        return
+    sys.stdout.flush()
+    error = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "error", None)
+    if isinstance(error, BrokenPipeError):
+        raise SystemExit(FAILED)
+    if error:
+        error.filename = "standard output"
+        raise error

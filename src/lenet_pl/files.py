@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
 
 
 @contextmanager
@@ -23,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     leaves a truncated file. The temporary file is removed if the block raises.
 
     Raises:
-        OSError: if the folder cannot be written to.
+        OSError: if the file cannot be written; it names the file.
     """
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
@@ -32,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        error.filename = str(path)  # instead of the temporary file
+        error.filename = str(path)  # not the temporary one, or none if the disk is full
         raise
     finally:
         part.unlink(missing_ok=True)
@@ -87,6 +90,16 @@ def reserved(folder: Path) -> Iterator[None]:
 
 
 def display_path(path: Path) -> Path:
-    """Return the path relative to the current folder if it lies inside, else the absolute path."""
+    """Return the path relative to the user's folder if it lies inside, else the absolute path."""
     path = path.absolute()
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    # hydra.job.chdir changes the current folder
+    start = HydraConfig.get().runtime.cwd if HydraConfig.initialized() else Path.cwd()
+    return path.relative_to(start) if path.is_relative_to(start) else path
+
+
+def shell_override(key: str, path: Path) -> str:
+    """``hydra.run.dir=PATH`` for Hydra, quoted where Hydra and the shell require it."""
+    text = path.as_posix()
+    if not re.fullmatch(r"[\w./:~+-]+", text):
+        text = "'" + text.replace("'", r"\'") + "'"
+    return shlex.quote(f"{key}={text}")

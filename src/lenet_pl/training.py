@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import signal
 import statistics
 import subprocess
@@ -16,10 +17,11 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import RenderableType
 
@@ -137,8 +139,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             raise
         finally:
             if main_process:
-                path, resumable = display_path(folder), not _in_sweep()
-                show(end_summary(result, path, program_name(), extendable, resumable))
+                show(end_summary(result, folder, program_name(), extendable, not _in_sweep()))
                 write_json(folder / "result.json", result)
                 if parts and parts.signals.received == getattr(signal, "SIGUSR1", None):
                     _requeue()
@@ -170,7 +171,7 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
     if not resumed and ((folder / "result.json").exists() or (folder / "checkpoints").exists()):
         raise ConfigError(
             f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or "
-            f"resume={display_path(folder)}"
+            f"{shlex.quote(f'resume={display_path(folder)}')}"
         )
 
 
@@ -227,12 +228,12 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     check_accelerator(cfg.trainer.accelerator)
     signals, history = StopOnSignal(), EpochHistory(Path(cfg.run_dir) / "metrics.csv")
     summary = TensorBoardSummary(hparams(cfg), _as_yaml(cfg))
-    callbacks = [signals, history, summary, *_instantiate_all(cfg, "callbacks")]
+    callbacks = [signals, history, summary, *_instantiate_all(cfg, "callbacks", Callback)]
     trainer: Trainer = _instantiate(
         cfg,
         "trainer",
         callbacks=callbacks,
-        logger=_instantiate_all(cfg, "logger"),
+        logger=_instantiate_all(cfg, "logger", Logger),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
 
@@ -256,9 +257,14 @@ def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
         raise ConfigError(with_key(path, error.__cause__ or error)) from error
 
 
-def _instantiate_all(cfg: DictConfig, group: str) -> list[Any]:
+def _instantiate_all(cfg: DictConfig, group: str, kind: type) -> list[Any]:
     """Build the parts of a group, without those removed by overrides such as ``logger.x=null``."""
-    return [part for part in _instantiate(cfg, group).values() if part is not None]
+    parts = {name: part for name, part in _instantiate(cfg, group).items() if part is not None}
+    for name, part in parts.items():
+        if not isinstance(part, kind):
+            target = cfg[group][name]._target_
+            raise ConfigError(f"{group}.{name}._target_={target}: must be a {kind.__name__}")
+    return list(parts.values())
 
 
 def hparams(cfg: DictConfig) -> dict[str, Any]:
@@ -288,7 +294,9 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     started = time.perf_counter()
     parts.signals.mask(blocked=trainer.strategy.launcher is not None)
     try:
-        trainer.fit(parts.classifier, parts.data, ckpt_path=cfg.ckpt_path, weights_only=True)
+        # hydra.job.chdir changes the current folder
+        ckpt_path = cfg.ckpt_path and to_absolute_path(cfg.ckpt_path)
+        trainer.fit(parts.classifier, parts.data, ckpt_path=ckpt_path, weights_only=True)
     finally:
         rows = parts.history.rows
         seconds = [row["seconds"] for row in rows]

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from lenet_pl.errors import print_error
 from lenet_pl.runs import RUN_HELP
 
 INVERT: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
@@ -135,7 +136,7 @@ def predict(options: argparse.Namespace) -> int | None:
     model = open_model(options.run, options.model)
     predictions, failed = predict_images(model, options.images, INVERT.get(options.invert))
     for name, reason in failed.items():
-        print("error:", *f"{name}: {reason}".split(), file=sys.stderr)
+        print_error(f"{name}: {reason}")
     answer: list[dict[str, Any]] = []
     rows = table("image", "prediction", "", "second", "", "third", "", left=1)
     for prediction in predictions:

@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import traceback
 import warnings
 from collections import UserDict
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from lenet_pl import cli
 from lenet_pl.console import ConsoleHandler, console
 from lenet_pl.errors import FAILED, INVALID, UserError, exit_on_error, fail, one_line
-from lenet_pl.files import display_path, reserved, write_bytes
+from lenet_pl.files import display_path, reserved, shell_override, write_bytes
 from lenet_pl.runs import program_name
 from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
 from lenet_pl.sweeps.progress import ParallelProgress, label, print_end, print_line, print_start
@@ -101,8 +100,8 @@ class SweepCallback(Callback):
         print_line(f"if stopped  {self._advice()}\n")
 
     def _advice(self) -> str:
-        folder = display_path(self.plan.folder)
-        return f"repeat the command with hydra.sweep.dir={folder} to continue"
+        folder = shell_override("hydra.sweep.dir", display_path(self.plan.folder))
+        return f"repeat the command with {folder} to continue"
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:
@@ -204,9 +203,6 @@ def _exit_on_error(status: int = INVALID) -> Iterator[None]:
             yield
     except SystemExit as error:
         raise SystemExit(status) from error
-    except Exception as error:
-        traceback.print_exc()
-        raise SystemExit(FAILED) from error
 
 
 def _limit_resources(plan: Plan, number: int) -> None:

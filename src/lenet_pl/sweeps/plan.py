@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from lenet_pl.config import check, check_choices, flatten
+from lenet_pl.config import check, check_hydra, flatten, task_config
 from lenet_pl.errors import ConfigError
 from lenet_pl.runs import read_overrides
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
@@ -52,7 +52,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     """
     folder = Path(config.hydra.sweep.dir).absolute()
     sweeper = config.hydra.sweeper
-    check_choices(config.hydra.runtime.choices)
+    check_hydra(config.hydra)
     names = {path.name for path in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
     if names and ("multirun.yaml" not in names or ".hydra" in names):
         raise folder_error(config, "is not a sweep's folder; choose another folder")
@@ -65,6 +65,8 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         [jobs] = BasicSweeper.split_arguments(parsed, None)
         configs = _compose(config, loader, jobs)
         total = len(configs)
+        if not total:
+            raise ConfigError("-m: no job in this sweep")
         nodes = [cfg.hydra for cfg in configs]
         tasks = {str(n.sweep.subdir): parameter_overrides(n.overrides.task) for n in nodes}
         by_name = dict(zip(tasks, configs, strict=True))
@@ -121,7 +123,7 @@ def _compose(config: DictConfig, loader: ConfigLoader, jobs: list[list[str]]) ->
             raise ConfigError(
                 f"hydra.sweep.subdir={name}: two jobs would share it; use ${{hydra.job.num}}"
             )
-        check(cfg)
+        check(task_config(cfg, Path(cfg.hydra.sweep.dir) / name))
         _check_devices(cfg)
         configs[name] = cfg
     return list(configs.values())
