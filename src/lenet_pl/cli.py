@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lenet_pl.config import check, check_choices
 from lenet_pl.errors import FAILED, exit_on_error, fail, one_line
 from lenet_pl.runs import resume_arguments
+from lenet_pl.trust import VARIABLE
 
 # name: (package whose ``commands`` module has ``NAME`` and ``add_NAME_arguments``, help)
 COMMANDS = {
@@ -53,7 +54,10 @@ def main() -> None:
     module = import_module(f"lenet_pl.{package}.commands")
     parser = argparse.ArgumentParser(prog=f"lenet-pl {name}", description=text)
     getattr(module, f"add_{name}_arguments")(parser)
+    text = "allow classes of this module in a run folder (or LENET_PL_TRUST=NAME,NAME)"
+    parser.add_argument("--trust", metavar="NAME", action="append", default=[], help=text)
     options = parser.parse_args(sys.argv[2:])
+    os.environ[VARIABLE] = ",".join([os.environ.get(VARIABLE, ""), *options.trust])
     with exit_on_error():
         raise SystemExit(getattr(module, name)(options))
 

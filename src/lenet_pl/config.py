@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from lenet_pl.errors import ConfigError, one_line
-from lenet_pl.runs import DATA_KEY, read_checkpoint
+from lenet_pl.records import DATA_KEY, read_checkpoint
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -150,16 +150,21 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ConfigError: for the first invalid value.
     """
-    for key, (text, valid) in RULES.items():
-        parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(cfg, parent) if parent else cfg
-        if isinstance(node, DictConfig) and name in node and not valid(value := node[name]):
-            raise ConfigError(f"{key}={value}: must be {text}")
+    check_values(cfg)
     _check_leftovers(cfg)
     _check_monitors(cfg)
     _check_epochs(cfg)
     if cfg.ckpt_path is not None and not Path(str(cfg.ckpt_path)).is_file():
         raise ConfigError(f"ckpt_path={cfg.ckpt_path}: no such file")
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Check each value by itself; raise ConfigError for the first invalid one."""
+    for key, (text, valid) in RULES.items():
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if isinstance(node, DictConfig) and name in node and not valid(value := node[name]):
+            raise ConfigError(f"{key}={value}: must be {text}")
 
 
 def _check_leftovers(cfg: DictConfig) -> None:

@@ -45,7 +45,14 @@ from lenet_pl.errors import FAILED, ConfigError, UserError, one_line
 from lenet_pl.files import display_path, reserved, write_json
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
-from lenet_pl.runs import git_state, package_versions, program_name, without_weights
+from lenet_pl.records import read_result
+from lenet_pl.runs import (
+    compare_with,
+    git_state,
+    package_versions,
+    program_name,
+    without_weights,
+)
 
 # hide Lightning's tips and messages that do not concern this run
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -117,6 +124,8 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                 show(_start_summary(cfg, parts))
             _fit(cfg, parts, result)
             _evaluate(cfg, parts, result)
+            if cfg.repeat and main_process:
+                result["repeats"] = compare_with(Path(cfg.repeat), folder, result["metrics"])
             result["status"] = "finished"
         except (KeyboardInterrupt, SystemExit) as error:
             result |= {"status": "interrupted", "error": "stopped before the end"}
@@ -158,7 +167,8 @@ def prepare(cfg: DictConfig) -> None:
 def check_folder(folder: Path, ckpt_path: str | None) -> None:
     """Raise ConfigError if the folder has a run other than the one being resumed."""
     resumed = ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
-    if not resumed and ((folder / "result.json").exists() or (folder / "checkpoints").exists()):
+    finished = read_result(folder).get("status") == "finished"
+    if not resumed and (finished or (folder / "checkpoints" / "last.ckpt").exists()):
         raise ConfigError(
             f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or "
             f"resume={display_path(folder)}"

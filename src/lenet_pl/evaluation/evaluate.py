@@ -19,7 +19,8 @@ from lenet_pl.evaluation.loading import LoadedModel, source_class
 from lenet_pl.files import write_csv, write_json
 from lenet_pl.metrics import Proportion
 from lenet_pl.models.pixelnet import PixelNet, model_name
-from lenet_pl.runs import DATA_KEY, Run, open_run, read_metrics, read_overrides, read_result
+from lenet_pl.records import DATA_KEY, read_metrics, read_overrides, read_result
+from lenet_pl.runs import Run, open_run
 
 if TYPE_CHECKING:
     from lenet_pl.data.datamodule import DigitsDataModule

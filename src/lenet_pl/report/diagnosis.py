@@ -15,8 +15,8 @@ from torch import Tensor
 from lenet_pl import metrics
 from lenet_pl.console import percent
 from lenet_pl.evaluation.evaluate import RunEvaluation
+from lenet_pl.records import hydra_mode, override_key
 from lenet_pl.report.explain import convolutions
-from lenet_pl.runs import hydra_mode, override_key
 
 Z = 2.576  # standard errors; chance exceeds them in 1 % of cases
 MIN_COUNT = 20  # errors, or images of a class; fewer show no pattern
