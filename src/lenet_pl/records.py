@@ -10,7 +10,6 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -63,12 +62,13 @@ CHECKPOINT: Schema = {
     DATA_KEY: {"digest": str, "split_digest": str, "classes": [str]},
     "callbacks": {
         str: dict,
-        "EpochHistory?": {"rows": METRICS},
+        "EpochHistory": {"rows": METRICS},
         "BestAndLast?": {"epoch": int, "best_model_path": str},
     },
     "optimizer_states": [dict],
     "lr_schedulers": [dict],
     "loops": {"fit_loop": dict},
+    "pytorch-lightning_version": str,
     VERSION_KEY + "?": str,
 }
 
@@ -76,6 +76,7 @@ NAMES = {str: "text", int: "an integer of at least 0", float: "a finite number",
 NAMES |= {dict: "a mapping", list: "a list", type(None): "null"}
 MAX_TEXT, MAX_JSON, MAX_TENSORS = 2**18, 2**25, 2**34  # bytes; larger files are not read
 MAX_DEPTH = 40  # of YAML
+LARGE = 1e300  # numbers, which may be integers of any length, are below it
 DAMAGED = (OSError, ValueError, TypeError, RecursionError)
 
 
@@ -114,7 +115,7 @@ def _kind(option: Any) -> type:
 
 def _matches(value: Any, option: Any) -> bool:
     if option in (int, float):
-        number = type(value) in (int, option) and -inf < value < inf
+        number = type(value) in (int, option) and abs(value) < LARGE
         return number and (option is float or value >= 0)
     return not isinstance(option, dict | list) and isinstance(value, _kind(option))
 
@@ -136,6 +137,11 @@ def exists(path: Path, limit: int) -> bool:
     return True
 
 
+def damaged(path: Path, error: Exception) -> ConfigError:
+    """The error of a file that cannot be used."""
+    return ConfigError(f"{path}: damaged run folder: {one_line(error, 30)}")
+
+
 def _read(path: Path, parse: Callable[[str], Any], schema: Schema, limit: int = MAX_TEXT) -> Any:
     """The parsed content of a text file; None if there is no file."""
     try:
@@ -146,7 +152,7 @@ def _read(path: Path, parse: Callable[[str], Any], schema: Schema, limit: int = 
             raise ValueError(reason)
         return content
     except (*DAMAGED, csv.Error, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: damaged run folder: {one_line(error, 30)}") from error
+        raise damaged(path, error) from error
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -260,8 +266,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if reason := mismatch(state, CHECKPOINT | {"state_dict": {str: Tensor}}):
             raise ValueError(reason)
         json.dumps(state["settings"])  # plain values, not nested too deeply
-        if len(state["callbacks"].get("EpochHistory", {"rows": []})["rows"]) != state["epoch"] + 1:
-            raise ValueError("callbacks.EpochHistory.rows: must be one per epoch")
+        epochs, callbacks = state["epoch"] + 1, state["callbacks"]
+        best = callbacks.get("BestAndLast", {"epoch": 0})["epoch"]
+        if len(callbacks["EpochHistory"]["rows"]) != epochs or best > epochs:
+            raise ValueError(f"callbacks: must be those of epoch {epochs}")
     except DAMAGED as error:
         raise ConfigError(f"{path}: damaged checkpoint: {one_line(error, 30)}{advice}") from error
     except Exception as error:

@@ -14,14 +14,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl import __version__, trust
 from lenet_pl.config import check_values
-from lenet_pl.errors import ConfigError, DataError, UserError, one_line
+from lenet_pl.errors import ConfigError, DataError, UserError
 from lenet_pl.records import (
     DATA_KEY,
+    damaged,
     hydra_mode,
     load_weights,
     override_key,
@@ -226,6 +227,14 @@ class Run:
         """Whether official training and test images were pooled before the split."""
         return bool((self.result.get("data") or {}).get("pooled"))
 
+    def setting(self, key: str, default: Any = None) -> Any:
+        """A value of the configuration; the default where it is null or missing."""
+        try:
+            value = OmegaConf.select(self.config, key)
+        except OmegaConfBaseException as error:
+            raise damaged(self.folder / ".hydra" / "config.yaml", error) from error
+        return default if value is None else value
+
     def network(self) -> "PixelNet":
         """The network with the checkpoint's weights, in evaluation mode.
 
@@ -285,8 +294,7 @@ def open_run(name: str) -> Run:
                 f"model.num_classes={config.model.num_classes}: {checkpoint} has {classes} classes"
             )
     except (ConfigError, OmegaConfBaseException, RecursionError) as error:
-        reason = one_line(error, 30)
-        raise ConfigError(f"{folder}/.hydra/config.yaml: damaged run folder: {reason}") from error
+        raise damaged(folder / ".hydra" / "config.yaml", error) from error
     return Run(folder, checkpoint, config, result, state)
 
 

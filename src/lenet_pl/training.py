@@ -283,6 +283,11 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     started = time.perf_counter()
     try:
         trainer.fit(parts.classifier, parts.data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    except Exception as error:
+        if cast(Any, trainer)._checkpoint_connector._loaded_checkpoint:  # until it is restored
+            reason = f"{type(error).__name__}: {one_line(error, 30)}"
+            raise ConfigError(f"ckpt_path={cfg.ckpt_path}: damaged checkpoint: {reason}") from error
+        raise
     finally:
         rows = parts.history.rows
         seconds = [row["seconds"] for row in rows]

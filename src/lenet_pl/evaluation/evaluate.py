@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lenet_pl import metrics
@@ -167,7 +166,7 @@ def predict_split(run: Run | None, network: nn.Module, images: ImageSet) -> Spli
 
 
 def _setting(run: Run | None, key: str, default: Any) -> Any:
-    return OmegaConf.select(run.config, key, default=default) if run else default
+    return run.setting(key, default) if run else default
 
 
 def _device(run: Run | None) -> torch.device:

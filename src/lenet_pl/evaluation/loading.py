@@ -33,14 +33,14 @@ class LoadedModel:
         """``invert`` and ``centre`` for preprocessing images like those of the training."""
         if not self.run:
             return "auto", "auto"
-        options, source = self.run.config.data.source, source_class(self.run)
-        centre: Auto = "auto" if getattr(source, "centred", True) else False
-        return options.get("invert", "auto"), options.get("centre", centre)
+        centre = "auto" if getattr(source_class(self.run), "centred", True) else False
+        get = self.run.setting
+        return get("data.source.invert", "auto"), get("data.source.centre", centre)
 
 
 def source_class(run: Run) -> type | None:
     """The class that loads a run's images; None if it is not from lenet_pl: it is not imported."""
-    target = run.config.data.source._target_
+    target = str(run.setting("data.source._target_"))
     if not target.startswith("lenet_pl."):
         return None
     found: type = find_class("data.source._target_", target, run.folder)
