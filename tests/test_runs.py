@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import FAST
+from helpers.runs import FAST, result
 
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.runs import compare_with, find_run, open_run, resume_arguments
@@ -24,8 +24,8 @@ def make_run(folder: Path, mode: str = "RUN", overrides: str = "[]") -> Path:
 
 def finish(folder: Path, epochs: int = 5) -> None:
     """Write ``result.json`` and ``metrics.csv``."""
-    result = {"status": "finished", "epochs": epochs, "best_epoch": 1, "metrics": {"val/acc": 0.5}}
-    (folder / "result.json").write_text(json.dumps(result))
+    content = {"status": "finished", "epochs": epochs, "best_epoch": 1, "metrics": {"val/acc": 0.5}}
+    (folder / "result.json").write_text(json.dumps(content))
     rows = [f"{epoch},0.5,{epoch}.5\n" for epoch in range(1, epochs + 1)]
     (folder / "metrics.csv").write_text("epoch,val/acc,seconds\n" + "".join(rows))
 
@@ -120,6 +120,33 @@ def test_figures_of_a_repeated_run_are_compared(tmp_path):
     assert (changed["same"], changed["difference"]) == (False, "epoch 2: val/acc was 0.5, is 0.75")
     finish(second, epochs=3)
     assert compare_with(first, second, metrics)["difference"] == "epoch 4: only in one run"
+
+
+def test_a_run_is_repeated_to_the_bit(command, tmp_path):
+    short = [*FAST, "data.fraction=0.2", "trainer.max_epochs=2", "logger=none"]
+    assert command(*short, "hydra.run.dir=first").returncode == 0
+    done = command("from=first", "hydra.run.dir=second")
+    assert (done.returncode, "all figures are the same" in done.stdout) == (0, True), done.stderr
+    expected = {"run": str(tmp_path / "first"), "same": True, "difference": None}
+    assert result(tmp_path / "second")["repeats"] == expected
+    done = command("from=first", "optimizer.lr=0.04", "hydra.run.dir=third")
+    repeats = result(tmp_path / "third")["repeats"]
+    assert (done.returncode, repeats["same"]) == (0, False)
+    assert repeats["difference"] == "epoch 1: lr was 0.05, is 0.04"
+
+
+def test_a_folder_is_occupied_by_a_run_to_continue_or_a_finished_one(tmp_path):
+    from lenet_pl.training import check_folder
+
+    run = make_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match="holds a run"):
+        check_folder(run, None)
+    check_folder(run, str(run / "checkpoints" / "last.ckpt"))
+    (run / "checkpoints" / "last.ckpt").unlink()
+    check_folder(run, None)
+    finish(run)
+    with pytest.raises(ConfigError, match="holds a run"):
+        check_folder(run, None)
 
 
 @pytest.fixture

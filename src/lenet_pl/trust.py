@@ -110,7 +110,7 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
     allowed = within(target, (*trusted_names(), *LIGHTNING))
     ours, own = within(target, CLASSES), not allowed and _is_users(top, folder)
     refused = ConfigError(
-        f"{path}={target}: not allowed in a run folder, and not run; if you trust it, set "
+        f"{path}={target[:80]}: not allowed in a run folder, and not run; if you trust it, set "
         f"{VARIABLE}={top}, or give --trust {top}"
     )
     if not re.fullmatch(r"\w+(\.\w+)+", target) or not (allowed or ours or own):
