@@ -9,7 +9,7 @@ import torch
 from helpers.runs import FAST, result
 
 from lenet_pl.errors import ConfigError, DataError
-from lenet_pl.runs import compare_with, find_run, open_run, resume_arguments
+from lenet_pl.runs import _quoted, compare_with, find_run, open_run, resume_arguments
 
 
 def make_run(folder: Path, mode: str = "RUN", overrides: str = "[]") -> Path:
@@ -31,8 +31,9 @@ def finish(folder: Path, epochs: int = 5) -> None:
 
 
 def test_resume_takes_the_overrides_of_the_run_and_new_ones_win(tmp_path):
-    overrides = "- data=mini\n- ckpt_path=old\n- trainer.max_epochs=5\n- +x=1\n"
-    run = make_run(tmp_path / "it's a run", overrides=overrides)
+    run = tmp_path / "it's a run"
+    old = json.dumps(f"ckpt_path={_quoted(run / 'checkpoints' / 'last.ckpt')}")  # earlier resumed
+    make_run(run, overrides=f"- data=mini\n- {old}\n- trainer.max_epochs=5\n- +x=1\n")
     quoted = str(run).replace("'", r"\'")
     assert resume_arguments([f"resume={run}", "trainer.max_epochs=9"]) == [
         "data=mini",
@@ -45,10 +46,11 @@ def test_resume_takes_the_overrides_of_the_run_and_new_ones_win(tmp_path):
 
 
 def test_resume_starts_a_run_without_a_finished_epoch_again(tmp_path):
-    run = make_run(tmp_path, overrides="- data=mini\n")
+    overrides = ["data=mini", "ckpt_path=other.ckpt"]
+    run = make_run(tmp_path, overrides=str(overrides))
     (run / "checkpoints" / "last.ckpt").unlink()
     (run / "checkpoints" / "best.ckpt").touch()  # killed between the two
-    assert resume_arguments([f"resume={run}"]) == ["data=mini", f"hydra.run.dir='{run}'"]
+    assert resume_arguments([f"resume={run}"]) == [*overrides, f"hydra.run.dir='{run}'"]
     finish(run)
     with pytest.raises(ConfigError, match="finished after 5 epochs"):
         resume_arguments([f"resume={run}", "trainer.max_epochs=9"])

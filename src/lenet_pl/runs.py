@@ -80,28 +80,29 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     key, _, name = requested[-1].partition("=")
     run = find_run(name)
     own = read_overrides(run)
-    replaced = {*map(override_key, given), "ckpt_path", "repeat"}
+    if key == "resume":
+        added, replaced = _continue(run, given), {*map(override_key, given)}
+    elif read_metrics(run):
+        added, replaced = (
+            [f"repeat={_quoted(run.absolute())}"],
+            {*map(override_key, given), "repeat"},
+        )
+    else:
+        raise ConfigError(f"from={run}: no finished epoch to compare with")
     # either classifier resumes the other's checkpoints, without its options
     if "classifier" in replaced:
         replaced.add("classifier.steps_per_execution")
-    if key == "resume":
-        added = _continue(run, given)
-        replaced.remove("repeat")
-    else:
-        if not read_metrics(run):
-            raise ConfigError(f"from={run}: no finished epoch to compare with")
-        added = [f"repeat={_quoted(run.absolute())}"]
-        # kept if the run went on from another one
-        if not any(
-            Path(item[10:].strip("'")).absolute().is_relative_to(run.absolute())
-            for item in own
-            if item.startswith("ckpt_path=")
-        ):
-            replaced.remove("ckpt_path")
     own = [item for item in own if override_key(item) not in replaced]
+    # a run that started from another run's checkpoint starts from it again
+    own = [item for item in own if not _is_own_checkpoint(item, run)]
     trust.check_overrides(own, run)
     result = [*own, *added, *given]
     return result if key == "resume" else _slurm_arguments(result, arguments)
+
+
+def _is_own_checkpoint(override: str, run: Path) -> bool:
+    path = Path(override.partition("=")[2].strip("'").replace(r"\'", "'")).absolute()
+    return override_key(override) == "ckpt_path" and path.is_relative_to(run.absolute())
 
 
 def _continue(run: Path, given: list[str]) -> list[str]:
