@@ -11,7 +11,8 @@ import pytest
 from helpers.commands import ROOT
 from helpers.imports import MODULES, PACKAGE, imports, local_imports, room
 
-BLOCKS = {"errors", "files", "metrics", "plots", "console", "data", "models", "config", "runs"}
+BLOCKS = {"errors", "files", "metrics", "plots", "console", "data", "models", "config"}
+BLOCKS |= {"records", "runs", "trust"}
 TOOLS = {"sweeps", "evaluation", "report", "export"}
 ALLOWED: dict[str, set[str]] = {
     **{name: set() for name in ("errors", "files", "metrics", "models", "optim")},
@@ -22,11 +23,13 @@ ALLOWED: dict[str, set[str]] = {
     "classifier": {"metrics"},
     "fast": {"classifier"},
     "callbacks": {"metrics", "plots", "console", "files"},
-    "runs": {"errors", "files", "data", "models"},
+    "records": {"errors"},
+    "trust": {"errors", "records"},
+    "runs": {"config", "data", "errors", "models", "records", "trust"},
     # what it checks is imported where it has been built already
-    "config": {"errors", "rules", "runs", "optim", "callbacks", "classifier", "data"},
+    "config": {"errors", "records", "rules", "optim", "callbacks", "classifier", "data"},
     "training": BLOCKS | {"callbacks", "classifier", "fast", "optim"},
-    "cli": {"config", "errors", "rules", "runs", "training"},
+    "cli": {"config", "errors", "rules", "runs", "training", "trust"},
     "evaluation": BLOCKS,
     "export": BLOCKS,
     "report": BLOCKS | {"evaluation"},

@@ -1,15 +1,15 @@
-"""Run folders: finding and resuming them, and configurations that are not trusted."""
+"""Run folders: finding, resuming and repeating them, and Slurm jobs."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import FAST
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from helpers.runs import FAST, result
 
 from lenet_pl.errors import ConfigError, DataError
-from lenet_pl.runs import find_run, open_run, read_metrics, read_result, resume_arguments, trusted
+from lenet_pl.runs import _quoted, compare_with, find_run, open_run, resume_arguments
 
 
 def make_run(folder: Path, mode: str = "RUN", overrides: str = "[]") -> Path:
@@ -22,9 +22,18 @@ def make_run(folder: Path, mode: str = "RUN", overrides: str = "[]") -> Path:
     return folder
 
 
+def finish(folder: Path, epochs: int = 5) -> None:
+    """Write ``result.json`` and ``metrics.csv``."""
+    content = {"status": "finished", "epochs": epochs, "best_epoch": 1, "metrics": {"val/acc": 0.5}}
+    (folder / "result.json").write_text(json.dumps(content))
+    rows = [f"{epoch},0.5,{epoch}.5\n" for epoch in range(1, epochs + 1)]
+    (folder / "metrics.csv").write_text("epoch,val/acc,seconds\n" + "".join(rows))
+
+
 def test_resume_takes_the_overrides_of_the_run_and_new_ones_win(tmp_path):
-    overrides = "- data=mini\n- ckpt_path=old\n- trainer.max_epochs=5\n- +x=1\n"
-    run = make_run(tmp_path / "it's a run", overrides=overrides)
+    run = tmp_path / "it's a run"
+    old = json.dumps(f"ckpt_path={_quoted(run / 'checkpoints' / 'last.ckpt')}")  # earlier resumed
+    make_run(run, overrides=f"- data=mini\n- {old}\n- trainer.max_epochs=5\n- +x=1\n")
     quoted = str(run).replace("'", r"\'")
     assert resume_arguments([f"resume={run}", "trainer.max_epochs=9"]) == [
         "data=mini",
@@ -34,9 +43,17 @@ def test_resume_takes_the_overrides_of_the_run_and_new_ones_win(tmp_path):
         "trainer.max_epochs=9",
     ]
     assert resume_arguments(["seed=1"]) == ["seed=1"]
+
+
+def test_resume_starts_a_run_without_a_finished_epoch_again(tmp_path):
+    overrides = ["data=mini", "ckpt_path=other.ckpt"]
+    run = make_run(tmp_path, overrides=str(overrides))
     (run / "checkpoints" / "last.ckpt").unlink()
-    with pytest.raises(ConfigError, match="no finished epoch to resume from"):
-        resume_arguments([f"resume={run}"])
+    (run / "checkpoints" / "best.ckpt").touch()  # killed between the two
+    assert resume_arguments([f"resume={run}"]) == [*overrides, f"hydra.run.dir='{run}'"]
+    finish(run)
+    with pytest.raises(ConfigError, match="finished after 5 epochs"):
+        resume_arguments([f"resume={run}", "trainer.max_epochs=9"])
 
 
 def test_resume_with_the_other_classifier(tmp_path):
@@ -49,20 +66,20 @@ def test_resume_with_the_other_classifier(tmp_path):
     assert overrides[2] in resume_arguments([f"resume={run}"])
 
 
-def test_names_of_a_run(tmp_path, monkeypatch):
+def test_latest_is_the_run_that_started_last(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="outputs/runs holds no run"):
         find_run("latest")
-    for time in ("2026-01-01/09-00-00.1", "2026-01-02/08-00-00.1", "2026-01-02/07-00-00.1"):
-        (tmp_path / "outputs/runs" / time / ".hydra").mkdir(parents=True)
-    latest = Path("outputs/runs/2026-01-02/08-00-00.1")
+    for time, name in enumerate(("2026-01-01/09-00-00.1", "slurm/7-0a1b2c3d", "2026-01-02/08")):
+        (tmp_path / "outputs/runs" / name / ".hydra").mkdir(parents=True)
+        os.utime(tmp_path / "outputs/runs" / name / ".hydra", (time, time))
+    latest = Path("outputs/runs/2026-01-02/08")
     assert find_run("latest") == latest
     assert find_run(str(latest)) == find_run(str(latest / "checkpoints" / "last.ckpt")) == latest
 
 
 def test_finished_run_resumes_only_to_train_longer(tmp_path):
-    make_run(tmp_path)
-    (tmp_path / "result.json").write_text('{"status": "finished", "epochs": 5}')
+    finish(make_run(tmp_path))
     for arguments in ([], ["trainer.max_epochs=5"], ["seed=3"]):
         with pytest.raises(ConfigError, match=r"finished after 5 epochs; give a larger"):
             resume_arguments([f"resume={tmp_path}", *arguments])
@@ -80,35 +97,97 @@ def test_job_of_a_sweep_is_resumed_by_its_sweep(tmp_path):
     assert "\n" not in message
 
 
-def test_damaged_records_are_named(tmp_path):
-    assert read_result(tmp_path) == {}
-    assert read_metrics(tmp_path) == []
-    for content in ("{", "[1]", "\xff"):
-        (tmp_path / "result.json").write_text(content, encoding="latin-1")
-        with pytest.raises(ConfigError, match=r"damaged run folder: result\.json"):
-            read_result(tmp_path)
-    (tmp_path / "metrics.csv").write_text("epoch,lr\n1,fast\n")
-    with pytest.raises(ConfigError, match=r"metrics\.csv: damaged"):
-        read_metrics(tmp_path)
-    (tmp_path / "result.json").unlink()
-    make_run(tmp_path, overrides="[1, 2]")
-    with pytest.raises(ConfigError, match=r"damaged run folder: .* holds no list of overrides"):
-        resume_arguments([f"resume={tmp_path}"])
+def test_a_run_is_repeated_in_a_new_folder(tmp_path):
+    run = make_run(tmp_path / "run", overrides=f"[data=mini, seed=3, 'ckpt_path={tmp_path}/run/x']")
+    with pytest.raises(ConfigError, match="no finished epoch to compare with"):
+        resume_arguments([f"from={run}"])
+    finish(run)
+    expected = ["data=mini", f"repeat='{run}'", "seed=4"]
+    assert resume_arguments([f"from={run}", "seed=4"]) == expected
+    (run / ".hydra" / "overrides.yaml").write_text("[data=mini, ckpt_path=other/last.ckpt]")
+    assert resume_arguments([f"from={run}"])[:2] == ["data=mini", "ckpt_path=other/last.ckpt"]
 
 
-def test_code_in_a_list_of_a_configuration_is_not_run(tmp_path):
-    for target in ("os.mkdir", "pathlib.Path.mkdir", "pathlib.Path"):
-        trap = {"_target_": target, "_args_": [str(tmp_path / "sprung")]}
-        for hidden in ({"hidden": [1, trap]}, {"hidden": [[trap]]}, {"x": "${trap}"}):
-            config = OmegaConf.create(
-                {"model": {"_target_": "lenet_pl.models.mlp.MLP", **hidden}, "trap": [trap]}
-            )
-            with pytest.raises(ConfigError, match=rf"model\..*_target_={target}: "):
-                instantiate(trusted(config, "model", torch.nn.Module))
-    assert list(tmp_path.iterdir()) == []
+def test_figures_of_a_repeated_run_are_compared(tmp_path):
+    first, second = make_run(tmp_path / "1"), make_run(tmp_path / "2")
+    for run in (first, second):
+        finish(run)
+    metrics = {"val/acc": 0.5, "test/acc": 0.4}  # the first run was not tested
+    same = {"run": str(first), "same": True, "difference": None}
+    assert compare_with(first, second, metrics) == same
+    changed = compare_with(first, second, {"val/acc": 0.25})
+    assert changed["difference"] == "best epoch: val/acc was 0.5, is 0.25"
+    (second / "metrics.csv").write_text("epoch,val/acc,seconds\n1,0.5,9\n2,0.75,9\n")
+    changed = compare_with(first, second, metrics)
+    assert (changed["same"], changed["difference"]) == (False, "epoch 2: val/acc was 0.5, is 0.75")
+    finish(second, epochs=3)
+    assert compare_with(first, second, metrics)["difference"] == "epoch 4: only in one run"
 
 
-def test_changed_data_is_refused(trained, tmp_path):
+def test_a_run_is_repeated_to_the_bit(command, tmp_path):
+    short = [*FAST, "data.fraction=0.2", "trainer.max_epochs=2", "logger=none"]
+    assert command(*short, "hydra.run.dir=first").returncode == 0
+    done = command("from=first", "hydra.run.dir=second")
+    assert (done.returncode, "all figures are the same" in done.stdout) == (0, True), done.stderr
+    expected = {"run": str(tmp_path / "first"), "same": True, "difference": None}
+    assert result(tmp_path / "second")["repeats"] == expected
+    done = command("from=first", "optimizer.lr=0.04", "hydra.run.dir=third")
+    repeats = result(tmp_path / "third")["repeats"]
+    assert (done.returncode, repeats["same"]) == (0, False)
+    assert repeats["difference"] == "epoch 1: lr was 0.05, is 0.04"
+
+
+def test_a_folder_is_occupied_by_a_run_to_continue_or_a_finished_one(tmp_path):
+    from lenet_pl.training import check_folder
+
+    run = make_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match="holds a run"):
+        check_folder(run, None)
+    check_folder(run, str(run / "checkpoints" / "last.ckpt"))
+    (run / "checkpoints" / "last.ckpt").unlink()
+    check_folder(run, None)
+    finish(run)
+    with pytest.raises(ConfigError, match="holds a run"):
+        check_folder(run, None)
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch) -> Path:
+    """In a Slurm batch job that has been restarted; the folder of its runs."""
+    monkeypatch.chdir(tmp_path)
+    values = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train.sh", "SLURM_RESTART_COUNT": "1"}
+    for key, value in values.items():
+        monkeypatch.setenv(key, value)
+    return Path("outputs/runs/slurm")
+
+
+def test_commands_of_a_slurm_job_have_folders_of_their_own(job, monkeypatch):
+    [*rest, folder] = resume_arguments(["seed=1"])
+    assert (rest, Path(folder.removeprefix("hydra.run.dir=")).parent) == (["seed=1"], job)
+    assert folder.rpartition("/")[2].startswith("77-")
+    assert resume_arguments(["seed=1"])[1] == folder != resume_arguments(["seed=2"])[1]
+    for own in (["hydra.run.dir=x"], ["-m", "seed=1,2"], ["hydra.mode=MULTIRUN"], ["sweep=seeds"]):
+        assert resume_arguments(own) == own
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert resume_arguments(["seed=1"]) == ["seed=1"]
+
+
+@pytest.mark.parametrize("own", [[], ["hydra.run.dir='a b'"]])
+def test_a_restarted_slurm_job_continues(job, monkeypatch, capsys, own):
+    arguments = resume_arguments(["seed=1", *own])
+    folder = Path(arguments[-1].partition("=")[2].strip("'"))
+    checkpoint = make_run(folder) / "checkpoints" / "last.ckpt"
+    assert resume_arguments(["seed=1", *own]) == [*arguments, f"ckpt_path='{checkpoint}'"]
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")  # the folder is refused by check_folder
+    assert resume_arguments(["seed=1", *own]) == arguments
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    finish(folder)
+    with pytest.raises(SystemExit) as ended:
+        resume_arguments(["seed=1", *own])
+    assert (ended.value.code or 0, capsys.readouterr().out.count("\n")) == (0, 1)
+
+
+def test_changed_data_is_refused(trained):
     run = open_run(str(trained))
     assert run.data().split_digest == run.result["data"]["split_digest"]
     run.config.data.split_seed = 7

@@ -1,6 +1,7 @@
 """The command line: ``lenet-pl``, and what ``train.py`` shares with ``lenet-pl train``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -31,6 +32,7 @@ from lenet_pl.errors import (
 )
 from lenet_pl.rules import show
 from lenet_pl.runs import resume_arguments
+from lenet_pl.trust import VARIABLE
 
 # name: (package whose ``commands`` module has ``NAME`` and ``add_NAME_arguments``, help)
 COMMANDS = {
@@ -66,7 +68,10 @@ def main() -> None:
         module = import_module(f"lenet_pl.{package}.commands")
         parser = argparse.ArgumentParser(prog=f"lenet-pl {name}", description=text)
         getattr(module, f"add_{name}_arguments")(parser)
+        text = "allow classes of this module in a run folder (or LENET_PL_TRUST=NAME,NAME)"
+        parser.add_argument("--trust", metavar="NAME", action="append", default=[], help=text)
         options = parser.parse_args(sys.argv[2:])
+        os.environ[VARIABLE] = ",".join([os.environ.get(VARIABLE, ""), *options.trust])
         status = getattr(module, name)(options)
         check_output()
         raise SystemExit(status)

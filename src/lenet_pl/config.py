@@ -4,7 +4,7 @@ Only the checks of built objects import torch, so a mistyped value is reported a
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.errors import ConfigError, one_line
+from lenet_pl.records import DATA_KEY, read_checkpoint
 from lenet_pl.rules import show, with_rules
-from lenet_pl.runs import DATA_KEY, read_checkpoint
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -95,13 +95,7 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ConfigError: for the first invalid value.
     """
-    settings: dict[str, Any] = {}
-    for name in sorted(map(str, cfg), key=lambda name: name in REFERRING):
-        settings[name] = _resolve(cfg, name)
-        for key, value, rule in with_rules({name: settings[name]}):
-            if rule and not rule[1](value):
-                raise ConfigError(f"{key}={show(value)}: must be {rule[0]}")
-    _check_groups(settings)
+    _check_groups(check_values(cfg, sorted(map(str, cfg), key=lambda name: name in REFERRING)))
     _check_monitors(cfg)
     unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
     if unfreeze > cfg.trainer.max_epochs and not cfg.trainer.fast_dev_run:
@@ -111,6 +105,21 @@ def check(cfg: DictConfig) -> None:
         )
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
         raise ConfigError(f"ckpt_path={cfg.ckpt_path}: no such file")
+
+
+def check_values(cfg: DictConfig, names: Iterable[str]) -> dict[str, Any]:
+    """Check each value of some groups by itself, and return the groups as plain values.
+
+    Raises:
+        ConfigError: for the first invalid value.
+    """
+    settings: dict[str, Any] = {}
+    for name in names:
+        settings[name] = _resolve(cfg, name)
+        for key, value, rule in with_rules({name: settings[name]}):
+            if rule and not rule[1](value):
+                raise ConfigError(f"{key}={show(value)}: must be {rule[0]}")
+    return settings
 
 
 def _resolve(cfg: DictConfig, name: str) -> Any:

@@ -193,6 +193,9 @@ def _outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "test/acc" in metrics:
         low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])
         lines.append(("test", f"{_score(metrics, 'test')}  95 % interval {low} to {high}"))
+    if repeats := result.get("repeats"):
+        outcome = repeats["difference"] or "all figures are the same"
+        lines.append(("repeats", f"{repeats['run']}: {outcome}"))
     if result["data"]["pooled"]:
         lines.append(
             ("pooled", "with the official test set: not comparable with published results")

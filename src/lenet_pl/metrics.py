@@ -13,11 +13,17 @@ def predict_logits(network: nn.Module, images: Tensor, batch_size: int = 1000) -
     """Compute the logits ``[N, classes]`` of images ``[N, C, H, W]`` on the network's device.
 
     They are returned on the CPU. Their last digits depend on the batch size.
+
+    Raises:
+        FloatingPointError: if some are NaN or infinite.
     """
     device = next(network.parameters()).device
     with torch.inference_mode():
         batches = torch.split(images, batch_size)
-        return torch.cat([network(batch.to(device)) for batch in batches]).cpu()
+        logits = torch.cat([network(batch.to(device)) for batch in batches]).cpu()
+    if wrong := int((~logits.isfinite()).any(1).sum()):
+        raise FloatingPointError(f"the network's outputs are NaN or infinite for {wrong:,} images")
+    return logits
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "config": {  # keys without a group
         "seed": SEED,
         "ckpt_path": optional(TEXT),
+        "repeat": optional(TEXT),
         "test": BOOL,
         "run_dir": TEXT,
         "label": optional(TEXT),

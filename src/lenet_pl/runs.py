@@ -1,28 +1,37 @@
-"""Run folders: find, read, open and resume them; package versions and git state.
+"""Run folders: find, open, resume and repeat them; package versions and git state.
 
 Opening a run needs neither ``conf/`` nor the command that trained it. This module does not import
 torch before a run is opened, so ``resume=RUN`` is resolved quickly.
 """
 
-import csv
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from hydra.errors import HydraException, InstantiationException
-from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl import __version__
-from lenet_pl.errors import ConfigError, DataError, one_line
+from lenet_pl import __version__, trust
+from lenet_pl.config import check_values
+from lenet_pl.errors import ConfigError, DataError, UserError
+from lenet_pl.records import (
+    DATA_KEY,
+    damaged,
+    hydra_mode,
+    load_weights,
+    override_key,
+    read_checkpoint,
+    read_config,
+    read_metrics,
+    read_overrides,
+    read_result,
+)
 
 if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not need it
     from torch import nn
@@ -31,9 +40,8 @@ if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not n
     from lenet_pl.models.pixelnet import PixelNet
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf")
-VERSION_KEY = "lenet-pl_version"  # in a checkpoint
 RUN_HELP = "a run folder, a checkpoint in it, or latest"  # help of the argument RUN
-DATA_KEY = "DigitsDataModule"  # in a checkpoint: the data module's state, under its class's name
+INTERACTIVE = ("bash", "interactive")  # names of Slurm jobs in which commands are typed
 
 
 def find_run(name: str) -> Path:
@@ -43,120 +51,138 @@ def find_run(name: str) -> Path:
         ConfigError: if there is no latest run.
     """
     if name == "latest":
-        runs = sorted(Path("outputs/runs").glob("*/*/.hydra"))
+        runs = [(path.stat().st_mtime_ns, path) for path in Path("outputs/runs").glob("*/*/.hydra")]
         if not runs:
             raise ConfigError("latest: outputs/runs holds no run")
-        return runs[-1].parent
+        return max(runs)[1].parent
     path = Path(name)
     if path.name == "best.pth":
         return path.parent
     return Path(os.path.normpath(path / "../..")) if path.suffix == ".ckpt" else path
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """The content of ``result.json``; empty before the run has ended.
-
-    Raises:
-        ConfigError: if the file is damaged.
-    """
-    path = folder / "result.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{folder}: damaged run folder: result.json: {error}") from error
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of ``metrics.csv``, one per epoch; empty before the first has ended.
-
-    Raises:
-        ConfigError: if the file is damaged.
-    """
-    path = folder / "metrics.csv"
-    if not path.is_file():
-        return []
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: damaged: {error}") from error
-
-
-def read_overrides(folder: Path) -> list[str]:
-    """The overrides that a run was started with.
-
-    Raises:
-        ConfigError: if Hydra's ``overrides.yaml`` is missing or damaged.
-    """
-    path = folder / ".hydra" / "overrides.yaml"
-    # libyaml's C parser, if installed, is ten times faster, which matters with many jobs
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        overrides = yaml.load(path.read_text(encoding="utf-8"), loader) or []
-        if not isinstance(overrides, list) or not all(isinstance(item, str) for item in overrides):
-            raise ValueError(f"{path} holds no list of overrides")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{folder}: damaged run folder: {one_line(error)}") from error
-    return overrides
-
-
-def hydra_mode(folder: Path) -> str:
-    """``RUN`` for a single run, ``MULTIRUN`` for a job of a sweep, empty if unknown."""
-    file = folder / ".hydra" / "hydra.yaml"
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return next((mode for mode in ("MULTIRUN", "RUN") if f"mode: {mode}\n" in text), "")
-
-
-def override_key(override: str) -> str:
-    """``optimizer.lr`` of ``+optimizer.lr=0.1``."""
-    return override.partition("=")[0].lstrip("+~")
-
-
 def resume_arguments(arguments: list[str]) -> list[str]:
-    """Replace ``resume=RUN`` by the overrides that continue that run in its own folder.
+    """Replace ``resume=RUN`` and ``from=RUN`` by overrides; choose the folder of a Slurm job.
 
-    The run's own overrides come first, so that new ones take precedence.
+    ``resume`` continues a run in its own folder, or starts it again there if no epoch was finished;
+    ``from`` repeats it in a new folder. The run's own overrides come first, so that new ones take
+    precedence.
 
     Raises:
-        ConfigError: if there is no run to continue, or it cannot be continued.
+        ConfigError: if there is no such run, it cannot be continued, or its overrides are not
+            allowed.
+        SystemExit: with status 0 if a restarted Slurm job had finished this run.
     """
-    requested = [argument for argument in arguments if argument.startswith("resume=")]
+    requested = [argument for argument in arguments if argument.startswith(("resume=", "from="))]
     if not requested:
-        return arguments
-    run = find_run(requested[-1].removeprefix("resume="))
+        return _slurm_arguments(arguments, arguments)
+    given = [argument for argument in arguments if argument not in requested]
+    key, _, name = requested[-1].partition("=")
+    run = find_run(name)
+    own = read_overrides(run)
+    if key == "resume":
+        added, replaced = _continue(run, given), {*map(override_key, given)}
+    elif read_metrics(run):
+        added, replaced = (
+            [f"repeat={_quoted(run.absolute())}"],
+            {*map(override_key, given), "repeat"},
+        )
+    else:
+        raise ConfigError(f"from={run}: no finished epoch to compare with")
+    # either classifier resumes the other's checkpoints, without its options
+    if "classifier" in replaced:
+        replaced.add("classifier.steps_per_execution")
+    own = [item for item in own if override_key(item) not in replaced]
+    # a run that started from another run's checkpoint starts from it again
+    own = [item for item in own if not _is_own_checkpoint(item, run)]
+    trust.check_overrides(own, run)
+    result = [*own, *added, *given]
+    return result if key == "resume" else _slurm_arguments(result, arguments)
+
+
+def _is_own_checkpoint(override: str, run: Path) -> bool:
+    path = Path(override.partition("=")[2].strip("'").replace(r"\'", "'")).absolute()
+    return override_key(override) == "ckpt_path" and path.is_relative_to(run.absolute())
+
+
+def _continue(run: Path, given: list[str]) -> list[str]:
+    """The overrides that continue a run, or start it again if no epoch was finished."""
     checkpoint = run / "checkpoints" / "last.ckpt"
-    if not (overrides := run / ".hydra" / "overrides.yaml").is_file():
-        raise ConfigError(f"resume={run}: not a run folder ({overrides} is missing)")
     if hydra_mode(run) == "MULTIRUN":  # results written there would not match the sweep
         raise ConfigError(
             f"resume={run}: a job of a sweep; repeat the sweep's command with "
             f"hydra.sweep.dir={run.parent}, or train longer in a new folder with the job's "
             f"overrides and ckpt_path={checkpoint}"
         )
-    if not checkpoint.is_file():
-        raise ConfigError(f"resume={run}: no finished epoch to resume from ({checkpoint})")
-    given = [argument for argument in arguments if argument not in requested]
-    result, values = (
-        read_result(run),
-        {override_key(item): item.partition("=")[2] for item in given},
-    )
+    result = read_result(run)
+    values = {override_key(item): item.partition("=")[2] for item in given}
     epochs = values.get("trainer.max_epochs", "0")
     longer = not epochs.isdigit() or int(epochs) > result.get("epochs", 0)
-    if result.get("status") == "finished" and not longer:
+    if result.get("status") == "finished" and not (longer and checkpoint.exists()):
         raise ConfigError(
-            f"resume={run}: finished after {result.get('epochs')} epochs; give a larger "
+            f"resume={run}: finished after {result['epochs']} epochs; give a larger "
             "trainer.max_epochs to train longer"
         )
-    replaced = {*map(override_key, given), "ckpt_path"}
-    # either classifier resumes the other's checkpoints, without its options
-    if "classifier" in replaced:
-        replaced.add("classifier.steps_per_execution")
-    own = [item for item in read_overrides(run) if override_key(item) not in replaced]
-    return [*own, f"ckpt_path={_quoted(checkpoint)}", f"hydra.run.dir={_quoted(run)}", *given]
+    folder = f"hydra.run.dir={_quoted(run)}"
+    return [f"ckpt_path={_quoted(checkpoint)}", folder] if checkpoint.exists() else [folder]
 
 
 def _quoted(path: Path) -> str:
     return "'" + path.as_posix().replace("'", r"\'") + "'"
+
+
+def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
+    """In a Slurm batch job, name the run folder after job and command; continue after a restart.
+
+    Commands of one script differ in their folders, while the processes of one command share it.
+    """
+    job, values = os.environ.get("SLURM_JOB_ID"), {}
+    for argument in typed:
+        values[override_key(argument)] = argument.partition("=")[2].strip("'\"")
+    sweep = {"-m", "--multirun", "hydra.mode", "sweep"} & values.keys()
+    if not job or os.environ.get("SLURM_JOB_NAME") in INTERACTIVE or sweep:
+        return arguments
+    digest = sha256("\0".join(typed).encode()).hexdigest()[:8]
+    folder = Path(values.get("hydra.run.dir", f"outputs/runs/slurm/{job}-{digest}"))
+    if "hydra.run.dir" not in values:
+        arguments = [*arguments, f"hydra.run.dir={folder.as_posix()}"]
+    if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return arguments
+    if read_result(folder).get("status") == "finished":
+        print(f"{folder}: finished before the job was restarted")
+        raise SystemExit(0)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    return [*arguments, f"ckpt_path={_quoted(checkpoint)}"] if checkpoint.exists() else arguments
+
+
+def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str, Any]:
+    """Compare the figures of a repeated run with those of the run that it repeats.
+
+    Args:
+        run: the folder of the first run.
+        folder: the folder of the repeated run.
+        metrics: its validation and test metrics.
+
+    Returns:
+        For ``result.json``: the first run, whether all figures are the ``same``, and the first
+        ``difference``, None if there is none. Times are not compared.
+    """
+    try:
+        pairs: Any = zip_longest(read_metrics(run), read_metrics(folder), fillvalue={})
+        figures = [(f"epoch {number}", *pair) for number, pair in enumerate(pairs, 1)]
+        if before := read_result(run).get("metrics"):
+            figures.append(("best epoch", before, metrics))
+        differences = []
+    except UserError as error:
+        figures, differences = [], [str(error)]
+    for name, old, new in figures:
+        keys = (old.keys() & new.keys()) - {"seconds"}
+        changed = [
+            f"{key} was {old[key]}, is {new[key]}" for key in sorted(keys) if old[key] != new[key]
+        ]
+        differences += [f"{name}: {text}" for text in (changed if keys else ["only in one run"])]
+    difference = next(iter(differences), None)
+    return {"run": str(run), "same": difference is None, "difference": difference}
 
 
 @dataclass(frozen=True)
@@ -202,30 +228,30 @@ class Run:
         """Whether official training and test images were pooled before the split."""
         return bool((self.result.get("data") or {}).get("pooled"))
 
+    def setting(self, key: str, default: Any = None) -> Any:
+        """A value of the configuration; the default where it is null or missing."""
+        try:
+            value = OmegaConf.select(self.config, key)
+        except OmegaConfBaseException as error:
+            raise damaged(self.folder / ".hydra" / "config.yaml", error) from error
+        return default if value is None else value
+
     def network(self) -> "PixelNet":
         """The network with the checkpoint's weights, in evaluation mode.
 
         Raises:
             ConfigError: if the weights do not fit the configured network.
         """
-        from torch import nn
-
         from lenet_pl.models.pixelnet import PixelNet
 
-        net = PixelNet(self._build(without_weights(self.config), "model", nn.Module))
-        try:
-            net.load_state_dict(self.state["state_dict"])
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{self.checkpoint}: does not fit the run's model: {one_line(error, 30)}"
-            ) from error
+        net = PixelNet(trust.build(without_weights(self.config), "model", self.folder))
+        misfit = "does not fit the run's model"
+        load_weights(net, self.state["state_dict"], self.checkpoint, misfit)
         return net.eval()
 
     def loss(self) -> "nn.Module":
         """The loss function of training."""
-        from torch import nn
-
-        loss: nn.Module = self._build(self.config, "loss", nn.Module)
+        loss: nn.Module = trust.build(self.config, "loss", self.folder)
         return loss
 
     def data(self) -> "DigitsDataModule":
@@ -234,9 +260,7 @@ class Run:
         Raises:
             DataError: if the data cannot be loaded or has changed since training.
         """
-        from lenet_pl.data.datamodule import DigitsDataModule
-
-        data: DigitsDataModule = self._build(self.config, "data", DigitsDataModule)
+        data: DigitsDataModule = trust.build(self.config, "data", self.folder)
         data.prepare_data()
         data.setup()
         before, now = self.state[DATA_KEY], data.state_dict()
@@ -248,13 +272,6 @@ class Run:
                 )
         return data
 
-    def _build(self, config: DictConfig, key: str, kind: type) -> Any:
-        try:
-            return instantiate(trusted(config, key, kind))
-        except InstantiationException as error:
-            reason = one_line(error.__cause__ or error, 30)
-            raise ConfigError(f"{self.folder}: cannot build {key}: {reason}") from error
-
 
 def open_run(name: str) -> Run:
     """Open a run folder, a checkpoint in one, or the ``latest`` run.
@@ -265,18 +282,21 @@ def open_run(name: str) -> Run:
     folder = find_run(name)
     best = folder / "checkpoints" / "best.ckpt"
     checkpoint = Path(name) if name.endswith(".ckpt") else best
-    if not (file := folder / ".hydra" / "config.yaml").is_file():
+    if (config := read_config(folder)) is None:
         raise ConfigError(f"{name}: {_describe(Path(name), folder)}")
-    if not checkpoint.is_file():
+    if not checkpoint.exists():
         raise ConfigError(f"{name}: no finished epoch ({checkpoint} is missing)")
-    state = read_checkpoint(checkpoint)
+    result, state = read_result(folder), read_checkpoint(checkpoint)
     try:
-        config = OmegaConf.load(file)
-        if not isinstance(config, DictConfig):
-            raise ValueError(f"{file} holds no mapping")
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
-        raise ConfigError(f"{folder}: damaged run folder: {one_line(error)}") from error
-    return Run(folder, checkpoint, config, read_result(folder), state)
+        check_values(config, ("data", "model", "loss"))
+        classes = len(state[DATA_KEY]["classes"])
+        if config.model.get("num_classes", classes) != classes:
+            raise ConfigError(
+                f"model.num_classes={config.model.num_classes}: {checkpoint} has {classes} classes"
+            )
+    except (ConfigError, OmegaConfBaseException, RecursionError) as error:
+        raise damaged(folder / ".hydra" / "config.yaml", error) from error
+    return Run(folder, checkpoint, config, result, state)
 
 
 def _describe(path: Path, folder: Path) -> str:
@@ -292,75 +312,12 @@ def _describe(path: Path, folder: Path) -> str:
     return f"not a run folder ({folder / '.hydra/config.yaml'} is missing)"
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint on the CPU; a file that contains code is rejected, not run.
-
-    Raises:
-        ConfigError: if it is not a checkpoint of this version of lenet-pl.
-    """
-    import torch
-
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        if missing := {"state_dict", "epoch", "settings", DATA_KEY} - state.keys():
-            raise KeyError(*missing)
-    except Exception as error:
-        raise ConfigError(
-            f"{path}: not a checkpoint of lenet-pl, damaged, or contains code, which is not run"
-        ) from error
-    written = state.get(VERSION_KEY, "0.1.0")  # the last version that did not write its own
-    if written.split(".")[:2] != __version__.split(".")[:2]:
-        raise ConfigError(
-            f"{path}: written by lenet-pl {written}, which lenet-pl {__version__} cannot open; "
-            f"install lenet-pl {written} or train again"
-        )
-    return state
-
-
 def without_weights(config: DictConfig) -> DictConfig:
     """Return a copy that loads no pretrained weights, since a checkpoint has all weights."""
     config = config.copy()
     if isinstance(model := config.get("model"), DictConfig) and "weights" in model:
         model.weights = None
     return config
-
-
-def trusted(config: DictConfig, key: str, kind: type) -> DictConfig:
-    """Return a node that builds a ``kind`` from lenet-pl classes and torch modules only.
-
-    A run folder may come from someone else, and ``_target_`` could name any function.
-
-    Raises:
-        ConfigError: if it names anything else; nothing is run.
-    """
-    from torch import nn
-
-    node = config.get(key)
-    if not isinstance(node, DictConfig) or "_target_" not in node:
-        raise ConfigError(f"{key}: the run's configuration does not say how to build it")
-    try:
-        plain = OmegaConf.to_container(node, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}: damaged configuration: {one_line(error)}") from error
-    for path, target in _targets(plain, key):
-        try:
-            cls = get_class(target)
-        except (HydraException, ImportError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path}._target_={target}: {one_line(error)}") from error
-        allowed = cls.__module__.startswith("lenet_pl.") or issubclass(cls, nn.Module)
-        if not allowed or (path == key and not issubclass(cls, kind)):
-            raise ConfigError(f"{path}._target_={target}: not allowed here, and not run")
-    return node
-
-
-def _targets(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Yield the path and value of each ``_target_``, in lists as well."""
-    if isinstance(node, dict) and "_target_" in node:
-        yield path, str(node["_target_"])
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    for key, value in items:
-        if isinstance(value, dict | list):
-            yield from _targets(value, f"{path}.{key}")
 
 
 def program_name() -> str:

@@ -51,7 +51,14 @@ from lenet_pl.errors import FAILED, ConfigError, UserError, VerificationError, o
 from lenet_pl.files import display_path, reserved, write_json
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
-from lenet_pl.runs import git_state, package_versions, program_name, without_weights
+from lenet_pl.records import read_result
+from lenet_pl.runs import (
+    compare_with,
+    git_state,
+    package_versions,
+    program_name,
+    without_weights,
+)
 
 # hide Lightning's tips and messages that do not concern this run
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -126,6 +133,8 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                     show(_start_summary(cfg, parts))
                 _fit(cfg, parts, result)
                 _evaluate(cfg, parts, result)
+            if cfg.repeat and main_process:
+                result["repeats"] = compare_with(Path(cfg.repeat), folder, result["metrics"])
             result["status"] = "finished"
         except (StoppedError, KeyboardInterrupt, SystemExit) as error:
             stopped = one_line(error) if isinstance(error, StoppedError) else "stopped"
@@ -168,7 +177,8 @@ def prepare(cfg: DictConfig) -> None:
 def check_folder(folder: Path, ckpt_path: str | None) -> None:
     """Raise ConfigError if the folder has a run other than the one being resumed."""
     resumed = ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
-    if not resumed and ((folder / "result.json").exists() or (folder / "checkpoints").exists()):
+    finished = read_result(folder).get("status") == "finished"
+    if not resumed and (finished or (folder / "checkpoints" / "last.ckpt").exists()):
         raise ConfigError(
             f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or "
             f"{shlex.quote(f'resume={display_path(folder)}')}"
@@ -297,6 +307,11 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
         # hydra.job.chdir changes the current folder
         ckpt_path = cfg.ckpt_path and to_absolute_path(cfg.ckpt_path)
         trainer.fit(parts.classifier, parts.data, ckpt_path=ckpt_path, weights_only=True)
+    except Exception as error:
+        if cast(Any, trainer)._checkpoint_connector._loaded_checkpoint:  # until it is restored
+            reason = f"{type(error).__name__}: {one_line(error, 30)}"
+            raise ConfigError(f"ckpt_path={cfg.ckpt_path}: damaged checkpoint: {reason}") from error
+        raise
     finally:
         rows = parts.history.rows
         seconds = [row["seconds"] for row in rows]

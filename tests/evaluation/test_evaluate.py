@@ -155,7 +155,7 @@ def test_runs_that_cannot_be_evaluated(run, tmp_path):
             DataError, match=r"differs from the run.s \(digest\).*has changed since"
         ):
             evaluate_run(open_run(str(copy)), given)
-    (copy / "metrics.csv").write_text("epoch,lr,train/loss\n1,0.1,2.0\n")
+    (copy / "metrics.csv").write_text("epoch,lr,train/loss,seconds\n1,0.1,2.0,3\n")
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"metrics\.csv: missing or damaged"):
             evaluate_run(open_run(str(copy)))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from lenet_pl import metrics
@@ -19,7 +18,8 @@ from lenet_pl.evaluation.loading import LoadedModel, source_class
 from lenet_pl.files import write_csv, write_json
 from lenet_pl.metrics import Proportion
 from lenet_pl.models.pixelnet import PixelNet, model_name
-from lenet_pl.runs import DATA_KEY, Run, open_run, read_metrics, read_overrides, read_result
+from lenet_pl.records import DATA_KEY, read_metrics, read_overrides, read_result
+from lenet_pl.runs import Run, open_run
 
 if TYPE_CHECKING:
     from lenet_pl.data.datamodule import DigitsDataModule
@@ -166,7 +166,7 @@ def predict_split(run: Run | None, network: nn.Module, images: ImageSet) -> Spli
 
 
 def _setting(run: Run | None, key: str, default: Any) -> Any:
-    return OmegaConf.select(run.config, key, default=default) if run else default
+    return run.setting(key, default) if run else default
 
 
 def _device(run: Run | None) -> torch.device:

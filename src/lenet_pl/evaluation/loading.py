@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-import torch
-from hydra.utils import get_class
 from torch import Tensor, nn
 
 from lenet_pl.data.preprocess import Auto
-from lenet_pl.errors import ConfigError, one_line
+from lenet_pl.errors import ConfigError
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.models.pixelnet import PixelNet
-from lenet_pl.runs import Run, open_run, trusted
+from lenet_pl.records import load_weights, mismatch, read_tensors
+from lenet_pl.runs import Run, open_run
+from lenet_pl.trust import find_class
 
 MODELS: dict[str, type[nn.Module]] = {"lenet": LeNet}  # for bare weights
 DIGITS = tuple("0123456789")  # the classes of bare weights
@@ -32,16 +33,18 @@ class LoadedModel:
         """``invert`` and ``centre`` for preprocessing images like those of the training."""
         if not self.run:
             return "auto", "auto"
-        options, source = self.run.config.data.source, source_class(self.run)
-        centre: Auto = "auto" if getattr(source, "centred", True) else False
-        return options.get("invert", "auto"), options.get("centre", centre)
+        centre = "auto" if getattr(source_class(self.run), "centred", True) else False
+        get = self.run.setting
+        return get("data.source.invert", "auto"), get("data.source.centre", centre)
 
 
 def source_class(run: Run) -> type | None:
     """The class that loads a run's images; None if it is not from lenet_pl: it is not imported."""
-    if not str(run.config.data.source._target_).startswith("lenet_pl."):
+    target = str(run.setting("data.source._target_"))
+    if not target.startswith("lenet_pl."):
         return None
-    return get_class(trusted(run.config.data, "source", object)._target_)
+    found: type = find_class("data.source._target_", target, run.folder)
+    return found
 
 
 def open_model(name: str, model: str | None = None) -> LoadedModel:
@@ -67,11 +70,8 @@ def open_model(name: str, model: str | None = None) -> LoadedModel:
         )
     if model not in MODELS:
         raise ConfigError(f"--model {model}: no such network; choose from {', '.join(MODELS)}")
-    net, state = MODELS[model](), _read_weights(path)
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: does not fit --model {model}: {one_line(error, 30)}") from error
+    net = MODELS[model]()
+    load_weights(net, _read_weights(path), path, f"does not fit --model {model}")
     return LoadedModel(PixelNet(net).eval(), DIGITS, path.parent, f"{path.stem}-", None)
 
 
@@ -79,17 +79,18 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict; code in the file is rejected, never run."""
     state, reason = None, "not a state dict (tensors by name), or damaged"
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = read_tensors(path)
     except EOFError:
         reason = "an empty file"
+    except ValueError as error:
+        reason = str(error)
     except Exception as error:
         if "GLOBAL" in str(error):
             reason = "a pickled object that contains code, which is not run; save its weights "
             reason += f"alone: torch.save(net.state_dict(), {path.name!r})"
-    if isinstance(state, dict):
-        if all(isinstance(value, Tensor) for value in state.values()):
-            return state
-        if "state_dict" in state:
-            reason = "a checkpoint, with the weights under 'state_dict'; save these alone: "
-            reason += f"torch.save(torch.load({path.name!r})['state_dict'], 'weights.pth')"
+    if not mismatch(state, {str: Tensor}):
+        return cast("dict[str, Tensor]", state)
+    if isinstance(state, dict) and "state_dict" in state:
+        reason = "a checkpoint, with the weights under 'state_dict'; save these alone: "
+        reason += f"torch.save(torch.load({path.name!r})['state_dict'], 'weights.pth')"
     raise ConfigError(f"{path}: {reason}")

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from lenet_pl.errors import ConfigError, VerificationError
 from lenet_pl.export.browser import load_html, write_html
 from lenet_pl.files import write_bytes
+from lenet_pl.metrics import predict_logits
 from lenet_pl.models.pixelnet import model_name
 from lenet_pl.runs import Run
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")  # packages of the extra "export"
 POOLED = "pooled: the accuracy is not comparable with published results of the official test set"
+BATCH_SIZE = 500
 TOLERANCE = 1e-4  # the largest accepted difference in a probability
 DYNAMIC_BATCH = ({0: torch.export.Dim("batch")},)
 Facts = dict[str, Any]  # what a file says about itself, in plain types
@@ -72,7 +74,7 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
     split, data, pixel_net = "test" if run.tested else "val", run.data(), run.network()
     images, labels = data.splits[split].images, data.splits[split].labels
     network = nn.Sequential(OrderedDict(network=pixel_net, softmax=nn.Softmax(1))).eval()
-    expected = predict(network, images)
+    expected = predict_logits(pixel_net, images, BATCH_SIZE).softmax(1)
     accuracy = (expected.argmax(1) == labels).double().mean().item()
     notes = (POOLED,) if run.pooled else ()
     shape = ", ".join(map(str, images.shape[1:]))
@@ -116,10 +118,10 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
     return Export(file, format, len(content), *checked, accuracy, split, notes)
 
 
-def predict(network: Callable[[Tensor], Tensor], images: Tensor, size: int = 500) -> Tensor:
+def predict(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Probabilities of all images; the first batch has one image, so that two sizes are run."""
     with torch.inference_mode():
-        batches = (images[:1], *torch.split(images[1:], size))
+        batches = (images[:1], *torch.split(images[1:], BATCH_SIZE))
         return torch.cat([network(batch) for batch in batches])
 
 

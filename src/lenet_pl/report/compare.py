@@ -114,7 +114,7 @@ def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, str, s
 
     A part that only one configuration has, such as a scheduler, is one row with its class name.
     """
-    ignored = {"hydra", "run_dir", "ckpt_path"}  # differ between any two runs
+    ignored = {"hydra", "run_dir", "ckpt_path", "repeat"}  # differ between any two runs
     a, b = (
         {key: value for key, value in flat.items() if key.partition(".")[0] not in ignored}
         for flat in (flatten(OmegaConf.to_container(config)) for config in (first, second))

@@ -9,14 +9,13 @@ from math import comb, log, sqrt
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from lenet_pl import metrics
 from lenet_pl.console import percent
 from lenet_pl.evaluation.evaluate import RunEvaluation
+from lenet_pl.records import hydra_mode, override_key
 from lenet_pl.report.explain import convolutions
-from lenet_pl.runs import hydra_mode, override_key
 
 Z = 2.576  # standard errors; chance exceeds them in 1 % of cases
 MIN_COUNT = 20  # errors, or images of a class; fewer show no pattern
@@ -78,13 +77,9 @@ class Context:
         self.chance_loss = chance = log(len(self.classes))
         unlearnt = min(self.val_losses) < 0.5 * chance and self.val_losses[-1] > 0.9 * chance
         self.collapsed = unlearnt or max(self.accuracies) - self.accuracies[-1] > 0.2
+        self.setting = self.run.setting
         self.lr = float(self.setting("optimizer.lr", 0.0))
         self.longer = f"trainer.max_epochs={2 * len(self.rows)}"
-
-    def setting(self, key: str, default: Any = None) -> Any:
-        """A value of the run's configuration; the default where it is null or missing."""
-        value = OmegaConf.select(self.run.config, key)
-        return default if value is None else value
 
 
 def learning_rate_too_high(c: Context) -> Finding | None:

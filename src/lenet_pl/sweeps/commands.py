@@ -7,7 +7,7 @@ from pathlib import Path
 from lenet_pl.console import console
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import display_path
-from lenet_pl.runs import hydra_mode
+from lenet_pl.records import hydra_mode
 from lenet_pl.sweeps.results import as_dict, job_folders, read_sweep, summary, write_files
 
 

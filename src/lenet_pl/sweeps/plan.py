@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lenet_pl.config import check, check_hydra, flatten, task_config
 from lenet_pl.errors import ConfigError
-from lenet_pl.runs import read_overrides
+from lenet_pl.records import read_overrides
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
 EXTRAS = {  # of lenet-pl, by the Hydra plugin that it installs

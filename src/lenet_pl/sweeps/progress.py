@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lenet_pl.console import console, percent
 from lenet_pl.errors import ConfigError
-from lenet_pl.runs import override_key
+from lenet_pl.records import override_key
 from lenet_pl.sweeps.plan import Plan
 from lenet_pl.sweeps.results import Job, read_job, readable, short_names
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from lenet_pl.console import console, percent
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import write_bytes, write_csv, write_json
-from lenet_pl.runs import override_key, read_metrics, read_overrides, read_result
+from lenet_pl.records import override_key, read_metrics, read_overrides, read_result
 
 # overrides that do not change what is trained: a preset, and what resuming a job adds
 NOT_PARAMETERS = {"sweep", "resume", "ckpt_path", "test"}
@@ -131,22 +131,19 @@ def job_folders(folder: Path) -> list[Path]:
 def read_job(folder: Path) -> Job:
     """Read the folder of a job, which may still be running."""
     result, rows = read_result(folder), read_metrics(folder)
-    try:
-        if not result:
-            validated = [row for row in rows if "val/acc" in row]
-            best = max(validated, key=lambda row: row["val/acc"], default={})  # the first of equals
-            result = {"status": "unfinished", "epochs": len(rows)}
-            result["best_epoch"] = int(best["epoch"]) if best else None
-            result["metrics"] = {key: best[key] for key in ("val/acc", "val/loss") if best}
-        return Job(
-            folder=folder,
-            overrides=tuple(result.get("overrides") or read_overrides(folder)),
-            error=result.get("error"),
-            seconds=sum(row["seconds"] for row in rows) if rows else None,
-            **{key: result[key] for key in ("status", "epochs", "best_epoch", "metrics")},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{folder}: damaged run folder: {error}") from error
+    if not result:
+        validated = [row for row in rows if "val/acc" in row]
+        best = max(validated, key=lambda row: row["val/acc"], default={})  # the first of equals
+        result = {"status": "unfinished", "epochs": len(rows)}
+        result["best_epoch"] = int(best["epoch"]) if best else None
+        result["metrics"] = {key: value for key, value in best.items() if key.startswith("val/")}
+    return Job(
+        folder=folder,
+        overrides=tuple(result.get("overrides") or read_overrides(folder)),
+        error=result.get("error"),
+        seconds=sum(row["seconds"] for row in rows) if rows else None,
+        **{key: result[key] for key in ("status", "epochs", "best_epoch", "metrics")},
+    )
 
 
 def readable_result(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,255 @@
+"""Readers of run folders that are damaged, or were made to do harm."""
+
+import json
+import os
+import pickle
+import shutil
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from lenet_pl.errors import ConfigError
+from lenet_pl.records import hydra_mode, mismatch, read_metrics, read_overrides, read_result
+
+ALIASES = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
+READERS: dict[str, Callable[[Path], Any]] = {
+    "result.json": read_result,
+    "metrics.csv": read_metrics,
+    ".hydra/overrides.yaml": read_overrides,
+    ".hydra/hydra.yaml": hydra_mode,
+}
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("sprung",)
+
+
+@pytest.fixture(scope="module")
+def original(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run without what the tests do not read."""
+    return Path(shutil.copytree(trained, tmp_path_factory.mktemp("original") / "run"))
+
+
+@pytest.fixture
+def run(original: Path, tmp_path: Path) -> Path:
+    """A copy of it, to damage."""
+    folder = Path(shutil.copytree(original, tmp_path / "run"))
+    (folder / ".hydra" / "overrides.yaml").write_text("[data=mini]")
+    return folder
+
+
+def change(values: Any, key: str, value: Any) -> None:
+    """Set a value by its key, or delete it if the value is ``...``."""
+    *parents, last = key.split("/")
+    for parent in parents:
+        values = values[parent]
+    if value is ...:
+        del values[last]
+    else:
+        values[last] = value
+
+
+def refused(lenet_pl: Callable[..., tuple[int, str, str]], *words: object) -> str:
+    """The error of a command that is refused quickly, and runs and imports nothing."""
+    start = time.monotonic()
+    status, out, err = lenet_pl(*words)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert err.startswith("error: ")
+    assert len(err) < 600
+    assert time.monotonic() - start < 5
+    assert not Path("sprung").exists()
+    assert "antigravity" not in sys.modules
+    return err
+
+
+@pytest.mark.parametrize(
+    ("value", "schema", "message"),
+    [
+        ({"a": 1, "b": "x"}, {"a": int, "b": str, "c?": int}, None),
+        ({"a": 1}, {"a": int, "b": str}, "b: is missing"),
+        ({"a": True}, {"a": int}, "a: must be an integer of at least 0, not True"),
+        ({"a": -1}, {"a": int}, "a: must be an integer of at least 0, not -1"),
+        ({"a": float("nan")}, {"a": float}, "a: must be a finite number, not nan"),
+        ({"a": 10**400}, {str: (float, None)}, "a: must be a finite number or null, not 1000"),
+        ({"a": [1, "x"]}, {"a": [float]}, "a[1]: must be a finite number, not 'x'"),
+        ({"a": {"b": 1}}, {"a": ({"b": str}, None)}, "a.b: must be text, not 1"),
+        ({1: 2}, {str: int}, "has a key that is not text"),
+        ([], {str: int}, "content: must be a mapping, not a list"),
+    ],
+)
+def test_schemas(value, schema, message):
+    found = mismatch(value, schema)
+    assert found is None if message is None else message in found
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("result.json", "[" * 100_000, "recursion"),
+        ("result.json", "[1]", "content: must be a mapping"),
+        ("result.json", '{"status": "finished"}', "epochs: is missing"),
+        ("metrics.csv", "epoch,lr,seconds\n1,fast,1\n", "could not convert"),
+        ("metrics.csv", "epoch,lr,seconds\n1,1,1,1\n", "float"),
+        ("metrics.csv", "epoch,lr,seconds\n2,1,1\n", "must count the rows from 1"),
+        ("metrics.csv", "epoch,lr,seconds\n1,inf,1\n", "[0].lr: must be a finite number"),
+        ("metrics.csv", '"' + "x" * 200_000, "field larger than"),
+        (".hydra/overrides.yaml", "[1, 2]", "[0]: must be text, not 1"),
+        (".hydra/overrides.yaml", ALIASES, "has aliases"),
+        (".hydra/overrides.yaml", "[" * 100_000, "nested too deeply"),
+        (".hydra/hydra.yaml", "x" * 300_000, "300,000 bytes, more than"),
+    ],
+)
+def test_text_files(run, file, content, reason):
+    (run / file).write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        READERS[file](run)
+    assert str(caught.value).startswith(f"{run / file}: damaged run folder: ")
+    assert reason in str(caught.value)
+
+
+def test_files_that_may_be_missing(tmp_path):
+    assert (read_result(tmp_path), read_metrics(tmp_path), hydra_mode(tmp_path)) == ({}, [], "")
+    with pytest.raises(ConfigError, match="not a run folder"):
+        read_overrides(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["result.json", ".hydra/config.yaml", "checkpoints/best.ckpt"])
+def test_pipes_devices_and_folders_are_not_opened(lenet_pl, run, file):
+    for replace in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        path = run / file
+        path.rmdir() if path.is_dir() else path.unlink()
+        replace(path)
+        assert f"{path}: damaged" in refused(lenet_pl, "test", run)
+        assert "not a regular file" in refused(lenet_pl, "test", run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("epochs", "3", "epochs: must be"),
+        ("metrics", [1], "metrics: must be a mapping"),
+        ("metrics", {"val/acc": float("nan")}, "metrics.val/acc: must be"),
+        ("data", 5, "data: must be a mapping or null"),
+        ("git/commit", 5, "git.commit: must be text"),
+        ("versions/torch", {}, "versions.torch: must be text"),
+        ("seconds", None, "seconds: must be a mapping"),
+    ],
+)
+def test_results(lenet_pl, run, key, value, reason):
+    content = json.loads((run / "result.json").read_text())
+    change(content, key, value)
+    (run / "result.json").write_text(json.dumps(content))
+    assert reason in refused(lenet_pl, "report", run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("data", ..., "data: is missing"),
+        ("data/batch_size", "x", "data.batch_size=x: must be an integer"),
+        ("data/eval_batch_size", -1, "data.eval_batch_size=-1: must be an integer"),
+        ("data/source", "${model}", "data.source: must be a mapping"),
+        ("data/source/_target_", "antigravity.X", "not allowed in a run folder"),
+        ("model", "${model}", "model: must be a mapping"),
+        ("model/num_classes", "x", "model.num_classes=x: must be an integer"),
+        ("model/num_classes", 7, "model.num_classes=7: "),
+        ("model/_target_", "antigravity.X", "not allowed in a run folder"),
+        ("loss/_target_", "os.mkdir", "not allowed in a run folder"),
+        ("trainer/precision", "${nope}", "nope"),
+        ("trainer", 5, "trainer: must be a mapping"),
+    ],
+)
+def test_configurations(lenet_pl, run, key, value, reason):
+    file = run / ".hydra" / "config.yaml"
+    content = OmegaConf.to_container(OmegaConf.load(file))
+    change(content, key, value)
+    OmegaConf.save(OmegaConf.create(content), file)
+    assert reason in refused(lenet_pl, "test", run)
+
+
+def test_yaml_that_takes_forever(lenet_pl, run):
+    file = run / ".hydra" / "config.yaml"
+    for text in (ALIASES + file.read_text(), "a: " + "[" * 100_000, "!!python/name:os.mkdir x"):
+        file.write_text(text)
+        assert "config.yaml: damaged run folder: " in refused(lenet_pl, "test", run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("DigitsDataModule/classes", ["a"], "model.num_classes=10: "),
+        ("DigitsDataModule/classes", 5, "DigitsDataModule.classes: must be a list"),
+        ("DigitsDataModule/classes", ..., "DigitsDataModule.classes: is missing"),
+        ("epoch", "x", "epoch: must be an integer"),
+        ("epoch", 1, "callbacks: must be those of epoch 2"),
+        ("settings", [], "settings: must be a mapping"),
+        ("settings/model", torch.zeros(1), "not JSON serializable"),
+        ("optimizer_states", ..., "optimizer_states: is missing"),
+        ("callbacks", ..., "callbacks: is missing"),
+        ("callbacks/EpochHistory/rows", [{"epoch": "x"}], "callbacks.EpochHistory.rows[0]"),
+        ("state_dict/net.fc2.bias", 5, "state_dict.net.fc2.bias: must be Tensor"),
+        ("state_dict/net.fc2.bias", torch.zeros(1).expand(10**12), "does not fit"),
+        ("state_dict/net.fc2.bias", torch.full((10,), torch.nan), "net.fc2.bias has NaN"),
+    ],
+)
+def test_checkpoints(lenet_pl, run, key, value, reason):
+    file = run / "checkpoints" / "best.ckpt"
+    state = torch.load(file, weights_only=True)
+    change(state, key, value)
+    torch.save(state, file)
+    assert reason in refused(lenet_pl, "test", run)
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:150_000] + bytes([content[150_000] ^ 4]) + content[150_001:]
+
+
+@pytest.mark.parametrize("model", [(), ("--model", "lenet")])
+def test_files_that_torch_did_not_write(lenet_pl, run, tmp_path, model):
+    file = run / "checkpoints" / "best.ckpt"
+    if model:  # bare weights
+        file = Path(shutil.copy(run / "best.pth", tmp_path / "weights.pth"))
+    good = file.read_bytes()
+    compressed = tmp_path / "compressed"
+    with zipfile.ZipFile(file) as source, zipfile.ZipFile(compressed, "w", 8) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    contents = [b"", b"text", good[:1000], flipped(good), compressed.read_bytes()]
+    contents += [pickle.dumps(value) for value in (Trap(), 5, {1: torch.zeros(1)}, [])]
+    for content in contents:
+        file.write_bytes(content)
+        assert str(file) in refused(lenet_pl, "test", file if model else run, *model)
+
+
+def test_a_damaged_last_checkpoint_says_what_to_do(lenet_pl, run):
+    file = run / "checkpoints" / "last.ckpt"
+    before = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(before | {"status": "interrupted"}))
+    file.write_bytes(flipped(file.read_bytes()))
+    files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    message = refused(lenet_pl, "train", f"resume={run}")
+    assert "checksums; once it is deleted, resume= starts the run from the beginning" in message
+    assert files == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_weights_that_compute_nan_are_an_error(lenet_pl, run):
+    file = run / "checkpoints" / "best.ckpt"
+    state = torch.load(file, weights_only=True)
+    state["state_dict"]["std"].fill_(0)  # finite, but divided by
+    torch.save(state, file)
+    for words in (["test", run], ["report", run], ["export", run, "--format", "html"]):
+        status, out, err = lenet_pl(*words)
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert "outputs are NaN or infinite" in err
