@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.config import check, check_choices
-from lenet_pl.errors import FAILED, exit_on_error, fail, one_line
+from lenet_pl.errors import UserError, exit_on_error, one_line
 from lenet_pl.runs import resume_arguments
 
 # name: (package whose ``commands`` module has ``NAME`` and ``add_NAME_arguments``, help)
@@ -31,8 +31,8 @@ COMMANDS = {
     "sweep": ("sweeps", "summarise a sweep, also while it runs"),
 }
 
-# Describes a launcher's unexpected error in one line; set by the Hydra callback of a sweep.
-launch_error_hook: Callable[[Exception], str] | None = None
+# Ends a sweep whose launcher failed or was stopped; set by the Hydra callback of a sweep.
+sweep_error_hook: Callable[[BaseException], NoReturn] | None = None
 
 
 def main() -> None:
@@ -66,15 +66,15 @@ def train() -> None:
 def run(program: Callable[[], Any]) -> None:
     """Run a Hydra program; report errors that the user can fix in one line, with exit status 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its exceptions instead of printing
-    try:
-        with exit_on_error(explain):
+    with exit_on_error(explain):
+        try:
             sys.argv[1:] = resume_arguments(sys.argv[1:])
             prefer_own_presets()
             program()
-    except Exception as error:
-        if launch_error_hook is None:
-            raise
-        fail(launch_error_hook(error), FAILED)  # for example, a killed worker process
+        except BaseException as error:
+            if sweep_error_hook is None or isinstance(error, UserError | HydraException):
+                raise
+            sweep_error_hook(error)
 
 
 def job(cfg: DictConfig) -> float | None:

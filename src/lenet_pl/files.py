@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -101,3 +103,11 @@ def display_path(path: Path) -> Path:
     """Return the path relative to the current folder if it lies inside, else the absolute path."""
     path = path.absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def shell_override(key: str, path: Path) -> str:
+    """``hydra.run.dir=PATH`` for Hydra, quoted where Hydra and the shell require it."""
+    text = path.as_posix()
+    if not re.fullmatch(r"[\w./:~+-]+", text):
+        text = "'" + text.replace("'", r"\'") + "'"
+    return shlex.quote(f"{key}={text}")

@@ -28,6 +28,9 @@ EXTRAS = {  # of lenet-pl, by the Hydra plugin that it installs
 }
 
 
+KEPT = ("result.json", "checkpoints")  # of an earlier start of a job
+
+
 @dataclass(frozen=True)
 class Plan:
     """A sweep that has been checked and can start."""
@@ -38,6 +41,7 @@ class Plan:
     existing: dict[str, list[str]]  # by name, the parameters of jobs from an earlier start
     threads: int | None  # CPU threads of a parallel job; None where jobs run one after another
     cwd: Path = field(default_factory=Path.cwd)  # at the start; workers change to it
+    pid: int = field(default_factory=os.getpid)  # of the main process
     started: float = field(default_factory=time.time)  # to compare with the times of files
 
 
@@ -57,7 +61,9 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     if names and ("multirun.yaml" not in names or ".hydra" in names):
         raise folder_error(config, "is not a sweep's folder; choose another folder")
     _check_plugins(config)
-    existing = {p.name: parameter_overrides(read_overrides(p)) for p in job_folders(folder)}
+    # a job that was stopped while it started has nothing to keep, and perhaps no overrides
+    begun = [p for p in job_folders(folder) if any((p / name).exists() for name in KEPT)]
+    existing = {path.name: parameter_overrides(read_overrides(path)) for path in begun}
     params = sweeper.get("params") or {}
     overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
