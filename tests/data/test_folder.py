@@ -319,7 +319,11 @@ def official_splits(*splits, without=(), extra=None):
     ("change", "message"),
     [
         (one_image, "class folder dog has 1 image .*; a class needs at least 2"),
-        (one_readable_image, "class folder dog has 1 image that can be read; a class needs"),
+        (
+            one_readable_image,
+            "class folder dog has 1 image that can be read; a class needs at least 2; "
+            "dog/1.png: an empty file",
+        ),
         (
             different_case,
             "class folders (Dog and dog|dog and Dog) differ by case only; merge or ren",

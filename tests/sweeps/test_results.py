@@ -115,6 +115,18 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     assert "| 0.1 | 95.50 % | 0.71 % | 2 | 3, 2 |" in markdown(sweep)
 
 
+def test_a_job_without_all_figures_cannot_win(grid: Path) -> None:
+    for name, missing in [("10", "val/loss"), ("2", "test/acc_high")]:
+        result = json.loads((grid / name / "result.json").read_text())
+        result["metrics"] |= {"test/acc": 0.9, "test/loss": 0.3, "test/acc_low": 0.8}
+        result["metrics"].pop(missing, None)
+        (grid / name / "result.json").write_text(json.dumps(result))
+    sweep = read_sweep(grid)
+    write_files(sweep)
+    assert dict(outcome(sweep))["winner"].startswith("job 2 ")
+    assert dict(outcome(sweep))["test"] == "not yet"
+
+
 def test_overrides_added_by_resuming_a_job_are_no_parameters(grid: Path) -> None:
     overrides = ["data=mini", "optimizer.lr=0.1", "data.batch_size=64"]
     overrides.append("~callbacks.early_stopping")

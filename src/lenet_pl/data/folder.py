@@ -66,14 +66,15 @@ class Folder:
             broken |= failed
             least = (2 if split == "train" else 1) if folders else 0
             counts = torch.bincount(data[split].labels, minlength=len(classes)).tolist()
-            if few := [(name, n) for name, n in zip(classes, counts, strict=True) if n < least]:
-                name, n = few[0]
+            for name, n in zip(classes, counts, strict=True):
+                if n >= least:
+                    continue
                 prefix = f"{split}/" if len(splits) > 1 else ""
                 kind = "that can be read" if failed else "(PNG, JPEG, BMP, TIFF and so on)"
-                more = f" (and {len(few) - 1} other classes too few)" if few[1:] else ""
+                example = next((f"; {file}: {reason}" for file, reason in failed.items()), "")
                 raise self._error(
-                    f"class folder {prefix}{name} has {n} image{'s' * (n != 1)} {kind}{more}; "
-                    f"a class needs at least {least}"
+                    f"class folder {prefix}{name} has {n} image{'s' * (n != 1)} {kind}; "
+                    f"a class needs at least {least}{example}"
                 )
         return RawDataset(data["train"], data["test"], classes, origin, data["val"], files, broken)
 

@@ -49,9 +49,13 @@ class Job:
         return {override_key(key): value.strip("'\"") for key, _, value in pairs}
 
     @property
+    def validated(self) -> bool:
+        return {"val/acc", "val/loss"} <= self.metrics.keys()
+
+    @property
     def scored(self) -> bool:
         """Whether the job can win."""
-        return self.status == "finished" and "val/acc" in self.metrics
+        return self.status == "finished" and self.validated
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,9 @@ class SeedGroup:
     def statistics(self, split: str) -> dict[str, Any]:
         """A split's metrics, with the interval of a single test, for JSON; empty if not tested."""
         acc, loss, n = f"{split}/acc", f"{split}/loss", len(self.jobs)
-        if any(acc not in job.metrics for job in self.jobs):
-            return {}
         ends = (f"{acc}_low", f"{acc}_high") if split == "test" and n == 1 else ()
+        if not all({acc, loss, *ends} <= job.metrics.keys() for job in self.jobs):
+            return {}
         means = {acc: self.mean(acc), f"{acc}_sd": self.sd(acc), loss: self.mean(loss), "n": n}
         return means | {key: self.jobs[0].metrics[key] for key in ends}
 
@@ -303,7 +307,7 @@ def _tables(sweep: SweepResults) -> list[list[list[str]]]:
     jobs = [["job", *short_names(sweep.varied).values(), "status", *scores, "seconds", "folder"]]
     for job in sweep.jobs:
         line = [job.name, *(readable(job.values.get(key, "")) for key in sweep.varied), job.status]
-        if "val/acc" in job.metrics and job.status != "failed":
+        if job.validated and job.status != "failed":
             acc, loss = job.metrics["val/acc"], job.metrics["val/loss"]
             line += [str(job.best_epoch), percent(acc), f"{loss:.4f}"]
         else:
