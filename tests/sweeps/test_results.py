@@ -32,6 +32,7 @@ def test_jobs_are_ranked_by_validation_accuracy_then_loss(grid: Path) -> None:
     assert lines["winner"] == "job 10  lr 0.1, batch_size 64"
     assert lines["validation"] == "95.00 %  loss 0.1000"
     assert lines["test"] == "not yet"
+    assert outcome(read_sweep(grid, total=5))[0][0] == "best so far"  # a job has not started
     assert lines["failed"] == "job 1: train/loss is nan in epoch 1"
 
 

@@ -181,20 +181,18 @@ class SweepCallback(Callback):
     def summarise(self, test: bool) -> bool:
         """Test the winner, unless jobs are missing, and summarise; return whether all went well."""
         self.progress.stop()
-        sweep = read_sweep(display_path(self.plan.folder))
-        done = sweep.counts["finished"] + sweep.counts["failed"]
-        complete = done == len(sweep.jobs) >= (self.plan.total or 0)
-        if test and complete and sweep.winner:
+        sweep = read_sweep(display_path(self.plan.folder), self.plan.total or 0)
+        if test and sweep.complete and sweep.winner:
             from lenet_pl.evaluation.evaluate import test_winner  # imports torch
 
             try:
                 test_winner([job.folder for job in sweep.winner.jobs])
-                sweep = read_sweep(sweep.folder)
+                sweep = read_sweep(sweep.folder, sweep.total)
             except UserError as error:
                 sweep = replace(sweep, test_error=str(error))
         write_files(sweep)
         console.print("", summary(sweep, program_name()), sep="\n", soft_wrap=True)
-        return complete and not sweep.counts["failed"] and not sweep.test_error
+        return sweep.complete and not sweep.counts["failed"] and not sweep.test_error
 
     def end_early(self, error: BaseException) -> NoReturn:
         """Summarise the jobs so far after a signal, or an error of the launcher, and exit."""

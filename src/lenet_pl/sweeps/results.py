@@ -99,6 +99,7 @@ class SweepResults:
     jobs: tuple[Job, ...]  # finished ones by validation accuracy, unfinished ones, failed ones
     varied: tuple[str, ...]  # the keys whose values differ between jobs
     groups: tuple[SeedGroup, ...]  # of the finished jobs, best mean first
+    total: int = 0  # the number of planned jobs, if known
     test_error: str | None = None  # why the winner could not be tested
 
     @property
@@ -114,6 +115,12 @@ class SweepResults:
     def counts(self) -> Counter[str]:
         """The number of jobs by status."""
         return Counter(job.status for job in self.jobs)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all jobs have ended."""
+        done = self.counts["finished"] + self.counts["failed"]
+        return done >= max(len(self.jobs), self.total)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -161,7 +168,7 @@ def readable_result(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def read_sweep(folder: Path) -> SweepResults:
+def read_sweep(folder: Path, total: int = 0) -> SweepResults:
     """Read and rank the jobs of a sweep, which may still be running."""
     jobs = [read_job(path) for path in job_folders(folder)]
     if not jobs:
@@ -175,7 +182,7 @@ def read_sweep(folder: Path) -> SweepResults:
         settings[tuple(job.values.get(key) for key in varied if key != "seed")].append(job)
     groups = [SeedGroup(tuple(group)) for group in settings.values()]
     groups.sort(key=lambda group: (-group.mean(), group.mean("val/loss")))
-    return SweepResults(folder, tuple(jobs), varied, tuple(groups))
+    return SweepResults(folder, tuple(jobs), varied, tuple(groups), total)
 
 
 def _rank(job: Job) -> tuple[float, ...]:
@@ -277,10 +284,12 @@ def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
         names = short_names(sweep.varied)
         values = (f"{names[key]} {readable(winner.values.get(key, 'default'))}" for key in keys)
         jobs = f"job{'' if single else 's'} {', '.join(winner.names)}"
-        running = sweep.counts["unfinished"] or sweep.counts["interrupted"]
         not_tested = f"none: {sweep.test_error}" if sweep.test_error else "not yet"
         lines = [
-            ("best so far" if running else "winner", f"{jobs}  {', '.join(values)}".rstrip()),
+            (
+                "winner" if sweep.complete else "best so far",
+                f"{jobs}  {', '.join(values)}".rstrip(),
+            ),
             ("validation", _score(winner, "val")),
             ("test", _score(winner, "test") or not_tested),
         ]
