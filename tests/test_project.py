@@ -1,8 +1,12 @@
 """Commands for development agree with each other, and the tree names no machine."""
 
+import json
+import os
 import re
 import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -37,6 +41,28 @@ def test_workflow_covers_every_supported_python():
     supported = [f"3.{minor}" for minor in range(50) if f"3.{minor}" in versions]
     assert job["strategy"]["matrix"]["python"] == supported
     assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    newest = workflow["jobs"]["newest"]
+    assert newest["continue-on-error"] is True
+    assert newest["if"] == "github.event_name == 'schedule'"
+    assert "schedule" in workflow[True]  # YAML 1.1 reads the key on as a boolean
+
+
+@pytest.mark.download
+def test_the_wheel_trains_outside_the_repository(tmp_path):
+    """Build it as pip does, which fetches the build backend."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT], check=True)
+    [wheel] = tmp_path.glob("lenet_pl-*.whl")
+    target, cwd = tmp_path / "target", tmp_path / "cwd"
+    subprocess.run([*pip, "install", "--no-deps", "--target", target, wheel], check=True)
+    cwd.mkdir()
+    script = [sys.executable, target / "bin" / "lenet-pl", "train"]
+    options = {"cwd": cwd, "env": {**os.environ, "PYTHONPATH": str(target)}, "check": True}
+    code = "import lenet_pl; print(lenet_pl.__file__)"
+    imported = subprocess.run([sys.executable, "-c", code], capture_output=True, **options)
+    assert target in Path(os.fsdecode(imported.stdout)).parents
+    subprocess.run([*script, "data=mini", "trainer=debug", "hydra.run.dir=run"], **options)
+    assert json.loads((cwd / "run" / "result.json").read_text())["status"] == "finished"
 
 
 def test_no_file_names_a_machine():

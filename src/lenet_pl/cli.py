@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -22,12 +22,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from lenet_pl.config import SINGLE, check, check_hydra, conf_dir, options, task_config
 from lenet_pl.errors import (
-    FAILED,
     ConfigError,
     UserError,
     check_output,
     exit_on_error,
-    fail,
     protect_output,
 )
 from lenet_pl.rules import show
@@ -43,8 +41,8 @@ COMMANDS = {
     "sweep": ("sweeps", "summarise a sweep, also while it runs"),
 }
 
-# Describes a launcher's unexpected error in one line; set by the Hydra callback of a sweep.
-launch_error_hook: Callable[[Exception], str] | None = None
+# Ends a sweep whose launcher failed or was stopped; set by the Hydra callback of a sweep.
+sweep_error_hook: Callable[[BaseException], NoReturn] | None = None
 
 
 def main() -> None:
@@ -92,10 +90,10 @@ def run(program: Callable[[], Any]) -> None:
             sys.argv[1:] = check_arguments(resume_arguments(sys.argv[1:]))
             prefer_own_presets()
             program()
-        except Exception as error:
-            if launch_error_hook is None or isinstance(error, UserError | HydraException):
+        except BaseException as error:
+            if sweep_error_hook is None or isinstance(error, UserError | HydraException):
                 raise
-            fail(launch_error_hook(error), FAILED)  # for example, a killed worker process
+            sweep_error_hook(error)
 
 
 def job(cfg: DictConfig) -> float | None:

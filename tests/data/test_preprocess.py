@@ -1,7 +1,9 @@
 """Photographs and scans of a digit, converted to images like MNIST's."""
 
 import io
+import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +131,30 @@ def test_unreadable_images(tmp_path, name):
         assert str(caught.value).startswith(f"{shown}: {MESSAGES[name]}")
 
 
+def test_what_is_no_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", tmp_path, Path(os.devnull)):
+        with pytest.raises(DataError, match=rf"{path}: not a regular file"):
+            open_image(path)
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    seven("L").save(tmp_path / "a.png")
+    assert open_image(tmp_path / "link.png").size == seven("L").size
+
+
+def test_a_file_that_is_too_large(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(2**40)  # sparse
+    with pytest.raises(DataError, match=r"a.png: larger than 256 MiB"):
+        open_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+def test_fewer_than_16_bits_in_16(bits):
+    values = np.asarray(seven("L")).astype(np.uint16)
+    image = Image.fromarray(values * ((2**bits - 1) // 255))
+    assert (preprocess(image).float() - preprocess(seven("L")).float()).abs().mean() < 4
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"none.png: No such file or directory"):
         open_image(tmp_path / "none.png")
@@ -156,4 +182,7 @@ def test_image_files_are_searched_in_subfolders(tmp_path):
     (tmp_path / "._a.png").touch()
     (tmp_path / "notes.txt").touch()
     (tmp_path / "inner" / "again").symlink_to(tmp_path, target_is_directory=True)
-    assert list(image_files(tmp_path)) == [tmp_path / "inner" / "a.PNG"]
+    for name in ("b.jfif", "c.HEIC"):  # the second cannot be read, which is better than ignored
+        (tmp_path / "inner" / name).touch()
+    names = sorted(path.name for path in image_files(tmp_path))
+    assert names == ["a.PNG", "b.jfif", "c.HEIC"]

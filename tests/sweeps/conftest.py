@@ -1,6 +1,7 @@
 """A grid of jobs on disk, and sweeps run in this process."""
 
 import gc
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,8 @@ def run_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         except SystemExit as ended:
             return int(ended.code or 0)
         finally:
-            cli.launch_error_hook = training.job_hook = None
+            cli.sweep_error_hook = training.job_hook = None
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             gc.collect()  # releases the lock of an interrupted sweep, as the end of a process does
         return 0
 

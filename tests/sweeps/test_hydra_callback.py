@@ -2,7 +2,12 @@
 
 import io
 import json
+import os
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -17,10 +22,13 @@ from tensorboard import program
 
 from lenet_pl import training
 from lenet_pl.callbacks.history import EpochHistory
+from lenet_pl.cli import prefer_own_presets
 from lenet_pl.console import end_summary
 from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation import evaluate
 from lenet_pl.runs import Run, open_run, resume_arguments
+from lenet_pl.sweeps import hydra_callback
+from lenet_pl.sweeps.plan import Plan
 
 RunSweep = Callable[..., int]
 
@@ -66,22 +74,27 @@ def test_a_sweep_ends_with_a_table_and_tests_only_the_winner(
 def test_an_interrupted_sweep_continues(
     run_sweep: RunSweep, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    def run(folder: str) -> int:
-        preset = ["sweep=seeds", "seed=0,1,2"]  # a sweep without -m
-        return run_sweep(*SHORT, *preset, f"hydra.sweep.dir={folder}", "test=false")
-
-    assert run("uninterrupted") == 0
+    preset = [*SHORT, "sweep=seeds", "seed=0,1,2", "test=false"]  # a sweep without -m
+    folder = tmp_path / "it's a=b"
+    assert run_sweep(*preset, "hydra.sweep.dir=uninterrupted") == 0
     with monkeypatch.context() as patch:
 
         def stop(self, trainer, pl_module, start=EpochHistory.on_train_epoch_start):
-            if trainer.current_epoch == 1 and Path("interrupted/0/result.json").exists():
-                raise SystemExit(1)
+            if trainer.current_epoch == 1 and (folder / "0" / "result.json").exists():
+                os.kill(os.getpid(), signal.SIGTERM)
             start(self, trainer, pl_module)
 
         patch.setattr(EpochHistory, "on_train_epoch_start", stop)
-        assert run("interrupted") == 1
-    assert "hydra.sweep.dir=interrupted" in capsys.readouterr().out
-    (tmp_path / "interrupted" / "1" / "result.json").unlink()  # as after SIGKILL
+        assert run_sweep(*preset, r"hydra.sweep.dir='it\'s a=b'") == 1
+    printed, error = capsys.readouterr()
+    assert error.endswith("error: stopped\n")
+    assert "best so far  job 0" in printed
+    command = printed.splitlines()[-1].removeprefix("to continue  python train.py ")
+    assert f"if stopped  python train.py {command}\n" in printed
+    assert "test/acc" not in read_results(folder)["0"]["metrics"]
+    (folder / "1" / "result.json").unlink()  # as after SIGKILL
+    (folder / "2" / ".hydra").mkdir(parents=True)  # as after SIGKILL at the start of a job
+    (folder / "2" / ".hydra" / "overrides.yaml").touch()
     trained = []
     train_run = training.train_run
 
@@ -90,22 +103,60 @@ def test_an_interrupted_sweep_continues(
         return train_run(cfg, **kwargs)
 
     monkeypatch.setattr(training, "train_run", recorded)
-    assert run("interrupted") == 0
+    assert run_sweep(*shlex.split(command)) == 0
     assert trained == [("1", True), ("2", False)]
     tables = [
         [
             {key: value for key, value in row.items() if key not in ("seconds", "folder")}
-            for row in read_table(tmp_path / name)
+            for row in read_table(path)
         ]
-        for name in ("uninterrupted", "interrupted")
+        for path in (tmp_path / "uninterrupted", folder)
     ]
     assert tables[0] == tables[1]
     assert len(tables[0]) == 3
-    results = read_results(tmp_path / "interrupted").values()
-    assert all("test/acc" not in result["metrics"] for result in results)
-    message = r"resume=interrupted/1: a job of a sweep; .*sweep.dir=interrupted, or"
+    assert all("test/acc" not in result["metrics"] for result in read_results(folder).values())
+    message = r"resume=uninterrupted/1: a job of a sweep; .*sweep.dir=uninterrupted, or"
     with pytest.raises(ConfigError, match=message):
-        resume_arguments(["resume=interrupted/1", "trainer.max_epochs=3"])
+        resume_arguments(["resume=uninterrupted/1", "trainer.max_epochs=3"])
+
+
+@pytest.mark.parametrize("depth", [1, 2])  # a job of submitit is the child of a child
+def test_a_worker_ends_with_the_main_process(depth: int) -> None:
+    code = f"import os, time; from {hydra_callback.__name__} import end_with; end_with(%d)"
+    code += "; print(flush=True); time.sleep(60)"
+    start = (
+        "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1], *sys.argv[2:]])"
+    )
+    main = f"import os, subprocess, sys; code = {code!r} % os.getpid()"
+    main += f"; subprocess.run([sys.executable, '-c', *{[start] * (depth - 1)}, code])"
+    process = subprocess.Popen([sys.executable, "-c", main], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.readline()
+        process.kill()
+        process.wait()
+        killed = time.monotonic()
+        process.stdout.read()  # until the worker, which inherited it, has ended
+    assert time.monotonic() - killed < 20
+
+
+@pytest.mark.parametrize(
+    ("launcher", "pids"),
+    [("joblib", [os.getpid()]), ("submitit_local", [os.getpid()]), ("submitit_slurm", [])],
+)
+def test_jobs_on_this_machine_end_with_the_main_process(launcher, pids, monkeypatch) -> None:
+    called: list[int] = []
+    monkeypatch.setattr(hydra_callback, "end_with", called.append)
+    monkeypatch.setattr(hydra_callback, "_limit_resources", lambda plan, number: None)
+    monkeypatch.setattr(training, "job_hook", None)
+    callback = hydra_callback.SweepCallback()
+    callback.plan = Plan(Path("s"), total=2, varied=("seed",), existing={}, threads=1)
+    prefer_own_presets()
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        words = [f"hydra/launcher={launcher}", "hydra.mode=MULTIRUN", "hydra.job.num=0"]
+        config = compose("config", words, return_hydra_config=True)
+    callback.on_job_start(config)
+    assert called == pids
 
 
 def test_the_winner_is_tested_like_any_run(

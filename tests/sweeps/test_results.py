@@ -32,6 +32,7 @@ def test_jobs_are_ranked_by_validation_accuracy_then_loss(grid: Path) -> None:
     assert lines["winner"] == "job 10  lr 0.1, batch_size 64"
     assert lines["validation"] == "95.00 %  loss 0.1000"
     assert lines["test"] == "not yet"
+    assert outcome(read_sweep(grid, total=5))[0][0] == "best so far"  # a job has not started
     assert lines["failed"] == "job 1: train/loss is nan in epoch 1"
 
 
@@ -113,6 +114,18 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     assert float(row["val/acc_mean"]) == statistics.fmean([0.98, 0.90])
     assert row["n"] == "2"
     assert "| 0.1 | 95.50 % | 0.71 % | 2 | 3, 2 |" in markdown(sweep)
+
+
+def test_a_job_without_all_figures_cannot_win(grid: Path) -> None:
+    for name, missing in [("10", "val/loss"), ("2", "test/acc_high")]:
+        result = json.loads((grid / name / "result.json").read_text())
+        result["metrics"] |= {"test/acc": 0.9, "test/loss": 0.3, "test/acc_low": 0.8}
+        result["metrics"].pop(missing, None)
+        (grid / name / "result.json").write_text(json.dumps(result))
+    sweep = read_sweep(grid)
+    write_files(sweep)
+    assert dict(outcome(sweep))["winner"].startswith("job 2 ")
+    assert dict(outcome(sweep))["test"] == "not yet"
 
 
 def test_overrides_added_by_resuming_a_job_are_no_parameters(grid: Path) -> None:

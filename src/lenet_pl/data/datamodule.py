@@ -34,14 +34,13 @@ class DataSplits:
     facts: Mapping[str, Any]
     broken: Mapping[str, str]  # by file, why an image could not be read
     report: Mapping[str, Any]  # of cleaning.inspect; empty if it was not called
-    folds: int  # of the cross-validation that finds label issues
-    seed: int  # of these folds
+    folds: tuple[int, int]  # their number and seed, to find label issues by cross-validation
 
     @cached_property
     def label_issues(self) -> list[dict[str, Any]]:
         """Suspect labels of the training split, found when they are first needed."""
-        train, indices, classes = self.splits["train"], self.indices["train"], self.facts["classes"]
-        return cleaning.find_label_issues(train, indices, classes, self.folds, self.seed)
+        train, indices = self.splits["train"], self.indices["train"]
+        return cleaning.find_label_issues(train, indices, self.facts["classes"], *self.folds)
 
 
 class DigitsDataModule(LightningDataModule):
@@ -125,8 +124,7 @@ class DigitsDataModule(LightningDataModule):
 
     def _key(self) -> Hashable:
         files = [(path.absolute(), path.stat()) for path in self.source.paths() if path.exists()]
-        stats = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in files]
-        return self.options, *stats
+        return self.options, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in files)
 
     def _cached(self) -> DataSplits | None:
         return None if self.cache is None else self.cache.get(self._key())
@@ -181,8 +179,8 @@ class DigitsDataModule(LightningDataModule):
             "broken": list(raw.broken),
         }
         files = {name: subset.files for name, subset in subsets.items() if subset.files}
-        folds, seed = self.suspect_folds, self.split_seed
-        return DataSplits(splits, indices, files, facts, raw.broken, report, folds, seed)
+        folds = self.suspect_folds, self.split_seed
+        return DataSplits(splits, indices, files, facts, raw.broken, report, folds)
 
     def facts(self) -> dict[str, Any]:
         """What identifies the data and its splits, in plain types."""
@@ -207,25 +205,23 @@ class DigitsDataModule(LightningDataModule):
 
     def notes(self) -> list[str]:
         """Lines for the console about everything unusual in the data."""
-        loaded, facts = self._loaded, self._loaded.facts
-        lines = []
+        loaded, facts, lines = self._loaded, self._loaded.facts, []
         if facts["split"]:
-            ratios = " : ".join(f"{ratio:g}" for ratio in facts["split"])
-            lines.append(f"split       {ratios} of all images")
+            lines.append(
+                f"split       {' : '.join(map('{:g}'.format, facts['split']))} of all images"
+            )
         if facts["pooled"]:
-            text = "with the official test set: do not compare with published results"
-            lines.append(f"pooled      {text}")
+            advice = "do not compare with published results"
+            lines.append(f"pooled      with the official test set: {advice}")
         if loaded.report:
             lines.append(f"cleaned     {cleaning.summary(loaded.report)}")
         if self.suspect_folds:
-            issues = loaded.label_issues
-            lines.append(f"suspects    {len(issues):,} label issues, in cleaning.json")
+            lines.append(f"suspects    {len(loaded.label_issues):,} label issues, in cleaning.json")
         if self.fraction < 1:
             lines.append(f"reduced     to {self.fraction:.4g} of the training images")
         broken = [f"left out    {file}: {reason}" for file, reason in loaded.broken.items()]
-        if (more := len(broken) - LISTED) > 0:
-            broken[LISTED:] = [f"            and {more:,} more, all in result.json"]
-        return lines + broken
+        more = [f"            and {len(broken) - LISTED:,} more, all in result.json"]
+        return lines + broken[:LISTED] + more * (len(broken) > LISTED)
 
     def train_dataloader(self) -> Loader:
         assert self.trainer is not None

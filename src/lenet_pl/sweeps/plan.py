@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.config import check, check_hydra, flatten, task_config
-from lenet_pl.errors import ConfigError
+from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.records import read_overrides
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
@@ -26,6 +28,9 @@ EXTRAS = {  # of lenet-pl, by the Hydra plugin that it installs
     "hydra_submitit_launcher": "slurm",
     "hydra_optuna_sweeper": "optuna",
 }
+
+
+KEPT = ("result.json", "checkpoints")  # of an earlier start of a job
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Plan:
     existing: dict[str, list[str]]  # by name, the parameters of jobs from an earlier start
     threads: int | None  # CPU threads of a parallel job; None where jobs run one after another
     cwd: Path = field(default_factory=Path.cwd)  # at the start; workers change to it
+    pid: int = field(default_factory=os.getpid)  # of the main process
     started: float = field(default_factory=time.time)  # to compare with the times of files
 
 
@@ -57,7 +63,9 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     if names and ("multirun.yaml" not in names or ".hydra" in names):
         raise folder_error(config, "is not a sweep's folder; choose another folder")
     _check_plugins(config)
-    existing = {p.name: parameter_overrides(read_overrides(p)) for p in job_folders(folder)}
+    # a job that was stopped while it started has nothing to keep, and perhaps no overrides
+    begun = [p for p in job_folders(folder) if any((p / name).exists() for name in KEPT)]
+    existing = {path.name: parameter_overrides(read_overrides(path)) for path in begun}
     params = sweeper.get("params") or {}
     overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
@@ -79,7 +87,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     else:  # the sweeper chooses the jobs as it goes
         _check_devices(config)
         file = folder / "multirun.yaml"
-        if file.is_file() and _search(OmegaConf.load(file)) != _search(config):
+        if file.is_file() and _search(_load(file)) != _search(config):
             raise folder_error(config, "holds another sweep; choose another folder")
         configs, total = [config], sweeper.get("n_trials")
     for data in {OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values():
@@ -145,28 +153,34 @@ def _check_devices(cfg: DictConfig) -> None:
             )
 
 
-def _search(config: Any) -> list[str]:
+def _load(file: Path) -> Any:
+    try:
+        return OmegaConf.load(file)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{file}: damaged: {one_line(error)}") from error
+
+
+def _search(config: Any) -> list[Any]:
     """What identifies a search, whose jobs are not known beforehand."""
     sweeper = config.hydra.sweeper
     keys = [key for key in sweeper if key != "n_trials"]  # more trials extend the same search
     return [OmegaConf.to_yaml(OmegaConf.masked_copy(sweeper, keys)), _parameters(config)]
 
 
-def _parameters(config: Any) -> str:
-    """The configuration of what is trained, as YAML."""
+def _parameters(config: Any) -> dict[str, Any]:
+    """The configuration of what is trained, by dotted key."""
     keys = [key for key in config if key not in ("hydra", *NOT_PARAMETERS)]
-    return OmegaConf.to_yaml(OmegaConf.masked_copy(config, keys))
+    return flatten(OmegaConf.to_container(OmegaConf.masked_copy(config, keys)))
 
 
 def _difference(file: Path, config: DictConfig) -> str:
     """How a job's configuration differs from that of an earlier start; empty if it does not."""
-    old, new = (_parameters(OmegaConf.load(file)) if file.is_file() else "", _parameters(config))
-    if old in ("", new):
-        return ""
-    before, now = (flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (old, new))
-    changed = [key for key in {**now, **before} if before.get(key) != now.get(key)]
-    values = [f"{key} was {before.get(key)}, now {now.get(key)}" for key in changed]
-    return f"in its job {file.parents[1].name} {values[0]}" if values else ""
+    now = _parameters(config)
+    before = _parameters(_load(file)) if file.is_file() else now
+    for key in now | before:
+        if (old := before.get(key)) != (new := now.get(key)):
+            return f"in its job {file.parents[1].name} {key} was {old}, now {new}"
+    return ""
 
 
 def _threads(launcher: DictConfig, total: int | None) -> int | None:

@@ -4,6 +4,7 @@ import re
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 from lenet_pl.console import console, percent
@@ -54,8 +55,8 @@ def print_end(plan: Plan, folder: Path) -> None:
         accuracy, name = max(scores)
         sweep.append(f"best so far {percent(accuracy)} (job {name})")
     if ends and plan.total and done < plan.total:
-        seconds = seconds_per_job([*ends.values()], plan.started, bool(plan.threads))
-        sweep.append(f"about {duration(seconds * (plan.total - done))} left")
+        seconds = (max(ends.values()) - plan.started) / len(ends) * (plan.total - done)
+        sweep.append(f"about {timedelta(seconds=round(seconds))} left")
     varied = label(plan, job.overrides) if plan.threads else ""  # else printed at its start
     earlier = "" if job.name in ends else "earlier"
     print_line(f"job {job.name}", varied, *outcome, earlier, f"·  {', '.join(sweep)}")
@@ -67,25 +68,6 @@ def end_time(plan: Plan, folder: Path) -> float | None:
         if (time := (folder / "result.json").stat().st_mtime) >= plan.started:
             return time
     return None
-
-
-def seconds_per_job(ends: list[float], started: float, parallel: bool) -> float:
-    """Seconds per job, from the times at which jobs ended and the sweep started.
-
-    Sequential jobs are measured from the end of the first, which leaves out imports; parallel
-    ones from the start, since those that start together end together.
-    """
-    if len(ends) == 1 or parallel:
-        return (max(ends) - started) / len(ends)
-    return (max(ends) - min(ends)) / (len(ends) - 1)
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``12 min`` or ``3 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 class ParallelProgress(threading.Thread):

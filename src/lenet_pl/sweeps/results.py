@@ -49,9 +49,13 @@ class Job:
         return {override_key(key): value.strip("'\"") for key, _, value in pairs}
 
     @property
+    def validated(self) -> bool:
+        return {"val/acc", "val/loss"} <= self.metrics.keys()
+
+    @property
     def scored(self) -> bool:
         """Whether the job can win."""
-        return self.status == "finished" and "val/acc" in self.metrics
+        return self.status == "finished" and self.validated
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,9 @@ class SeedGroup:
     def statistics(self, split: str) -> dict[str, Any]:
         """A split's metrics, with the interval of a single test, for JSON; empty if not tested."""
         acc, loss, n = f"{split}/acc", f"{split}/loss", len(self.jobs)
-        if any(acc not in job.metrics for job in self.jobs):
-            return {}
         ends = (f"{acc}_low", f"{acc}_high") if split == "test" and n == 1 else ()
+        if not all({acc, loss, *ends} <= job.metrics.keys() for job in self.jobs):
+            return {}
         means = {acc: self.mean(acc), f"{acc}_sd": self.sd(acc), loss: self.mean(loss), "n": n}
         return means | {key: self.jobs[0].metrics[key] for key in ends}
 
@@ -95,6 +99,7 @@ class SweepResults:
     jobs: tuple[Job, ...]  # finished ones by validation accuracy, unfinished ones, failed ones
     varied: tuple[str, ...]  # the keys whose values differ between jobs
     groups: tuple[SeedGroup, ...]  # of the finished jobs, best mean first
+    total: int = 0  # the number of planned jobs, if known
     test_error: str | None = None  # why the winner could not be tested
 
     @property
@@ -110,6 +115,12 @@ class SweepResults:
     def counts(self) -> Counter[str]:
         """The number of jobs by status."""
         return Counter(job.status for job in self.jobs)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all jobs have ended."""
+        done = self.counts["finished"] + self.counts["failed"]
+        return done >= max(len(self.jobs), self.total)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -154,7 +165,7 @@ def readable_result(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def read_sweep(folder: Path) -> SweepResults:
+def read_sweep(folder: Path, total: int = 0) -> SweepResults:
     """Read and rank the jobs of a sweep, which may still be running."""
     jobs = [read_job(path) for path in job_folders(folder)]
     if not jobs:
@@ -168,7 +179,7 @@ def read_sweep(folder: Path) -> SweepResults:
         settings[tuple(job.values.get(key) for key in varied if key != "seed")].append(job)
     groups = [SeedGroup(tuple(group)) for group in settings.values()]
     groups.sort(key=lambda group: (-group.mean(), group.mean("val/loss")))
-    return SweepResults(folder, tuple(jobs), varied, tuple(groups))
+    return SweepResults(folder, tuple(jobs), varied, tuple(groups), total)
 
 
 def _rank(job: Job) -> tuple[float, ...]:
@@ -270,10 +281,12 @@ def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
         names = short_names(sweep.varied)
         values = (f"{names[key]} {readable(winner.values.get(key, 'default'))}" for key in keys)
         jobs = f"job{'' if single else 's'} {', '.join(winner.names)}"
-        running = sweep.counts["unfinished"] or sweep.counts["interrupted"]
         not_tested = f"none: {sweep.test_error}" if sweep.test_error else "not yet"
         lines = [
-            ("best so far" if running else "winner", f"{jobs}  {', '.join(values)}".rstrip()),
+            (
+                "winner" if sweep.complete else "best so far",
+                f"{jobs}  {', '.join(values)}".rstrip(),
+            ),
             ("validation", _score(winner, "val")),
             ("test", _score(winner, "test") or not_tested),
         ]
@@ -300,7 +313,7 @@ def _tables(sweep: SweepResults) -> list[list[list[str]]]:
     jobs = [["job", *short_names(sweep.varied).values(), "status", *scores, "seconds", "folder"]]
     for job in sweep.jobs:
         line = [job.name, *(readable(job.values.get(key, "")) for key in sweep.varied), job.status]
-        if "val/acc" in job.metrics and job.status != "failed":
+        if job.validated and job.status != "failed":
             acc, loss = job.metrics["val/acc"], job.metrics["val/loss"]
             line += [str(job.best_epoch), percent(acc), f"{loss:.4f}"]
         else:
