@@ -123,8 +123,8 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
     return min(1.0, 2 * sum(ways) / (1 << n))
 
 
-def most_confident_errors(logits: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Indices of at most ``count`` misclassified images, the most confident first."""
-    confidence, predicted = logits.softmax(1).max(1)
-    wrong = (predicted != labels).nonzero().flatten()
-    return wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
+def by_confidence(logits: Tensor, selected: Tensor, count: int, descending: bool = True) -> Tensor:
+    """Indices of up to ``count`` images of the mask ``selected``, ordered by confidence."""
+    indices = selected.nonzero().flatten()
+    confidence = logits[indices].softmax(1).amax(1)
+    return indices[confidence.argsort(descending=descending, stable=True)][:count]

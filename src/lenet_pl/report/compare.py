@@ -11,7 +11,7 @@ from lenet_pl.config import flatten
 from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
-from lenet_pl.report.page import by_confidence, image_cards, write_page
+from lenet_pl.report.page import image_cards, write_page
 
 
 def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, Any]:
@@ -55,8 +55,8 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
         "rows": table(first, second, a, b),
         "settings": config_diff(first.run.config, second.run.config),
         "scores": zip(classes, *map(metrics.per_class_scores, matrices), strict=True),
-        "only_first": image_cards(b, by_confidence(b, outcome == 1, 24), classes),
-        "only_second": image_cards(a, by_confidence(a, outcome == 2, 24), classes),
+        "only_first": image_cards(b, classes, metrics.by_confidence(b.logits, outcome == 1, 24)),
+        "only_second": image_cards(a, classes, metrics.by_confidence(a.logits, outcome == 2, 24)),
     }
     name = "against-" + re.sub(r"[^\w.-]+", "-", second.name)
     path = write_page(first.run.folder / "report" / name, "compare.html.j2", context)
