@@ -3,10 +3,11 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
+from matplotlib import colormaps, rc_context, rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,26 +19,9 @@ from lenet_pl.metrics import Calibration
 
 Rows = Sequence[Mapping[str, float]]  # of metrics.csv
 
-SCREEN_DPI, FILE_DPI = 110, 180  # files stay sharp on high-resolution screens
-BLUE, ORANGE, GREEN, GREY, TEXT, LINE = (
-    "#0072b2", "#d55e00", "#009e73", "#8a8f98", "#30343b", "#d9dce1",
-)  # fmt: skip
-DASHED = (0, (4, 2))
-STYLE: Any = {
-    "figure.dpi": SCREEN_DPI,
-    "font.size": 9.5,
-    "text.parse_math": False,  # a class name may contain dollar signs
-    "axes.titlesize": 10,
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), TEXT),
-    **dict.fromkeys(("axes.edgecolor", "grid.color"), LINE),
-    **{f"axes.spines.{side}": False for side in ("left", "right", "top")},
-    **{f"{axis}tick.{level}.size": 0 for axis in "xy" for level in ("major", "minor")},
-}
+FILE_DPI = 180  # stays sharp on high-resolution screens
+BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8f98"
+STYLE = rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
 styled = rc_context(STYLE)
 
 
@@ -54,7 +38,7 @@ def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
     for (name, (rows, best)), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
         epochs = [row["epoch"] for row in rows]
         dashed: Any = {"color": ORANGE} if single else {"color": colour, "alpha": 0.6}
-        styles = {"train": dashed | {"linestyle": DASHED}, "val": {"color": colour}}
+        styles = {"train": dashed | {"linestyle": (0, (4, 2))}, "val": {"color": colour}}
         for key, style in styles.items():
             split = "training" if key == "train" else "validation"
             label = split if single else f"{name}, {split}"
