@@ -1,5 +1,6 @@
 """Two short runs, one of them tested, and their evaluations."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,11 @@ def first(tested: Path) -> RunEvaluation:
 @pytest.fixture(scope="session")
 def second(untested: Path, first: RunEvaluation) -> RunEvaluation:
     return evaluate_run(open_run(str(untested)), first.data)
+
+
+@pytest.fixture
+def copied(tested: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tested, tmp_path / "copy"))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -30,11 +29,6 @@ from lenet_pl.runs import open_run
 def html(first: RunEvaluation) -> str:
     """The page of the tested run."""
     return Path(page.write_report(first)["path"]).read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def copied(tested, tmp_path) -> Path:
-    return Path(shutil.copytree(tested, tmp_path / "copy"))
 
 
 def test_page_shows_the_results(first, tested, html):

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from lenet_pl.errors import ConfigError, one_line
 
+TEMPLATES = Path(__file__).parent / "templates"
 MAX_MULTIPLICATIONS = 50_000_000  # for one image, so that the page keeps up with drawing
 NODE_VERSION = 18  # the first with the JavaScript of current browsers
 IDENTITIES = ("dropout", "feature_dropout", "contiguous", "clone", "alias", "detach")
@@ -36,14 +37,6 @@ UNRESTRICTED = (
     "linear", "adaptive_avg_pool2d", "relu", "leaky_relu", "tanh", "sigmoid", "silu",
     "select", "unbind_item", "cat", "flatten", "view", "reshape", "squeeze", "unsqueeze",
 )  # fmt: skip
-
-RUN_PAGE = """
-const { html, images } = JSON.parse(require("fs").readFileSync(0, "utf8"));
-const text = (start) => html.split(start)[1].split("</script>")[0];
-const Network = new Function(text("<script>") + "; return Network;")();
-const network = new Network(JSON.parse(text('id="network">')), text('id="weights">'));
-console.log(JSON.stringify(images.map((image) => network.classify(Buffer.from(image, "base64")))));
-"""
 
 
 def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[str, Any]) -> bytes:
@@ -77,9 +70,8 @@ def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[s
         loader=PackageLoader("lenet_pl.export"), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["sha256"] = lambda text: _base64(hashlib.sha256(text.encode()).digest())
-    folder = Path(__file__).parent / "templates"
     files = ("digit.css", "network.js", "digit.js")
-    style, *scripts = ((folder / name).read_text(encoding="utf-8") for name in files)
+    style, *scripts = ((TEMPLATES / name).read_text(encoding="utf-8") for name in files)
     page = environment.get_template("digit.html.jinja").render(
         title="Draw a digit" if all(name.isdigit() for name in classes) else "Draw an image",
         facts=facts,
@@ -106,7 +98,7 @@ def load_html(content: bytes) -> tuple[str, Callable[[Tensor], Tensor]] | None:
     def run(images: Tensor) -> Tensor:
         pixels = [_base64(image.numpy().tobytes()) for image in images]
         message = json.dumps({"html": content.decode(), "images": pixels})
-        command = [node, "-e", RUN_PAGE]
+        command = [node, str(TEMPLATES / "verify.js")]
         done = subprocess.run(command, input=message, text=True, capture_output=True, check=True)
         return torch.from_numpy(np.array(json.loads(done.stdout), np.float32))  # null becomes NaN
 
