@@ -96,13 +96,10 @@ def layer_table(net: "nn.Module", image: "Tensor", max_rows: int = 30) -> list[L
             output = output[0] if isinstance(output, tuple) else output
             calls.append((names[module], type(module).__name__, _size(output[0]), parameters))
 
-    training, hook = net.training, register_module_forward_hook(record)
-    try:
-        with torch.no_grad():
-            net.eval()(image)
-    finally:
-        net.train(training)
-        hook.remove()
+    training = net.training
+    with torch.no_grad(), register_module_forward_hook(record):
+        net.eval()(image)
+    net.train(training)
 
     def rows_at(depth: int) -> list[Layer]:
         called = {row[0] for row in calls if row[0].count(".") <= depth}

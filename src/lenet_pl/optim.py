@@ -63,23 +63,21 @@ class Muon(Optimizer):
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+                if (gradient := parameter.grad) is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                buffer = state["momentum_buffer"].mul_(momentum).add_(gradient)
+                update = gradient.add(buffer, alpha=momentum)
+                if parameter.ndim > 1 and min(update.flatten(1).shape) > 1:
+                    matrix = orthogonalise(update.flatten(1), group["iterations"])
+                    rows, columns = matrix.shape
+                    update = matrix.mul_(max(1.0, rows / columns) ** 0.5).view(parameter.shape)
+                parameter.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr)
         return loss
-
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-        update = gradient.add(momentum, alpha=group["momentum"])
-        if parameter.ndim > 1 and min(update.flatten(1).shape) > 1:
-            matrix = orthogonalise(update.flatten(1), group["iterations"])
-            rows, columns = matrix.shape
-            update = matrix.mul_(max(1.0, rows / columns) ** 0.5).view(parameter.shape)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"])
 
 
 def orthogonalise(matrix: Tensor, iterations: int) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps, rc_context, rc_params_from_file
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from lenet_pl.metrics import Calibration
@@ -213,19 +213,16 @@ def reliability(bins: Calibration) -> Figure:
 
 
 @styled
-def rgb_array(figure: Figure) -> NDArray[np.uint8]:
-    """Render a figure as ``uint8 [H, W, 3]``."""
-    canvas: Any = FigureCanvasAgg(figure)
+def png(figure: Figure, dpi: float = FILE_DPI, transparent: bool = True) -> bytes:
+    """Render a figure as a PNG file."""
+    file = BytesIO()
     # class names may have characters that the font lacks
     with warnings.catch_warnings(action="ignore", category=UserWarning):
-        canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
-
-
-@styled
-def png(figure: Figure) -> bytes:
-    """Render a figure as a PNG file with a transparent background."""
-    file = BytesIO()
-    with warnings.catch_warnings(action="ignore", category=UserWarning):
-        figure.savefig(file, format="png", dpi=FILE_DPI, transparent=True)
+        figure.savefig(file, format="png", dpi=dpi, transparent=transparent)
     return file.getvalue()
+
+
+def rgb_array(figure: Figure) -> NDArray[np.uint8]:
+    """Render a figure as ``uint8 [H, W, 3]`` in screen resolution."""
+    file = BytesIO(png(figure, STYLE["figure.dpi"], transparent=False))
+    return np.asarray(Image.open(file).convert("RGB"))

@@ -56,6 +56,7 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
             compute_metrics(run.run, split) for run, split in zip(runs, (a, b), strict=True)
         ],
         "parameters": [sum(p.numel() for p in run.network.parameters()) for run in runs],
+        "seconds": [sum(row.get("seconds", 0.0) for row in run.rows) for run in runs],
         "settings": config_diff(first.run.config, second.run.config),
         "scores": zip(classes, *map(metrics.per_class_scores, matrices), strict=True),
         "only_first": image_cards(b, classes, metrics.by_confidence(b.logits, outcome == 1, 24)),
