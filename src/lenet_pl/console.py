@@ -72,15 +72,11 @@ def start_summary(
 
 
 def layer_table(net: "nn.Module", image: "Tensor", max_rows: int = 30) -> list[Layer]:
-    """List the layers that one image passes through.
+    """List the layers that an image ``[1, C, H, W]`` passes through.
 
-    A layer that is called twice is listed twice, with its parameters the first time. Parameters
-    outside the listed layers follow at the end, so the counts add up to those of the network.
-
-    Args:
-        net: any network.
-        image: float ``[1, C, H, W]``.
-        max_rows: if a network has more layers, list blocks of layers instead.
+    Blocks of layers are listed instead if there are more than ``max_rows``. A layer that is
+    called twice is listed twice, with its parameters the first time. Parameters outside the
+    listed layers follow at the end, so the counts add up to those of the network.
     """
     import torch
     from torch.nn.modules.module import register_module_forward_hook

@@ -109,12 +109,11 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
 
 
 def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
-    """Exact McNemar test of two classifiers, given which images each classifies correctly.
+    """Two-sided p-value of the exact McNemar test that two classifiers are equally accurate.
 
-    Takes bool ``[N]`` each, and returns the two-sided p-value of the hypothesis that both are
-    equally accurate. Source:
-    Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
-    percentages", Psychometrika 12 (1947), p. 153.
+    Takes which images each classifies correctly, bool ``[N]``. Source: Q. McNemar, "Note on the
+    sampling error of the difference between correlated proportions or percentages", Psychometrika
+    12 (1947), p. 153.
     """
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     n, tail = only_a + only_b, range(min(only_a, only_b))

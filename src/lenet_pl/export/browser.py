@@ -42,11 +42,8 @@ UNRESTRICTED = (
 def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[str, Any]) -> bytes:
     """The page in one file: markup, style, scripts, and the network's graph and weights.
 
-    Args:
-        network: maps plain pixels to probabilities; its ``network`` is a ``PixelNet``.
-        images: the page offers the first one of each class as an example.
-        labels: of the images.
-        facts: what the page says about the network.
+    The ``network`` of the network is a ``PixelNet``. The page offers the first image of each class
+    as an example, and shows the facts.
     """
     channels, side, width = images.shape[1:]
     if channels != 1 or side != width:
@@ -106,11 +103,7 @@ def load_html(content: bytes) -> tuple[str, Callable[[Tensor], Tensor]] | None:
 
 
 class Graph:
-    """The computation of a network for one image, traced with ``torch.export``.
-
-    Args:
-        net: in evaluation mode; maps float ``[1, C, H, W]`` to logits ``[1, classes]``.
-        image: an example input.
+    """The computation of a network in evaluation mode for one image ``[1, C, H, W]``.
 
     Attributes:
         steps: in order of execution. Value 0 is the image and step ``i`` computes value ``i + 1``.

@@ -198,21 +198,17 @@ def concentrated_errors(c: Context) -> Finding | None:
         pairs = []
     scores = metrics.per_class_scores(c.matrix)
     worst = min(range(len(scores)), key=lambda i: scores[i].recall if scores[i].support else 1.0)
-    correct, total, recall = (
-        int(c.matrix[worst, worst]),
-        scores[worst].support,
-        scores[worst].recall,
-    )
-    rest = (c.val.count - correct) / max(1, c.val.total - total)
+    score, correct = scores[worst], int(c.matrix[worst, worst])
+    rest = (c.val.count - correct) / max(1, c.val.total - score.support)  # recall of the others
     # 2.81 standard errors: 5 % false alarms among ten classes
-    upper = max(metrics.wilson_interval(correct, total, 2.81)[1], recall + 0.02)
-    weak = total >= MIN_COUNT and rest >= upper
+    upper = max(metrics.wilson_interval(correct, score.support, 2.81)[1], score.recall + 0.02)
+    weak = score.support >= MIN_COUNT and rest >= upper
     if not pairs and not weak:
         return None
     times, other = map(int, c.matrix.clone().fill_diagonal_(0)[worst].max(0))
-    values = {"correct": correct, "total": total, "recall": recall, "rest": rest, "weak": weak}
-    values |= {"worst": worst, "other": other, "times": times}
-    return c.finding("concentrated_errors", pairs=pairs, fraction=fraction, **values)
+    values = {"worst": worst, "score": score, "correct": correct, "other": other, "times": times}
+    evidence = {"pairs": pairs, "fraction": fraction, "weak": weak, "rest": rest}
+    return c.finding("concentrated_errors", **evidence, **values)
 
 
 def confused_pairs(matrix: Tensor) -> list[tuple[int, int, int]]:

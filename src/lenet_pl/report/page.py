@@ -22,7 +22,6 @@ from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
 
 SUFFIX = ".report"  # of the TensorBoard event file that a report writes
-Card = dict[str, Any]  # an image and the text below it
 
 
 def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
@@ -48,13 +47,11 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
 
 def summary(evaluation: RunEvaluation) -> dict[str, Any]:
     """What the template shows besides figures, images and findings."""
-    run, shown, accuracy = evaluation.run, evaluation.shown, evaluation.shown.accuracy
-    recorded = run.result.get("metrics", {}).get(f"{shown.split}/acc", accuracy.value)
+    run, shown = evaluation.run, evaluation.shown
     config = OmegaConf.masked_copy(run.config, [str(key) for key in run.config if key != "hydra"])
     return {
         "evaluation": evaluation,
         "metrics": compute_metrics(run, shown),
-        "recorded": recorded if abs(recorded - accuracy.value) * accuracy.total > 0.5 else None,
         "parameters": sum(p.numel() for p in evaluation.network.parameters()),
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
         "config": OmegaConf.to_yaml(config),
@@ -124,9 +121,9 @@ def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
 
 def image_cards(
     predictions: SplitPredictions, classes: Sequence[str], indices: Tensor
-) -> list[Card]:
+) -> list[dict[str, Any]]:
     """Images with their label, the two most probable classes and their file or index."""
-    probabilities, ranked = predictions.logits[indices].softmax(1).topk(2)
+    best_two = map(Tensor.tolist, predictions.logits[indices].softmax(1).topk(2))
     return [
         {
             "image": predictions.images[i],
@@ -136,9 +133,7 @@ def image_cards(
             "second": f"{classes[second]} {100 * q:.0f} %",
             "id": predictions.files[i] if predictions.files else f"image {predictions.indices[i]}",
         }
-        for i, (p, q), (first, second) in zip(
-            indices.tolist(), probabilities.tolist(), ranked.tolist(), strict=True
-        )
+        for i, (p, q), (first, second) in zip(indices.tolist(), *best_two, strict=True)
     ]
 
 
