@@ -111,9 +111,11 @@ def test_logits_are_computed_in_batches_and_in_order():
     assert torch.allclose(logits, net(images))
 
 
-def test_most_confident_errors_come_first():
+def test_images_are_ordered_by_confidence():
     logits = torch.tensor([[9.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0], [5.0, 0.0]])
-    labels = torch.tensor([0, 1, 0, 0, 1])
-    assert metrics.most_confident_errors(logits, labels, 3).tolist() == [4, 3, 1]
-    assert metrics.most_confident_errors(logits, labels, 9).tolist() == [4, 3, 1, 2]
-    assert metrics.most_confident_errors(logits, logits.argmax(1), 9).tolist() == []
+    selected = torch.tensor([False, True, True, True, True])
+    assert metrics.by_confidence(logits, selected, 3).tolist() == [4, 3, 1]
+    assert metrics.by_confidence(logits, selected, 9).tolist() == [4, 3, 1, 2]
+    assert metrics.by_confidence(logits, selected, 2, descending=False).tolist() == [2, 1]
+    assert metrics.by_confidence(logits, ~selected, 9).tolist() == [0]
+    assert metrics.by_confidence(logits, selected & ~selected, 9).tolist() == []

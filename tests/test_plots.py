@@ -80,4 +80,6 @@ def test_figures_become_arrays_and_files():
     png = plots.png(figure)
     width = int.from_bytes(png[16:20])
     assert png.startswith(b"\x89PNG")
-    assert width == pytest.approx(array.shape[1] * plots.FILE_DPI / plots.SCREEN_DPI, abs=2)
+    assert width == pytest.approx(
+        array.shape[1] * plots.FILE_DPI / plots.STYLE["figure.dpi"], abs=2
+    )

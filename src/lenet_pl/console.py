@@ -5,7 +5,6 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,46 +91,37 @@ def start_summary(
 
 
 def layer_table(net: "nn.Module", image: "Tensor", max_rows: int = 30) -> list[Layer]:
-    """List the layers that one image passes through.
+    """List the layers that an image ``[1, C, H, W]`` passes through.
 
-    A layer that is called twice is listed twice, with its parameters the first time. Parameters
-    outside the listed layers follow at the end, so the counts add up to those of the network.
-
-    Args:
-        net: any network.
-        image: float ``[1, C, H, W]``.
-        max_rows: if a network has more layers, list blocks of layers instead.
+    Blocks of layers are listed instead if there are more than ``max_rows``. A layer that is
+    called twice is listed twice, with its parameters the first time. Parameters outside the
+    listed layers follow at the end, so the counts add up to those of the network.
     """
     import torch
-    from torch import nn
+    from torch.nn.modules.module import register_module_forward_hook
 
-    modules = {name: module for name, module in net.named_modules() if module is not net}
-    attention = nn.MultiheadAttention  # does not call its submodules
-    leaves = {n for n, m in modules.items() if isinstance(m, attention) or not [*m.children()]}
+    names = {module: name for name, module in net.named_modules() if name}
     calls: list[Layer] = []
 
-    def record(name: str, module: "nn.Module", args: Any, output: Any) -> None:
-        repeated = any(row[0] == name for row in calls)
-        parameters = 0 if repeated else sum(p.numel() for p in module.parameters())
-        # an LSTM also returns its states
-        output = output[0] if isinstance(output, tuple) else output
-        calls.append((name, type(module).__name__, _size(output[0]), parameters))
+    def record(module: "nn.Module", args: Any, output: Any) -> None:
+        if module in names:
+            repeated = any(row[0] == names[module] for row in calls)
+            parameters = 0 if repeated else sum(p.numel() for p in module.parameters())
+            # an LSTM also returns its states
+            output = output[0] if isinstance(output, tuple) else output
+            calls.append((names[module], type(module).__name__, _size(output[0]), parameters))
 
-    hooks = [m.register_forward_hook(partial(record, name)) for name, m in modules.items()]
     training = net.training
-    try:
-        with torch.no_grad():
-            net.eval()(image)
-    finally:
-        net.train(training)
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), register_module_forward_hook(record):
+        net.eval()(image)
+    net.train(training)
 
     def rows_at(depth: int) -> list[Layer]:
-        levels = [(row, row[0].count(".")) for row in calls]
-        return [r for r, level in levels if level == depth or (level < depth and r[0] in leaves)]
+        called = {row[0] for row in calls if row[0].count(".") <= depth}
+        blocks = {name for name in called if any(n.startswith(f"{name}.") for n in called)}
+        return [row for row in calls if row[0] in called - blocks]
 
-    tables = [rows_at(d) for d in range(1 + max((n.count(".") for n in leaves), default=0))]
+    tables = [rows_at(d) for d in range(1 + max((row[0].count(".") for row in calls), default=0))]
     rows = ([table for table in tables if len(table) <= max_rows] or tables[:1])[-1]
     listed = tuple(f"{row[0]}." for row in rows)
     others = [(name, p) for name, p in net.named_parameters() if not name.startswith(listed)]

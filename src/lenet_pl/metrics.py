@@ -115,12 +115,11 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
 
 
 def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
-    """Exact McNemar test of two classifiers, given which images each classifies correctly.
+    """Two-sided p-value of the exact McNemar test that two classifiers are equally accurate.
 
-    Takes bool ``[N]`` each, and returns the two-sided p-value of the hypothesis that both are
-    equally accurate. Source:
-    Q. McNemar, "Note on the sampling error of the difference between correlated proportions or
-    percentages", Psychometrika 12 (1947), p. 153.
+    Takes which images each classifies correctly, bool ``[N]``. Source: Q. McNemar, "Note on the
+    sampling error of the difference between correlated proportions or percentages", Psychometrika
+    12 (1947), p. 153.
     """
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     n, tail = only_a + only_b, range(min(only_a, only_b))
@@ -129,8 +128,8 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
     return min(1.0, 2 * sum(ways) / (1 << n))
 
 
-def most_confident_errors(logits: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Indices of at most ``count`` misclassified images, the most confident first."""
-    confidence, predicted = logits.softmax(1).max(1)
-    wrong = (predicted != labels).nonzero().flatten()
-    return wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
+def by_confidence(logits: Tensor, selected: Tensor, count: int, descending: bool = True) -> Tensor:
+    """Indices of up to ``count`` images of the mask ``selected``, ordered by confidence."""
+    indices = selected.nonzero().flatten()
+    confidence = logits[indices].softmax(1).amax(1)
+    return indices[confidence.argsort(descending=descending, stable=True)][:count]

@@ -1,4 +1,8 @@
-"""Losses, optimizers and learning-rate schedules that torch does not provide."""
+"""Losses, optimizers and learning-rate schedules that torch does not provide.
+
+The files in ``conf/optimizer`` and ``conf/scheduler`` describe the arguments. A schedule is built
+from the optimizer, whose lr is the peak, and the number of optimizer steps of the run.
+"""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -38,12 +42,9 @@ class Muon(Optimizer):
     https://kellerjordan.github.io/posts/muon; J. Liu et al., "Muon is scalable for LLM training",
     arXiv:2502.16982, equation 3, for the decoupled weight decay.
 
-    Args:
-        params: parameters or parameter groups.
-        lr: learning rate, multiplied by the square root of rows / columns for tall matrices.
-        momentum: momentum factor.
-        weight_decay: decoupled; a step first multiplies all weights by 1 - lr · weight_decay.
-        iterations: Newton-Schulz iterations, which bring singular values closer to 1.
+    The learning rate is multiplied by the square root of rows / columns for tall matrices. A step
+    first multiplies all weights by 1 - lr · weight_decay. More iterations bring the singular values
+    of an update closer to 1.
     """
 
     def __init__(
@@ -62,23 +63,21 @@ class Muon(Optimizer):
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+                if (gradient := parameter.grad) is None:
+                    continue
+                state = self.state[parameter]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                buffer = state["momentum_buffer"].mul_(momentum).add_(gradient)
+                update = gradient.add(buffer, alpha=momentum)
+                if parameter.ndim > 1 and min(update.flatten(1).shape) > 1:
+                    matrix = orthogonalise(update.flatten(1), group["iterations"])
+                    rows, columns = matrix.shape
+                    update = matrix.mul_(max(1.0, rows / columns) ** 0.5).view(parameter.shape)
+                parameter.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr)
         return loss
-
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-        update = gradient.add(momentum, alpha=group["momentum"])
-        if parameter.ndim > 1 and min(update.flatten(1).shape) > 1:
-            matrix = orthogonalise(update.flatten(1), group["iterations"])
-            rows, columns = matrix.shape
-            update = matrix.mul_(max(1.0, rows / columns) ** 0.5).view(parameter.shape)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"])
 
 
 def orthogonalise(matrix: Tensor, iterations: int) -> Tensor:
@@ -116,13 +115,6 @@ def one_cycle(
     Source: L. N. Smith, N. Topin, "Super-convergence: very fast training of neural networks using
     large learning rates", arXiv:1708.07120, section 3, with constant momentum.
 
-    Args:
-        optimizer: its lr is the peak.
-        total_steps: optimizer steps of the run.
-        warmup: fraction of the steps in which the lr rises.
-        div_factor: peak lr / first lr.
-        final_div_factor: first lr / last lr.
-
     Raises:
         ValueError: if there are too few steps for a warm-up.
     """
@@ -150,12 +142,6 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float, final: float) 
     ICLR 2017, equation 5; P. Goyal et al., "Accurate, large minibatch SGD", arXiv:1706.02677,
     section 2.2, for the warm-up.
 
-    Args:
-        optimizer: its lr is the peak.
-        total_steps: optimizer steps of the run.
-        warmup: fraction of the steps in which the lr rises; 0 starts at the peak.
-        final: last lr / peak lr.
-
     Raises:
         ValueError: if no steps remain after the warm-up.
     """
@@ -179,15 +165,6 @@ def cosine_factor(step: int, total: int, warmup: int, final: float) -> float:
 def plateau(
     optimizer: Optimizer, total_steps: int, monitor: str, mode: Mode, factor: float, patience: int
 ) -> Schedule:
-    """Lower the learning rate when a validation metric stops improving.
-
-    Args:
-        optimizer: its lr is the initial one.
-        total_steps: unused.
-        monitor: the metric.
-        mode: ``min`` if lower values are better, ``max`` if higher.
-        factor: new lr / old lr.
-        patience: consecutive epochs without improvement to tolerate.
-    """
+    """Lower the learning rate after an epoch when a validation metric stops improving."""
     scheduler = ReduceLROnPlateau(optimizer, mode, factor, patience)
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
+from lenet_pl.evaluation.evaluate import RunEvaluation
 from lenet_pl.report import compare
 
 
@@ -48,25 +50,39 @@ def test_verdict_depends_on_significance():
     assert verdict(5, 5, 1.0) == "Both runs are equally accurate."
 
 
-def test_differences_are_of_the_rounded_values(first):
-    def row(one: float, two: float) -> tuple[str, ...]:
-        runs = [replace(first, rows=[{**first.rows[0], "seconds": value}]) for value in (one, two)]
-        return compare.table(*runs, first.shown, first.shown)[-1]
+def measurements(*runs: RunEvaluation) -> dict[str, tuple[str, ...]]:
+    """The rows of the first table of the page: name, both values, difference."""
+    html = Path(compare.write_comparison(*runs)["path"]).read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>" + 4 * r"<td>([^<]*)</td>" + "</tr>", html.partition("</table>")[0])
+    assert len({name for name, *_ in rows}) == len(rows)
+    return {name: tuple(values) for name, *values in rows}
 
-    assert row(9.6, 4.4) == ("training time in s", "10", "4", "-6")
-    assert row(10.4, 9.6) == ("training time in s", "10", "10", "0")
+
+@pytest.mark.usefixtures("undrawn")
+def test_differences_are_of_the_rounded_values(first, second):
+    def seconds(one: float, two: float) -> tuple[str, ...]:
+        runs = [
+            replace(run, rows=[{**first.rows[0], "seconds": value}])
+            for run, value in ((first, one), (second, two))
+        ]
+        return measurements(*runs)["training time in s"]
+
+    assert seconds(9.6, 4.4) == ("10", "4", "-6")
+    assert seconds(10.4, 9.6) == ("10", "10", "0")
 
 
-def test_validation_accuracy_is_listed_once(first, second):
-    def names(*splits) -> list[str]:
-        return [row[0] for row in compare.table(first, second, *splits)]
-
-    assert names(first.val, second.val).count("validation accuracy") == 1
-    assert names(first.shown, first.shown)[:3] == [
-        "test accuracy",
-        "95 % interval",
-        "validation accuracy",
-    ]
+@pytest.mark.usefixtures("undrawn")
+def test_measurements_of_both_runs(first, second, copied):
+    rows = measurements(first, second)
+    values = [run.val.accuracy.value for run in (first, second)]
+    assert rows["validation accuracy"][:2] == tuple(map(percent, values))
+    one, two = (round(100 * value, 2) for value in values)
+    assert rows["validation accuracy"][2] == f"{two - one:+.2f} points"
+    assert rows["parameters"] == ("61,706", "61,706", "0")
+    assert rows["epochs"] == ("2", "1", "-1")
+    rows = measurements(first, replace(first, run=replace(first.run, folder=copied)))
+    assert list(rows)[:3] == ["test accuracy", "95 % interval", "validation accuracy"]
+    assert rows["test accuracy"][2] == "0 points"
 
 
 def test_a_part_that_one_config_lacks_is_one_row():

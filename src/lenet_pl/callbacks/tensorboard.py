@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
-from lenet_pl.metrics import confusion_matrix, most_confident_errors
+from lenet_pl.metrics import by_confidence, confusion_matrix
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def _add_validation_images(writer: SummaryWriter, trainer: Any, epoch: int) -> N
 
     data, classifier = trainer.datamodule, trainer.lightning_module
     logits, labels = classifier.outputs["val"]
-    wrong = most_confident_errors(logits, labels, IMAGES)
+    wrong = by_confidence(logits, logits.argmax(1) != labels, IMAGES)
     confidences, predicted = logits[wrong].softmax(1).max(1)
     captions = [
         f"{data.classes[label]} → {data.classes[prediction]} {confidence:.0%}"

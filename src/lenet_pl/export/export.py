@@ -53,12 +53,8 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
 
     The file is written if it gives the same probabilities as PyTorch on the run's test images, or
     on its validation images if it was not tested. A page needs Node.js for this verification, and
-    is written without it if there is none.
-
-    Args:
-        run: the run whose network is exported.
-        format: a key of :data:`FORMATS`.
-        output: the file; by default one in ``export/`` in the run folder.
+    is written without it if there is none. The format is a key of :data:`FORMATS`, and the output
+    by default a file in ``export/`` in the run folder.
 
     Raises:
         VerificationError: if a probability differs by more than :data:`TOLERANCE`.

@@ -2,8 +2,7 @@
 
 import argparse
 import json
-
-from rich.text import Text
+from functools import partial
 
 from lenet_pl.console import console
 from lenet_pl.errors import ConfigError
@@ -27,25 +26,20 @@ def report(options: argparse.Namespace) -> None:
     if len({run.checkpoint.resolve() for run in runs}) < len(runs):
         raise ConfigError(f"{options.run} and {options.other} are the same run: name two")
     first = evaluate_run(runs[0])
-    lines = []
     if len(runs) == 1:
         answer = write_report(first)
-        for finding in answer["findings"]:
-            lines += [
-                Text(finding["title"], style="bold"),
-                Text(f"  {finding['evidence']}\n  {finding['advice']}"),
-                Text(f"  {finding['command']}\n" if finding["command"] else "", style="cyan"),
-            ]
     else:
-        second = evaluate_run(runs[1], first.data)
-        answer = write_comparison(first, second)
-        lines = [
-            Text(answer["verdict"], style="bold"),
-            Text(f"  images that only {first.name} classifies correctly: {answer['only_first']}"),
-            Text(f"  images that only {second.name} does: {answer['only_second']}\n"),
-        ]
+        answer = write_comparison(first, evaluate_run(runs[1], first.data))
     if options.json:
         print(json.dumps(answer, indent=2))
         return
-    for line in (*lines, Text(f"report  {answer['path']}", style="bold")):
-        console.print(line, soft_wrap=True)
+    write = partial(console.print, soft_wrap=True, markup=False)
+    for finding in answer.get("findings", ()):
+        write(finding["title"], style="bold")
+        write(f"  {finding['evidence']}\n  {finding['advice']}")
+        write(f"  {finding['command']}\n" if finding["command"] else "", style="cyan")
+    if "verdict" in answer:
+        write(answer["verdict"], style="bold")
+        write(f"  images that only {runs[0].name} classifies correctly: {answer['only_first']}")
+        write(f"  images that only {runs[1].name} does: {answer['only_second']}\n")
+    write(f"report  {answer['path']}", style="bold")

@@ -8,10 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from lenet_pl import metrics, plots
 from lenet_pl.config import flatten
-from lenet_pl.console import percent
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
-from lenet_pl.report.page import by_confidence, image_cards, write_page
+from lenet_pl.evaluation.evaluate import RunEvaluation, compute_metrics
+from lenet_pl.report.page import image_cards, write_page
 
 
 def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, Any]:
@@ -24,6 +23,7 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
     Raises:
         ConfigError: if the runs were evaluated on different images, or nothing can be written.
     """
+    runs, classes = (first, second), first.run.classes
     a, b = first.test, second.test
     if not a or not b:
         a, b = first.val, second.val
@@ -35,7 +35,7 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
     outcome = 2 * (~a.correct).long() + (~b.correct).long()
     names = ("both", "only_first", "only_second", "neither")  # runs that are correct
     counts = dict(zip(names, torch.bincount(outcome, minlength=4).tolist(), strict=True))
-    p, classes = metrics.mcnemar(a.correct, b.correct), first.run.classes
+    p = metrics.mcnemar(a.correct, b.correct)
     sentence = verdict(counts["only_first"], counts["only_second"], p, (first.name, second.name))
     curves = {"A": (first.rows, first.epoch), "B": (second.rows, second.epoch)}
     matrices = [metrics.confusion_matrix(split.logits, split.labels) for split in (a, b)]
@@ -47,16 +47,20 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
             "confusion-second": plots.confusion_matrix(matrices[1], classes),
         },
         "greyscale": a.images.shape[1] == 1,
-        "runs": (first.run, second.run),
+        "runs": runs,
         "shown": a,
         "verdict": sentence,
         "counts": counts,
         "p": p,
-        "rows": table(first, second, a, b),
+        "metrics": [
+            compute_metrics(run.run, split) for run, split in zip(runs, (a, b), strict=True)
+        ],
+        "parameters": [sum(p.numel() for p in run.network.parameters()) for run in runs],
+        "seconds": [sum(row.get("seconds", 0.0) for row in run.rows) for run in runs],
         "settings": config_diff(first.run.config, second.run.config),
         "scores": zip(classes, *map(metrics.per_class_scores, matrices), strict=True),
-        "only_first": image_cards(b, by_confidence(b, outcome == 1, 24), classes),
-        "only_second": image_cards(a, by_confidence(a, outcome == 2, 24), classes),
+        "only_first": image_cards(b, classes, metrics.by_confidence(b.logits, outcome == 1, 24)),
+        "only_second": image_cards(a, classes, metrics.by_confidence(a.logits, outcome == 2, 24)),
     }
     name = "against-" + re.sub(r"[^\w.-]+", "-", second.name)
     path = write_page(first.run.folder / "report" / name, "compare.html.j2", context)
@@ -71,42 +75,6 @@ def verdict(only_first: int, only_second: int, p: float, names: tuple[str, str])
     if p < 0.05:
         return f"{better} is significantly more accurate than {worse} (p = {p:.2g})."
     return f"{better} is more accurate than {worse}, but not significantly (p = {p:.2g})."
-
-
-def table(
-    first: RunEvaluation, second: RunEvaluation, a: SplitPredictions, b: SplitPredictions
-) -> list[tuple[str, ...]]:
-    """Rows of a measurement, its values for both runs, and the second minus the first."""
-    others = _measurements(second, b)
-    return [_row(name, value, others[name]) for name, value in _measurements(first, a).items()]
-
-
-def _measurements(run: RunEvaluation, shown: SplitPredictions) -> dict[str, Any]:
-    computed = compute_metrics(run.run, shown)
-    return {
-        f"{shown.meaning} accuracy": computed["accuracy"],
-        "95 % interval": f"{percent(computed['low'])} to {percent(computed['high'])}",
-        "validation accuracy": run.val.accuracy.value,
-        "training accuracy": run.train.value,
-        "NLL in nats": computed["nll"],
-        "calibration error": computed["ece"],
-        "epoch of the weights": run.epoch,
-        "epochs": len(run.rows),
-        "parameters": sum(p.numel() for p in run.network.parameters()),
-        "training time in s": round(sum(row.get("seconds", 0.0) for row in run.rows)),
-    }
-
-
-def _row(name: str, one: Any, two: Any) -> tuple[str, str, str, str]:
-    if isinstance(one, str):
-        return name, one, two, ""
-    digits, unit, points = 0 if isinstance(one, int) else 4, "", ""
-    if name.endswith("accuracy"):
-        one, two, digits, unit, points = 100 * one, 100 * two, 2, " %", " points"
-    one, two = round(one, digits), round(two, digits)
-    # of the rounded values, so that the columns add up
-    difference = f"{two - one:+,.{digits}f}" if one != two else "0"
-    return name, f"{one:,.{digits}f}{unit}", f"{two:,.{digits}f}{unit}", difference + points
 
 
 def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, str, str]]:

@@ -1,10 +1,10 @@
 """Feature maps and saliency of a network."""
 
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from lenet_pl.models.pixelnet import PixelNet
 
@@ -19,12 +19,11 @@ def feature_maps(network: nn.Module, images: Tensor, count: int = 2) -> list[Ten
     layers = convolutions(network)[:count]
     outputs: dict[nn.Module, Tensor] = {}
 
-    def store(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        outputs[layer] = output.float().contiguous()
+    def store(module: nn.Module, inputs: Any, output: Any) -> None:
+        if module in layers:
+            outputs[module] = output.float().contiguous()
 
-    with torch.no_grad(), ExitStack() as hooks:
-        for layer in layers:
-            hooks.enter_context(layer.register_forward_hook(store))
+    with torch.no_grad(), register_module_forward_hook(store):
         network(images)
     return [outputs[layer] for layer in layers if layer in outputs]
 

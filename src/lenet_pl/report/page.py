@@ -7,7 +7,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -22,19 +21,7 @@ from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, comput
 from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
 
-# figures that not every report has
-OPTIONAL = (
-    "learning-rate",
-    "mistakes",
-    "uncertain",
-    "pairs",
-    "filters",
-    "features-1",
-    "features-2",
-    "saliency",
-)
 SUFFIX = ".report"  # of the TensorBoard event file that a report writes
-Card = dict[str, Any]  # an image and the text below it
 
 
 def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
@@ -42,10 +29,10 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
 
     Returns the path of the page, the split, its accuracy and the findings, for JSON.
     """
-    folder, findings = evaluation.run.folder, diagnose(Context(evaluation))
-    context = {"findings": findings, **summary(evaluation), **draw(evaluation)}
+    folder, findings, drawn = evaluation.run.folder, diagnose(Context(evaluation)), draw(evaluation)
+    context = {"findings": findings, **summary(evaluation), **drawn}
     path = write_page(folder / "report", "report.html.j2", context)
-    add_to_tensorboard(folder, evaluation.epoch)
+    add_to_tensorboard(folder, drawn["figures"], evaluation.epoch)
     keys = ("title", "evidence", "advice", "overrides")
     return {
         "path": str(path),
@@ -60,13 +47,11 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
 
 def summary(evaluation: RunEvaluation) -> dict[str, Any]:
     """What the template shows besides figures, images and findings."""
-    run, shown, accuracy = evaluation.run, evaluation.shown, evaluation.shown.accuracy
-    recorded = run.result.get("metrics", {}).get(f"{shown.split}/acc", accuracy.value)
+    run, shown = evaluation.run, evaluation.shown
     config = OmegaConf.masked_copy(run.config, [str(key) for key in run.config if key != "hydra"])
     return {
         "evaluation": evaluation,
         "metrics": compute_metrics(run, shown),
-        "recorded": recorded if abs(recorded - accuracy.value) * accuracy.total > 0.5 else None,
         "parameters": sum(p.numel() for p in evaluation.network.parameters()),
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
         "config": OmegaConf.to_yaml(config),
@@ -89,20 +74,23 @@ def draw(evaluation: RunEvaluation) -> dict[str, Any]:
     if len({row["lr"] for row in rows}) > 1:
         figures["learning-rate"] = plots.learning_rate(rows)
     low, high = torch.stack([shown.labels, shown.predicted]).sort(0).values
-    cards = partial(image_cards, shown, classes=classes)
+    chosen = partial(metrics.by_confidence, shown.logits)
+    cards = partial(image_cards, shown, classes)
     pairs = [
-        (a, b, count, cards(by_confidence(shown, (low == a) & (high == b), 8)))
+        (a, b, count, cards(chosen((low == a) & (high == b), 8)))
         for a, b, count in confused_pairs(matrix)[:6]
     ]
-    errors = by_confidence(shown, ~shown.correct, 32)
+    errors = chosen(~shown.correct, 32)
     sections = {
         "mistakes": cards(errors),
-        "uncertain": cards(by_confidence(shown, shown.correct, 16, descending=False)),
+        "uncertain": cards(chosen(shown.correct, 16, descending=False)),
         "pairs": [card for *_, similar in pairs for card in similar],
     }
     for name in filter(sections.get, sections):
-        images = [card["image"] for card in sections[name]]
-        figures[name] = plots.image_grid(images, [card["caption"] for card in sections[name]])
+        images, captions = zip(
+            *((card["image"], card["caption"]) for card in sections[name]), strict=True
+        )
+        figures[name] = plots.image_grid(images, captions)
     return {**sections, "pairs": pairs, "figures": figures | explain(evaluation, errors[:8])}
 
 
@@ -126,25 +114,16 @@ def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
         maps = saliency(network, images, shown.predicted[errors], shown.labels[errors])
         shadow = 1 - 0.3 * images.float().mean(1, keepdim=True) / 255
         grid = [*images, *(plots.signed_colours(maps) * shadow)]
-        captions = [card["caption"] for card in image_cards(shown, errors, classes)]
+        captions = [card["caption"] for card in image_cards(shown, classes, errors)]
         figures["saliency"] = plots.image_grid(grid, captions + [""] * count, columns=count)
     return figures
 
 
-def by_confidence(
-    predictions: SplitPredictions, selected: Tensor, count: int, descending: bool = True
-) -> Tensor:
-    """Indices of up to ``count`` images of the mask ``selected``, ordered by confidence."""
-    indices = selected.nonzero().flatten()
-    confidence = predictions.logits[indices].softmax(1).amax(1)
-    return indices[confidence.argsort(descending=descending, stable=True)][:count]
-
-
 def image_cards(
-    predictions: SplitPredictions, indices: Tensor, classes: Sequence[str]
-) -> list[Card]:
+    predictions: SplitPredictions, classes: Sequence[str], indices: Tensor
+) -> list[dict[str, Any]]:
     """Images with their label, the two most probable classes and their file or index."""
-    probabilities, ranked = predictions.logits[indices].softmax(1).topk(2)
+    best_two = map(Tensor.tolist, predictions.logits[indices].softmax(1).topk(2))
     return [
         {
             "image": predictions.images[i],
@@ -154,23 +133,16 @@ def image_cards(
             "second": f"{classes[second]} {100 * q:.0f} %",
             "id": predictions.files[i] if predictions.files else f"image {predictions.indices[i]}",
         }
-        for i, (p, q), (first, second) in zip(
-            indices.tolist(), probabilities.tolist(), ranked.tolist(), strict=True
-        )
+        for i, (p, q), (first, second) in zip(indices.tolist(), *best_two, strict=True)
     ]
 
 
-def thumbnail(image: Tensor) -> str:
-    """An image ``uint8 [C, H, W]`` as a data URI; greyscale is inverted to black on white."""
+def thumbnail(image: Tensor) -> bytes:
+    """A PNG file of an image ``uint8 [C, H, W]``; greyscale is inverted to black on white."""
     pixels = (255 - image[0]) if len(image) == 1 else image.permute(1, 2, 0)
     file = BytesIO()
     Image.fromarray(pixels.numpy()).save(file, format="png", optimize=True)
-    return data_uri(file.getvalue())
-
-
-def data_uri(png: bytes) -> str:
-    """A PNG file as a data URI."""
-    return "data:image/png;base64," + b64encode(png).decode()
+    return file.getvalue()
 
 
 def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
@@ -186,19 +158,19 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
         loader=PackageLoader("lenet_pl.report"), undefined=StrictUndefined,
         autoescape=True, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {
-        "percent": percent,
-        "uri": data_uri,
-        "thumbnail": thumbnail,
-        "width": lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels
-    }
+    environment.filters.update(
+        percent=percent,
+        thumbnail=thumbnail,
+        uri=lambda png: "data:image/png;base64," + b64encode(png).decode(),
+        width=lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels
+    )
     html = environment.get_template(template).render({**context, "figures": figures})
     contents = {f"{name}.png": png for name, png in figures.items()}
     contents["index.html"] = html.encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in {f"{name}.png" for name in OPTIONAL} - contents.keys():
-            (folder / old).unlink(missing_ok=True)  # of an earlier report
+        for old in {file.name for file in folder.glob("*.png")} - contents.keys():
+            (folder / old).unlink()  # of an earlier report
         for name, content in contents.items():
             files.write_bytes(folder / name, content)
     except OSError as error:
@@ -206,7 +178,7 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     return folder / "index.html"
 
 
-def add_to_tensorboard(folder: Path, epoch: int) -> None:
+def add_to_tensorboard(folder: Path, figures: Mapping[str, Figure], epoch: int) -> None:
     """Add the figures of a run's report to its TensorBoard log, if it has one.
 
     They are in an event file of their own, which replaces that of an earlier report.
@@ -215,15 +187,11 @@ def add_to_tensorboard(folder: Path, epoch: int) -> None:
 
     events = list(folder.rglob("events.out.tfevents.*"))  # a sweep's job has a subfolder
     training = [path for path in events if not path.name.endswith(SUFFIX)]
-    if not training:
-        return
     for path in set(events) - set(training):
         path.unlink()
-    newest = max(training, key=lambda path: path.stat().st_mtime)
-    with SummaryWriter(str(newest.parent), filename_suffix=SUFFIX) as writer:
-        for path in sorted((folder / "report").glob("*.png")):
-            image = Image.open(path).convert("RGBA")
-            opaque = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            size = [side * plots.SCREEN_DPI // plots.FILE_DPI for side in image.size]
-            pixels = np.asarray(opaque.convert("RGB").resize(size))
-            writer.add_image(f"report/{path.stem}", pixels, epoch, dataformats="HWC")
+    if training:
+        newest = max(training, key=lambda path: path.stat().st_mtime)
+        with SummaryWriter(str(newest.parent), filename_suffix=SUFFIX) as writer:
+            for name, figure in figures.items():
+                pixels = plots.rgb_array(figure)
+                writer.add_image(f"report/{name}", pixels, epoch, dataformats="HWC")

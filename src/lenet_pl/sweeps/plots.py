@@ -1,10 +1,10 @@
-"""The figure of a sweep, ``sweep.png``; each point is a mean over seeds."""
+"""The figure of a sweep, ``sweep.png``."""
 
-from collections.abc import Callable
+import statistics
 from contextlib import suppress
+from math import prod
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -13,33 +13,24 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator, PercentFormatter
 
 from lenet_pl.files import replacing
-from lenet_pl.sweeps.results import SweepResults, short_names
+from lenet_pl.sweeps.results import SeedGroup, SweepResults
 
 DPI = 130
-MIN_FILLED = 0.5  # of a heat map's cells; below, parallel coordinates show more
+MIN_FILLED = 0.5  # of a heat map's cells; below, a panel for each parameter shows more
 COLORMAP = "viridis"
 BEST = "crimson"
 
 
 def save_figure(sweep: SweepResults) -> bool:
     """Draw ``sweep.png`` into the sweep's folder; False if there is nothing to compare."""
-    if (draw := plot_for(sweep)) is None:
-        return False
-    with replacing(sweep.folder / "sweep.png") as part:
-        draw(sweep).savefig(part, format="png")
-    return True
-
-
-def plot_for(sweep: SweepResults) -> Callable[[SweepResults], Figure] | None:
-    """The plot that suits the number of varied parameters; None if there is nothing to compare."""
-    keys = sweep.parameters
     if not sweep.groups or not sweep.varied:
-        return None
-    if len(keys) < 2:
-        return draw_line if keys else draw_seeds
-    cells = np.prod([len(Scale(sweep, key).positions) for key in keys])
-    filled = len(keys) == 2 and len(sweep.groups) >= MIN_FILLED * cells
-    return draw_heat_map if filled else draw_parallel
+        return False
+    cells = prod(len(Scale(sweep, key).positions) for key in sweep.parameters)
+    filled = len(sweep.parameters) == 2 and len(sweep.groups) >= MIN_FILLED * cells
+    figure = draw_heat_map(sweep) if filled else draw_panels(sweep)
+    with replacing(sweep.folder / "sweep.png") as part:
+        figure.savefig(part, format="png")
+    return True
 
 
 class Scale:
@@ -54,6 +45,16 @@ class Scale:
         equidistant = map(float, range(len(ordered)))
         self.positions = dict(zip(ordered, numbers if self.numeric else equidistant, strict=True))
 
+    def label(self, axes: Axes) -> None:
+        """Scale the x-axis, with a tick at each value unless there are many numbers."""
+        if self.log:
+            axes.set_xscale("log")
+        if not self.numeric:
+            axes.set_xlim(-0.5, len(self.positions) - 0.5)
+        if not self.numeric or len(self.positions) <= 8:
+            axes.set_xticks(list(self.positions.values()), list(self.positions))
+            axes.xaxis.set_minor_locator(NullLocator())
+
 
 def _number(value: str) -> float:
     """The finite number that a text stands for; infinity if it is none."""
@@ -63,46 +64,46 @@ def _number(value: str) -> float:
     return np.inf
 
 
-def draw_seeds(sweep: SweepResults) -> Figure:
-    """The accuracy of each seed, with their mean and standard deviation."""
-    group = sweep.groups[0]
-    mean, sd = group.mean(), group.sd() or 0.0
-    jobs = sorted(group.jobs, key=lambda job: _number(job.values.get("seed", "")))
-    figure, axes = _axes("seed")
-    axes.axhspan(mean - sd, mean + sd, alpha=0.15, lw=0)
-    axes.axhline(mean, lw=1)
-    seeds = [job.values.get("seed", "") for job in jobs]
-    axes.plot(seeds, [job.metrics["val/acc"] for job in jobs], "o")
-    axes.set_title(f"{mean:.2%} ± {sd:.2%}, n = {len(jobs)}", size=10)
-    return figure
+def draw_panels(sweep: SweepResults) -> Figure:
+    """Accuracy over each parameter, or over the seed if nothing else varies; the best is red.
 
-
-def draw_line(sweep: SweepResults) -> Figure:
-    """Accuracy over one parameter; a band or error bars show the standard deviation over seeds."""
-    [key] = sweep.parameters
-    scale = Scale(sweep, key)
-    points = [
-        (scale.positions[group.values.get(key, "")], group.mean(), group.sd() or 0.0)
-        for group in sweep.groups
-    ]
-    x, mean, sd = np.array(sorted(points)).T
-    figure, axes = _axes(key)
-    labels, ticks = list(scale.positions), list(scale.positions.values())
-    if scale.numeric:
-        axes.plot(x, mean, "o-")
-        axes.fill_between(x, mean - sd, mean + sd, alpha=0.2, lw=0)
-        if scale.log:
-            axes.set_xscale("log")
-            axes.xaxis.set_minor_locator(NullLocator())
-        ticks = ticks[:: -(-len(ticks) // 8)]
-        labels = [f"{tick:g}" for tick in ticks]
-    else:
-        axes.errorbar(x, mean, yerr=sd, fmt="o", capsize=4)
-        axes.set_xlim(-0.5, len(ticks) - 0.5)
-    axes.set_xticks(ticks, labels)
-    if sweep.has_seeds:
-        n = max(len(group.jobs) for group in sweep.groups)
-        axes.set_title(f"mean ± standard deviation of {n} seeds", size=10)
+    A point is the mean of a setting's seeds, and a bar their standard deviation. Triangles are
+    settings that are too inaccurate for the range of several panels.
+    """
+    keys, groups = sweep.parameters or ("seed",), list(sweep.groups)
+    if not sweep.parameters:
+        groups = [SeedGroup((job,)) for job in groups[0].jobs]
+    means, sds = [group.mean() for group in groups], [group.sd() or np.nan for group in groups]
+    low, high = _shown(means) if len(keys) > 1 else (min(means), max(means))
+    size = (6, 4) if len(keys) == 1 else (1.5 + 2.5 * len(keys), 4)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
+    for key, axes in zip(keys, panels, strict=True):
+        scale = Scale(sweep, key)
+        x = [scale.positions[group.values.get(key, "")] for group in groups]
+        joined = scale.numeric and len(sweep.parameters) == 1
+        order = np.argsort(x)
+        columns = (np.array(values)[order] for values in (x, means, sds))
+        axes.errorbar(*columns, fmt="o-" if joined else "o", capsize=4, alpha=0.7)
+        axes.plot(x[0], means[0], "o", color=BEST, zorder=3)
+        worse = [value for value, mean in zip(x, means, strict=True) if mean < low]
+        axes.plot(worse, [low] * len(worse), "v", color="grey")
+        scale.label(axes)
+        axes.set_xlabel(key)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("validation accuracy")
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    if len(keys) > 1:
+        margin = 0.05 * (high - low) or 0.01
+        panels[0].set_ylim(low - margin, high + margin)
+    n = max(len(group.jobs) for group in sweep.groups)
+    title = f"mean ± standard deviation of {n} seeds" if n > 1 else ""
+    if not sweep.parameters:
+        mean, sd = statistics.fmean(means), statistics.stdev(means)
+        axes.axhspan(mean - sd, mean + sd, alpha=0.15, lw=0)
+        axes.axhline(mean, lw=1)
+        title = f"{mean:.2%} ± {sd:.2%}, n = {n}"
+    figure.suptitle(title, size=10)
     return figure
 
 
@@ -115,7 +116,15 @@ def draw_heat_map(sweep: SweepResults) -> Figure:
         row = rows.index(group.values.get(down, ""))
         column = columns.index(group.values.get(across, ""))
         table[row, column] = group.mean()
-    figure, axes, norm = _coloured(sweep, 2.8 + len(columns), 1.4 + 0.6 * len(rows))
+    size = (2.8 + len(columns), 1.4 + 0.6 * len(rows))
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    norm = Normalize(*_shown([group.mean() for group in sweep.groups]), clip=True)
+    bar = figure.colorbar(ScalarMappable(norm, COLORMAP), ax=axes, extend="min")
+    bar.formatter = PercentFormatter(1.0, decimals=1)
+    bar.set_label("validation accuracy")
     axes.imshow(table, cmap=COLORMAP, norm=norm, aspect="auto")
     best = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BEST, lw=2.5)
     axes.add_patch(best).set_clip_on(False)
@@ -129,62 +138,7 @@ def draw_heat_map(sweep: SweepResults) -> Figure:
     return figure
 
 
-def draw_parallel(sweep: SweepResults) -> Figure:
-    """A line per setting through one axis per parameter; the last axis is the accuracy."""
-    keys = sweep.parameters
-    figure, axes, norm = _coloured(sweep, 2.0 + 1.7 * len(keys), 4.2)
-    heights = {key: _label_axis(axes, i, Scale(sweep, key)) for i, key in enumerate(keys)}
-    alpha = max(0.25, 1 - len(sweep.groups) / 200)
-    for group in reversed(sweep.groups):  # the best on top
-        score = float(norm(group.mean()))
-        y = [heights[key][group.values.get(key, "")] for key in keys]
-        best = group is sweep.groups[0]
-        colour = BEST if best else colormaps[COLORMAP](score, alpha)
-        axes.plot([*y, score], color=colour, lw=2.5 if best else 1.2)
-    for i in range(len(keys) + 1):
-        axes.axvline(i, color="grey", lw=0.8, zorder=0)
-    axes.set_xticks(range(len(keys) + 1), [*short_names(keys).values(), "val/acc"])
-    axes.set(yticks=[], xlim=(-0.35, len(keys) + 0.05))
-    return figure
-
-
-def _label_axis(axes: Axes, x: int, scale: Scale) -> dict[str, float]:
-    """Label a vertical axis where there is room; returns the height of each value from 0 to 1."""
-    positions = np.array(list(scale.positions.values()))
-    positions = np.log(positions) if scale.log else positions
-    positions = (positions - positions.min()) / (np.ptp(positions) or 1.0)
-    heights = dict(zip(scale.positions, positions.tolist(), strict=True))
-    background = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1}
-    last = -1.0
-    for value, height in heights.items():
-        if height - last >= 0.08:
-            text = f"{float(value):.3g}" if scale.numeric else value
-            axes.text(x - 0.03, height, text, ha="right", va="center", size=8, bbox=background)
-            last = height
-    return heights
-
-
-def _axes(key: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6, 4), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlabel=key, ylabel="validation accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.grid(alpha=0.3)
-    return figure, axes
-
-
-def _coloured(sweep: SweepResults, width: float, height: float) -> tuple[Figure, Axes, Normalize]:
-    """Axes without a frame and a colour bar for the accuracies."""
-    means = [group.mean() for group in sweep.groups]
-    high, low, median = max(means), min(means), float(np.median(means))
-    if median < high:  # a run that failed to learn must not wash out the others
-        low = max(low, high - 4 * (high - median))
-    norm = Normalize(low, high, clip=True)
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    bar = figure.colorbar(ScalarMappable(norm, COLORMAP), ax=axes, extend="min")
-    bar.formatter = PercentFormatter(1.0, decimals=1)
-    bar.set_label("validation accuracy")
-    return figure, axes, norm
+def _shown(means: list[float]) -> tuple[float, float]:
+    """The range to show: settings that failed to learn must not compress the others."""
+    high, low, median = max(means), min(means), statistics.median(means)
+    return (max(low, high - 4 * (high - median)) if median < high else low), high

@@ -118,7 +118,9 @@ const append = (tag, parent, text = "", className = "") => {
 const GAMMA = 0.7; // makes small values visible next to large ones
 const COLUMNS = 42; // per row, for a layer without spatial dimensions
 const CELL = 24;
-const RESHAPING = ["reshape", "narrow", "cat"]; // not shown, since they change no values
+// not shown, since they change no values
+const RESHAPING = ["flatten", "view", "reshape", "squeeze", "unsqueeze"];
+const SELECTING = ["select", "slice", "unbind_item", "cat"];
 const ACTIVATIONS = ["relu", "leaky_relu", "tanh", "sigmoid", "silu"];
 
 /** The layers to show; activations and batch norms are merged into the preceding layer. */
@@ -127,9 +129,10 @@ function findLayers() {
   const steps = spec.steps.slice(0, -1); // the last step computes the logits
   steps.forEach((step, i) => {
     const previous = layers[layers.length - 1];
-    const follows = previous && step.inputs.length === 1 && step.inputs[0] === previous.index;
-    if (RESHAPING.includes(step.op)) return;
-    if (follows && (ACTIVATIONS.includes(step.op) || step.op === "scale")) {
+    const [input] = Object.values(step.args);
+    const follows = previous && input.value === previous.index;
+    if ([...RESHAPING, ...SELECTING].includes(step.op)) return;
+    if (follows && [...ACTIVATIONS, "batch_norm"].includes(step.op)) {
       previous.index = i + 1;
       previous.types.push(step.type || step.op);
     } else {

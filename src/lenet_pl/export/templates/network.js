@@ -6,24 +6,27 @@ class Network {
     Object.assign(this, spec);
     const bytes = decode(weights);
     const view = new DataView(bytes.buffer);
-    const numbers = new Float32Array(bytes.length / 4);
-    for (let i = 0; i < numbers.length; i++) numbers[i] = view.getFloat32(4 * i, true);
-    this.weight = ([offset, ...shape]) => numbers.subarray(offset, offset + product(shape));
+    this.weights = new Float32Array(bytes.length / 4);
+    this.weights.forEach((_, i) => (this.weights[i] = view.getFloat32(4 * i, true)));
   }
 
   /** Outputs of all steps for pixels from 0 to 255; the first is the normalised image. */
   run(pixels) {
     const image = Float32Array.from(pixels, (pixel) => (pixel / 255 - this.mean) / this.std);
-    const values = [image];
-    const shapes = [[1, 1, this.side, this.side]];
-    for (const step of this.steps) {
-      const output = new Float32Array(product(step.shape));
-      const inputs = step.inputs.map((index) => values[index]);
-      const shape = shapes[step.inputs[0]];
-      values.push(OPERATIONS[step.op].call(this, step, output, inputs, shape) || output);
-      shapes.push(step.shape);
+    const values = [{ data: image, shape: [1, 1, this.side, this.side] }];
+    const tensor = ({ value, offset, shape }) =>
+      values[value] || { shape, data: this.weights.subarray(offset, offset + product(shape)) };
+    const resolve = (argument) => {
+      if (Array.isArray(argument)) return argument.map(resolve);
+      return argument instanceof Object ? tensor(argument) : argument;
+    };
+    for (const { op, args, shape } of this.steps) {
+      const named = Object.entries(args).map(([name, argument]) => [name, resolve(argument)]);
+      const output = new Float32Array(product(shape));
+      const data = OPERATIONS[op](Object.fromEntries(named), output, shape) || output;
+      values.push({ data, shape });
     }
-    return values;
+    return values.map(({ data }) => data);
   }
 
   /** The probability of each class for pixels from 0 to 255. */
@@ -45,27 +48,27 @@ function softmax(logits) {
 
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 
-/* ---- operations: (step, output, inputs, shape of the first input) ---- */
+/* ---- operations of ATen: (arguments by name, output, its shape) ---- */
 
-const elementwise = (f) => (step, output, [x]) => {
-  for (let i = 0; i < x.length; i++) output[i] = f(x[i], step);
+const elementwise = (f) => (args, output) => {
+  args.self.data.forEach((x, i) => (output[i] = f(x, args)));
 };
 
-function conv2d(step, output, [x], [, channels, height, width]) {
-  const [, filters, rows, columns] = step.shape;
-  const [, , , kernelRows, kernelColumns] = step.weight;
-  const [strideY, strideX] = step.stride;
-  const [top, left] = step.padding;
-  const kernels = this.weight(step.weight);
-  const bias = this.weight(step.bias);
+function conv2d({ input, weight, bias, stride, padding }, output, [, filters, rows, columns]) {
+  const [, channels, height, width] = input.shape;
+  const kernel = weight.shape.slice(2);
+  const [strideY, strideX = strideY] = stride;
+  if (padding === "valid") padding = [0, 0];
+  if (padding === "same") padding = kernel.map((side) => (side - 1) >> 1); // less in front
+  const [top, left = top] = padding;
   let k = 0;
   for (let filter = 0; filter < filters; filter++) {
     const map = output.subarray(filter * rows * columns, (filter + 1) * rows * columns);
-    map.fill(bias[filter]);
+    if (bias) map.fill(bias.data[filter]);
     for (let channel = 0; channel < channels; channel++) {
-      for (let u = 0; u < kernelRows; u++) {
-        for (let v = 0; v < kernelColumns; v++) {
-          const weight = kernels[k++];
+      for (let u = 0; u < kernel[0]; u++) {
+        for (let v = 0; v < kernel[1]; v++) {
+          const w = weight.data[k++];
           // the output columns whose input pixel is not padding
           const first = Math.max(0, Math.ceil((left - v) / strideX));
           const last = Math.min(columns - 1, Math.floor((width - 1 + left - v) / strideX));
@@ -75,7 +78,7 @@ function conv2d(step, output, [x], [, channels, height, width]) {
             const from = (channel * height + y) * width + v - left;
             const to = row * columns;
             for (let column = first; column <= last; column++) {
-              map[to + column] += weight * x[from + column * strideX];
+              map[to + column] += w * input.data[from + column * strideX];
             }
           }
         }
@@ -84,64 +87,75 @@ function conv2d(step, output, [x], [, channels, height, width]) {
   }
 }
 
-/** Reduces the pixels of each window, starting from `initial`, which is also the padding. */
-const pool = (initial, reduce, finish) => (step, output, [x], [, , height, width]) => {
-  const [, channels, rows, columns] = step.shape;
-  const [kernelRows, kernelColumns] = step.kernel;
+/** Reduces each window of each map; `bounds` returns a window's first and last + 1 row. */
+const pool = (bounds, reduce) => (args, output, [, channels, ...size]) => {
+  const { data, shape } = args.self;
+  const windows = [0, 1].map((axis) =>
+    Array.from({ length: size[axis] }, (_, i) => bounds(i, axis, args, shape[axis + 2], size[axis])),
+  );
   let i = 0;
   for (let channel = 0; channel < channels; channel++) {
-    for (let row = 0; row < rows; row++) {
-      for (let column = 0; column < columns; column++) {
-        let value = initial;
-        for (let u = 0; u < kernelRows; u++) {
-          const y = row * step.stride[0] + u - step.padding[0];
-          if (y < 0 || y >= height) continue;
-          for (let v = 0; v < kernelColumns; v++) {
-            const z = column * step.stride[1] + v - step.padding[1];
-            if (z >= 0 && z < width) value = reduce(value, x[(channel * height + y) * width + z]);
+    for (const [top, bottom] of windows[0]) {
+      for (const [left, right] of windows[1]) {
+        const values = [];
+        for (let y = Math.max(0, top); y < Math.min(bottom, shape[2]); y++) {
+          const row = (channel * shape[2] + y) * shape[3];
+          for (let x = Math.max(0, left); x < Math.min(right, shape[3]); x++) {
+            values.push(data[row + x]);
           }
         }
-        output[i++] = finish(value, kernelRows * kernelColumns);
+        output[i++] = reduce(values, args.count_include_pad && (bottom - top) * (right - left));
       }
     }
   }
 };
 
-function linear(step, output, [x]) {
-  const weight = this.weight(step.weight);
-  const bias = this.weight(step.bias);
-  const [, outputs, inputs] = step.weight;
-  for (let row = 0; row < x.length / inputs; row++) {
-    for (let j = 0; j < outputs; j++) {
-      let sum = bias[j];
-      for (let i = 0; i < inputs; i++) sum += weight[j * inputs + i] * x[row * inputs + i];
-      output[row * outputs + j] = sum;
-    }
+function strided(i, axis, { kernel_size: kernel, stride, padding }) {
+  const at = (list) => list[axis] ?? list[0];
+  const first = i * at(stride.length ? stride : kernel) - at(padding);
+  return [first, first + at(kernel)];
+}
+
+const adaptive = (i, axis, args, length, count) =>
+  [Math.floor((i * length) / count), Math.ceil(((i + 1) * length) / count)];
+
+const maximum = (values) => Math.max(...values);
+
+const mean = (values, count) => values.reduce((a, b) => a + b, 0) / (count || values.length);
+
+function linear({ input, weight, bias }, output) {
+  const [outputs, inputs] = weight.shape;
+  for (let k = 0; k < output.length; k++) {
+    const [from, j] = [Math.floor(k / outputs) * inputs, k % outputs];
+    let sum = bias ? bias.data[j] : 0;
+    for (let i = 0; i < inputs; i++) sum += weight.data[j * inputs + i] * input.data[from + i];
+    output[k] = sum;
   }
 }
 
-function scale(step, output, [x]) {
-  const weight = this.weight(step.weight);
-  const bias = this.weight(step.bias);
-  const size = x.length / weight.length;
-  for (let i = 0; i < x.length; i++) {
-    const channel = Math.floor(i / size);
-    output[i] = x[i] * weight[channel] + bias[channel];
-  }
+function batch_norm({ input, weight, bias, running_mean, running_var, eps }, output, [, channels]) {
+  const size = output.length / channels;
+  input.data.forEach((x, i) => {
+    const c = Math.floor(i / size);
+    const scaled = (x - running_mean.data[c]) / Math.sqrt(running_var.data[c] + eps);
+    output[i] = scaled * (weight ? weight.data[c] : 1) + (bias ? bias.data[c] : 0);
+  });
 }
 
 /** The gates are in PyTorch's order: input, forget, cell, output. */
-function lstm(step, output, [x], [, times]) {
-  const states = [];
-  const { directions } = step;
-  for (let first = 0; first < step.weights.length; first += 4 * directions) {
+function lstm({ input, params, bidirectional, index }, output) {
+  const times = input.shape[1];
+  const directions = bidirectional ? 2 : 1;
+  const [states, cells] = [[], []];
+  let x = input.data;
+  for (let first = 0; first < params.length; first += 4 * directions) {
     const inputs = x.length / times;
-    const hidden = step.weights[first][1] / 4;
+    const hidden = params[first].shape[0] / 4;
     const sequence = new Float32Array(times * directions * hidden);
     for (let direction = 0; direction < directions; direction++) {
-      const [wInput, wState, bInput, bState] = step.weights
+      const [wInput, wState, bInput, bState] = params
         .slice(first + 4 * direction)
-        .map(this.weight);
+        .map(({ data }) => data);
       let state = new Float32Array(hidden);
       const cell = new Float32Array(hidden);
       const gates = new Float64Array(4 * hidden);
@@ -162,48 +176,62 @@ function lstm(step, output, [x], [, times]) {
         sequence.set(state, (time * directions + direction) * hidden);
       }
       states.push(...state);
+      cells.push(...cell);
     }
     x = sequence;
   }
-  output.set(step.output === "sequence" ? x : states);
+  output.set([x, states, cells][index]);
 }
 
-/** Selects the indices from `start` up to `end`, exclusive, of one axis. */
-function narrow(step, output, [x], shape) {
-  const inner = product(shape.slice(step.axis + 1));
-  const length = shape[step.axis] * inner;
-  const size = (step.end - step.start) * inner;
-  for (let outer = 0; outer * length < x.length; outer++) {
-    const offset = outer * length + step.start * inner;
-    output.set(x.subarray(offset, offset + size), outer * size);
+/** Selects one index of an axis, or those from `start` up to `end`, exclusive. */
+function narrow({ self, dim, index, start, end }, output) {
+  const axis = dim < 0 ? dim + self.shape.length : dim;
+  const length = self.shape[axis];
+  const inner = product(self.shape.slice(axis + 1));
+  const limit = (i) => Math.max(0, Math.min(i < 0 ? i + length : i, length));
+  const first = limit(index ?? start ?? 0);
+  const last = index === undefined ? limit(end ?? length) : first + 1;
+  const size = (last - first) * inner;
+  for (let outer = 0; outer * size < output.length; outer++) {
+    const offset = (outer * length + first) * inner;
+    output.set(self.data.subarray(offset, offset + size), outer * size);
   }
 }
 
-function cat(step, output, inputs) {
-  const outer = product(step.shape.slice(0, step.axis));
+function cat({ tensors, dim }, output, shape) {
+  const outer = product(shape.slice(0, dim < 0 ? dim + shape.length : dim));
   let offset = 0;
   for (let i = 0; i < outer; i++) {
-    for (const x of inputs) {
-      const size = x.length / outer;
-      output.set(x.subarray(i * size, (i + 1) * size), offset);
+    for (const { data } of tensors) {
+      const size = data.length / outer;
+      output.set(data.subarray(i * size, (i + 1) * size), offset);
       offset += size;
     }
   }
 }
 
+const reshape = ({ self }) => self.data;
+
 const OPERATIONS = {
   conv2d,
-  max_pool2d: pool(-Infinity, Math.max, (value) => value),
-  avg_pool2d: pool(0, (a, b) => a + b, (value, size) => value / size),
+  max_pool2d: pool(strided, maximum),
+  avg_pool2d: pool(strided, mean),
+  adaptive_avg_pool2d: pool(adaptive, mean),
   linear,
-  scale,
-  lstm,
-  narrow,
+  batch_norm,
+  lstm_item: lstm,
+  select: narrow,
+  slice: narrow,
+  unbind_item: narrow,
   cat,
-  add: (step, output, [a, b]) => output.forEach((_, i) => (output[i] = a[i] + b[i])),
-  reshape: (step, output, [x]) => x,
+  add: ({ self, other }, output) => output.forEach((_, i) => (output[i] = self.data[i] + other.data[i])),
+  flatten: reshape,
+  view: reshape,
+  reshape,
+  squeeze: reshape,
+  unsqueeze: reshape,
   relu: elementwise((x) => Math.max(x, 0)),
-  leaky_relu: elementwise((x, { slope }) => (x > 0 ? x : slope * x)),
+  leaky_relu: elementwise((x, { negative_slope }) => (x > 0 ? x : negative_slope * x)),
   tanh: elementwise(Math.tanh),
   sigmoid: elementwise(sigmoid),
   silu: elementwise((x) => x * sigmoid(x)),
