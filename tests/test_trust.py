@@ -172,7 +172,7 @@ def test_overrides_of_ordinary_runs_are_allowed(working):
         "+x='${oc.decode:\"{_target_: torch.load}\"}'",
         "+x='${oc.${y}:a}'",
         "callbacks.checkpoint.dirpath=weights",
-        "callbacks.checkpoint.dirpath=/home/me",
+        "callbacks.checkpoint.dirpath=/elsewhere",
         "callbacks.checkpoint.weights=${run_dir}/../../x",
         "callbacks.checkpoint.weights=${run_dir}x",
         "callbacks.checkpoint.weights='${data.root}'",

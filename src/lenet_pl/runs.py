@@ -79,6 +79,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     given = [argument for argument in arguments if argument not in requested]
     key, _, name = requested[-1].partition("=")
     run = find_run(name)
+    if not (overrides := run / ".hydra" / "overrides.yaml").exists():
+        raise ConfigError(f"{key}={run}: not a run folder ({overrides} is missing)")
     own = read_overrides(run)
     if key == "resume":
         added, replaced = _continue(run, given), {*map(override_key, given)}
