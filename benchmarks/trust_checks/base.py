@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -252,9 +253,11 @@ def complete(cwd: Path, folder: Path, command: list[str]) -> None:
 def once(name: str, make: Callable[[Path], object]) -> Path:
     """A folder that one worker makes and all share; ``seconds`` is how long that took."""
     folder = shared / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
+    shared.mkdir(parents=True, exist_ok=True)
+    with FileLock(shared / f"{name}.lock"):
         if not (folder / "seconds").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a failed attempt
+            folder.mkdir()
             began = time.monotonic()
             make(folder)
             (folder / "seconds").write_text(str(time.monotonic() - began))

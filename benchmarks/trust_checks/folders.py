@@ -29,21 +29,11 @@ USES = {
     "sweep": ["lenet-pl", "sweep", "sweep"],
     "resume": ["train.py", "resume=run", "trainer.max_epochs=3"],
 }
-BEST, LAST = "checkpoints/best.ckpt", "checkpoints/last.ckpt"
 Damage = Callable[[Path], object]
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
-    pairs = []
-    for file, uses, damages in (
-        (BEST, ("test", "predict", "report", "export", "resume"), CHECKPOINT),
-        (LAST, ("resume",), CHECKPOINT),
-        (".hydra/config.yaml", ("test", "predict", "report", "export", "resume"), CONFIG),
-        (".hydra/overrides.yaml", ("resume", "sweep"), OVERRIDES),
-        ("result.json", ("test", "report", "export", "sweep", "resume"), RESULT),
-        ("metrics.csv", ("report", "sweep", "resume"), METRICS),
-    ):
-        pairs += [(use, file, name) for name in damages for use in uses]
+    pairs = [(u, f, name) for f, (uses, table) in FILES.items() for name in table for u in uses]
     if options.quick:
         pairs = random.Random(options.seed).sample(pairs, 16)
     for use, file, name in pairs:
@@ -60,8 +50,8 @@ def _originals(folder: Path) -> None:
         image.paste(255, (28, 10, 34, 50))
         image.save(folder / "digit.png")
     for use, (program, *arguments) in USES.items():
-        copy = folder / use
-        copy.mkdir()
+        copy = folder / "answers" / use
+        copy.mkdir(parents=True)
         for name in ("run", "sweep"):
             shutil.copytree(folder / name, copy / name)
         shutil.copy(folder / "digit.png", copy)
@@ -78,10 +68,7 @@ def damaged(use: str, file: str, damage: str, w: Path) -> None:
     for name in ("run", "sweep"):
         shutil.copytree(folder / name, w / name)
     shutil.copy(folder / "digit.png", w)
-    tables = {".ckpt": CHECKPOINT, "config.yaml": CONFIG, "overrides.yaml": OVERRIDES}
-    tables |= {"result.json": RESULT, "metrics.csv": METRICS}
-    damages = next(table for suffix, table in tables.items() if file.endswith(suffix))
-    damages[damage](w / ("sweep/0" if use == "sweep" else "run") / file)
+    FILES[file][1][damage](w / ("sweep/0" if use == "sweep" else "run") / file)
     before = _files(w)
     program, *arguments = USES[use]
     hook = partial(_set_browser, w / "PWNED")
@@ -95,9 +82,9 @@ def damaged(use: str, file: str, damage: str, w: Path) -> None:
         changed = [str(path) for path in {*before, *after} if before.get(path) != after.get(path)]
         require(not changed, f"a refusal changed {changed}")
     elif done.returncode == 0 and use == "resume":
-        base.require_same(w / "run", folder / "resume" / "run")
+        base.require_same(w / "run", folder / "answers" / "resume" / "run")
     elif done.returncode == 0:
-        extra = _figures(done.stdout) - _figures((folder / use / "answer").read_text())
+        extra = _figures(done.stdout) - _figures((folder / "answers" / use / "answer").read_text())
         require(not extra, f"accepted, but other figures: {', '.join(sorted(extra)[:4])}")
 
 
@@ -154,22 +141,48 @@ def _script(path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
 
 
-def _keys(*names: str, value: Any = None, remove: bool = False) -> Damage:
-    """Replace or remove a nested value of a checkpoint; ``*`` stands for the first key."""
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _set(*keys: str, value: Any = None, remove: bool = False) -> Damage:
+    """Replace or remove a nested value of a file; ``*`` stands for the first key."""
 
     def change(path: Path) -> None:
-        state = torch.load(path, weights_only=True)
-        node = state
-        for name in names[:-1]:
-            node = node[next(iter(node)) if name == "*" else name]
-        last = next(iter(node)) if names[-1] == "*" else names[-1]
+        content = node = _read(path)
+        *parents, last = keys
+        for key in parents:
+            node = node[key] if key != "*" else next(iter(node.values()))
+        last = last if last != "*" else next(iter(node))
         if remove:
             del node[last]
         else:
             node[last] = value(node[last]) if callable(value) else value
-        torch.save(state, path)
+        _write(path, content)
 
     return change
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".ckpt":
+        return torch.load(path, weights_only=True)
+    return yaml.safe_load(path.read_text())  # JSON as well
+
+
+def _write(path: Path, content: Any) -> None:
+    if path.suffix == ".ckpt":
+        torch.save(content, path)
+    else:
+        path.write_text((json.dumps if path.suffix == ".json" else yaml.safe_dump)(content))
+
+
+def _values(*pairs: tuple[str, Any]) -> dict[str, Damage]:
+    """Damages that set keys with dots."""
+    return {
+        f"{key} = {json.dumps(value)[:70]}": _set(*key.split("."), value=value)
+        for key, value in pairs
+    }
 
 
 def _everywhere(number: float) -> Callable[[Any], Any]:
@@ -187,46 +200,28 @@ CHECKPOINT: dict[str, Damage] = {
     "a tensor": _saved(torch.zeros(3)),
     "a list": _saved([1, 2]),
     "nothing": _saved({}),
-    "a FIFO's place": lambda path: (path.unlink(), path.mkdir()),
+    "a folder": _folder,
     **{
-        f"no {'.'.join(names)}": _keys(*names, remove=True)
-        for names in (
-            *(("state_dict",), ("epoch",), ("settings",), (DATA,), (DATA, "classes")),
-            *((DATA, "digest"), (DATA, "mean"), ("state_dict", "*"), ("optimizer_states",)),
-            *(("callbacks",), ("loops",), ("callbacks", "*"), ("global_step",)),
+        f"no {key}": _set(*key.split("."), remove=True)
+        for key in (
+            *("state_dict", "epoch", "settings", DATA, f"{DATA}.classes", f"{DATA}.digest"),
+            *(f"{DATA}.mean", "state_dict.*", "optimizer_states", "callbacks", "loops"),
+            *("callbacks.*", "global_step"),
         )
     },
-    **{
-        f"{'.'.join(names)} = {value!r:.20}": _keys(*names, value=value)
-        for names, value in (
-            *((("epoch",), "x"), (("epoch",), -5), (("epoch",), None), (("settings",), [])),
-            *(((DATA, "classes"), ["a"]), ((DATA, "classes"), 7), ((DATA, "mean"), "x")),
-            *(((DATA, "digest"), 1), (("state_dict",), []), (("callbacks",), [])),
-            *((("callbacks", "*"), 3), (("optimizer_states",), [{}]), (("lr_schedulers",), 1)),
-        )
-    },
-    "weights NaN": _keys("state_dict", value=_everywhere(float("nan"))),
-    "weights infinite": _keys("state_dict", value=_everywhere(float("inf"))),
-    "weights of one layer NaN": _keys("state_dict", "*", value=lambda old: old * float("nan")),
-    "weights of another shape": _keys("state_dict", "*", value=torch.zeros(2)),
-    "weights that are text": _keys("state_dict", "*", value="x"),
-    "whole-numbered names": _keys("state_dict", value=lambda old: dict(enumerate(old.values()))),
+    **_values(
+        *(("epoch", "x"), ("epoch", -5), ("epoch", None), ("settings", []), ("state_dict", [])),
+        *((f"{DATA}.classes", ["a"]), (f"{DATA}.classes", 7), (f"{DATA}.mean", "x")),
+        *((f"{DATA}.digest", 1), ("callbacks", []), ("callbacks.*", 3)),
+        *(("optimizer_states", [{}]), ("lr_schedulers", 1)),
+    ),
+    "weights NaN": _set("state_dict", value=_everywhere(float("nan"))),
+    "weights infinite": _set("state_dict", value=_everywhere(float("inf"))),
+    "weights of one layer NaN": _set("state_dict", "*", value=lambda old: old * float("nan")),
+    "weights of another shape": _set("state_dict", "*", value=torch.zeros(2)),
+    "weights that are text": _set("state_dict", "*", value="x"),
+    "whole-numbered names": _set("state_dict", value=lambda old: dict(enumerate(old.values()))),
 }
-
-
-def _config(key: str, value: Any) -> Damage:
-    """Set a key, with dots, in a YAML mapping."""
-
-    def change(path: Path) -> None:
-        content = yaml.safe_load(path.read_text())
-        *parents, last = key.split(".")
-        node = content
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = value
-        path.write_text(yaml.safe_dump(content))
-
-    return change
 
 
 TARGETS: dict[str, dict[str, Any]] = {
@@ -250,37 +245,29 @@ CONFIG: dict[str, Damage] = {
     "a list": _text("[1, 2]"),
     "brackets": _text("[" * 3000),
     "alias bomb": _text(BOMB),
-    **{
-        f"{key}={value}": _config(key, value)
-        for key, value in (
-            *(("model", "${model}"), ("model", None), ("data", 3), ("model.num_classes", "x")),
-            *(("data.batch_size", "x"), ("data.eval_batch_size", -1), ("data.val_size", "x")),
-            *(("loss", "x"), ("data.source", None), ("model._args_", [1, 2, 3])),
-        )
-    },
-    **{
-        f"{key}._target_={target}": _config(key, {"_target_": target, **arguments})
-        for key in ("model", "data.augment.x")
-        for target, arguments in TARGETS.items()
-    },
+    **_values(
+        *(("model", "${model}"), ("model", None), ("data", 3), ("model.num_classes", "x")),
+        *(("data.batch_size", "x"), ("data.eval_batch_size", -1), ("data.val_size", "x")),
+        *(("loss", "x"), ("data.source", None), ("model._args_", [1, 2, 3])),
+        *(("model", {"_target_": target, **TARGETS[target]}) for target in TARGETS),
+        *(("data.augment", {"x": {"_target_": target, **TARGETS[target]}}) for target in TARGETS),
+    ),
 }
 
 
 def _overrides(*added: str) -> Damage:
+    """Add overrides; beside the run lies a pickle, which they may load."""
+
     def change(path: Path) -> None:
-        path.write_text(yaml.safe_dump([*yaml.safe_load(path.read_text()), *added]))
+        Path(path.parents[2] / "payload.pt").write_bytes(pickle.dumps(Payload()))
+        _write(path, [*_read(path), *added])
 
     return change
 
 
-def _with_payload(*words: str) -> Damage:
-    """Overrides that would load a pickle, and the pickle."""
-
-    def change(path: Path) -> None:
-        (path.parents[1] / "payload.pt").write_bytes(pickle.dumps(Payload()))
-        _overrides(*words)(path)
-
-    return change
+def _callback(target: str, arguments: dict[str, Any]) -> Damage:
+    words = [f"+callbacks.x.{name}={json.dumps(value)}" for name, value in arguments.items()]
+    return _overrides(f"+callbacks.x._target_={target}", *words)
 
 
 OVERRIDES: dict[str, Damage] = {
@@ -290,23 +277,9 @@ OVERRIDES: dict[str, Damage] = {
     "brackets": _text("[" * 3000),
     "alias bomb": _text(BOMB),
     "no key": _overrides("no_such_key=1"),
-    **{
-        f"callbacks.x._target_={target}": _overrides(
-            f"+callbacks.x._target_={target}",
-            *(f"+callbacks.x.{name}={json.dumps(v)}" for name, v in arguments.items()),
-        )
-        for target, arguments in TARGETS.items()
-    },
-    "torch.load": _with_payload(
-        "+callbacks.x._target_=torch.load",
-        "+callbacks.x.f=run/payload.pt",
-        "+callbacks.x.weights_only=false",
-    ),
-    "numpy.load": _with_payload(
-        "+callbacks.x._target_=numpy.load",
-        "+callbacks.x.file=run/payload.pt",
-        "+callbacks.x.allow_pickle=true",
-    ),
+    **{target: _callback(target, arguments) for target, arguments in TARGETS.items()},
+    "torch.load": _callback("torch.load", {"f": "payload.pt", "weights_only": False}),
+    "numpy.load": _callback("numpy.load", {"file": "payload.pt", "allow_pickle": True}),
     **{
         word: _overrides(word)
         for word in (
@@ -319,15 +292,6 @@ OVERRIDES: dict[str, Damage] = {
 }
 
 
-def _json(key: str, value: Any) -> Damage:
-    def change(path: Path) -> None:
-        content = json.loads(path.read_text())
-        content[key] = value
-        path.write_text(json.dumps(content))
-
-    return change
-
-
 RESULT: dict[str, Damage] = {
     "half": _cut(0.5),
     "HTML": _text("<!DOCTYPE html>"),
@@ -335,15 +299,12 @@ RESULT: dict[str, Damage] = {
     "a list": _text("[[1, 2]]"),
     "brackets": _text("[" * 100_000),
     "not UTF-8": lambda path: path.write_bytes(b'{"status": "\xff"}'),
-    **{
-        f"{key} = {value!r:.20}": _json(key, value)
-        for key, value in (
-            *(("metrics", 3), ("metrics", {"val/acc": "x"}), ("metrics", {"test/acc": None})),
-            *(("data", 7), ("seconds", []), ("status", 5), ("status", "x" * 5000), ("epochs", "x")),
-            *(("versions", 1), ("git", "x"), ("overrides", 1), ("best_epoch", "x")),
-            *(("metrics", {"val/acc": float("nan"), "val/loss": 1e999}), ("epochs", -1)),
-        )
-    },
+    **_values(
+        *(("metrics", 3), ("metrics", {"val/acc": "x"}), ("metrics", {"test/acc": None})),
+        *(("data", 7), ("seconds", []), ("status", 5), ("status", "x" * 5000), ("epochs", "x")),
+        *(("versions", 1), ("git", "x"), ("overrides", 1), ("best_epoch", "x"), ("epochs", -1)),
+        ("metrics", {"val/acc": float("nan"), "val/loss": 1e999}),
+    ),
 }
 METRICS: dict[str, Damage] = {
     "empty": _text(""),
@@ -353,4 +314,14 @@ METRICS: dict[str, Damage] = {
     "half": _cut(0.5),
     "too many columns": lambda path: path.write_text(path.read_text() + "1,2,3,4,5,6,7,8,9\n"),
     "infinite": lambda path: path.write_text(path.read_text().replace("0.", "1e999")),
+}
+READERS = ("test", "predict", "report", "export", "resume")
+# the files of a run, the commands that read them, and what happens to them
+FILES: dict[str, tuple[tuple[str, ...], dict[str, Damage]]] = {
+    "checkpoints/best.ckpt": (READERS, CHECKPOINT),
+    "checkpoints/last.ckpt": (("resume",), CHECKPOINT),
+    ".hydra/config.yaml": (("predict", "report", "export", "resume"), CONFIG),
+    ".hydra/overrides.yaml": (("resume", "sweep"), OVERRIDES),
+    "result.json": (("test", "report", "export", "sweep", "resume"), RESULT),
+    "metrics.csv": (("report", "sweep", "resume"), METRICS),
 }

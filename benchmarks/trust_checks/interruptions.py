@@ -115,8 +115,7 @@ def _end(delay: float) -> None:
     """End this process after some seconds by a signal that nothing handles."""
     if not delay:
         os.kill(os.getpid(), signal.SIGKILL)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, delay)
+    signal.setitimer(signal.ITIMER_PROF, delay)
 
 
 def interrupt(

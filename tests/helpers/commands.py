@@ -8,6 +8,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -113,5 +114,6 @@ def _run(
         else:
             import_module("lenet_pl.cli").main()
     finally:
+        threading._shutdown()  # joblib ends its workers there, whom multiprocessing waits for
         sys.stdout.flush()
         sys.stderr.flush()
