@@ -71,6 +71,9 @@ def configurations(rng: random.Random, count: int) -> list[list[str]]:
             words = ["model=pretrained", "model.freeze=true", *words[1:]]
         needs = [item for word in words for item in NEEDS.get(word, [])]
         drawn.append([*QUICK, *words, *needs, f"trainer.max_epochs={rng.choice([3, 4])}"])
+    names = {option for column in columns for option in column}
+    if count == len(columns[0]) and not names <= {word for words in drawn for word in words}:
+        return configurations(rng, count)  # finetune has replaced the only row of a model
     return drawn[:count]
 
 
