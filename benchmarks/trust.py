@@ -62,6 +62,7 @@ def run_all(cases: Sequence[base.Case], workers: int, folder: Path) -> list[dict
             number, case = running[future]
             status, why = future.result()
             outcomes[number] = {"item": case.item, "case": case.name, "status": status, "why": why}
+            print(f"\r{len(outcomes)} of {len(cases)}", end="\r", file=sys.stderr, flush=True)
             if status != "held":
                 print(f"{status}: {case.item}: {case.name}: {why}", flush=True)
     return [outcomes[number] for number in sorted(outcomes)]

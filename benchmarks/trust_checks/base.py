@@ -247,7 +247,10 @@ def complete(cwd: Path, folder: Path, command: list[str]) -> None:
     """Resume a run until it has finished; where ``resume`` refuses, repeat its command."""
     done = run(cwd, quoted("resume", folder), status=(0, 2))
     if done.returncode == 2 and result(folder).get("status") != "finished":
-        run(cwd, *command)
+        try:
+            run(cwd, *command)
+        except FailedError as error:
+            raise FailedError(f"cannot be resumed ({done.stderr.strip()}): {error}") from error
 
 
 def once(name: str, make: Callable[[Path], object]) -> Path:
