@@ -7,7 +7,9 @@ dir=$1
 
 if [[ ${2:-} == stop ]]; then
   for daemon in slurmctld slurmd; do
-    kill "$(<"$dir/$daemon.pid")" || true
+    pid=$(<"$dir/$daemon.pid")
+    kill "$pid" || true
+    timeout 10 tail --pid="$pid" -f /dev/null || kill -9 "$pid"
   done
   exit
 fi
