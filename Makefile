@@ -1,6 +1,6 @@
 # The comment after ## is the description of a target in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help setup test check bench docs ci
+.PHONY: help setup test check bench trust docs ci
 
 BENCHMARK ?= epoch
 
@@ -18,6 +18,9 @@ check: ## check style, formatting and types
 
 bench: ## run a benchmark: make bench BENCHMARK=epoch, inference, startup, sweep, ...
 	python benchmarks/$(BENCHMARK).py $(ARGS)
+
+trust: ## kill runs, damage files, fill disks and draw command lines for 45 minutes, and count
+	python benchmarks/trust.py $(ARGS)
 
 docs: ## test what the documentation shows: commands, links, import diagram, model, notebooks
 	pytest tests/test_readme.py tests/test_architecture.py tests/test_contributing.py tests/test_notebooks.py

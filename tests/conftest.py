@@ -17,11 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--download", action="store_true", help="also fetch MNIST and train on it")
+    parser.addoption("--trust", action="store_true", help="also kill, damage and draw at random")
     parser.addoption("--record-golden", action="store_true", help="renew what test_golden pins")
 
 
 # the slowest files first, so that two workers end together
 SLOWEST = (
+    "test_trust",
+    "test_slurm",
     "test_hydra_callback",
     "test_training",
     "test_notebooks",
@@ -32,11 +35,13 @@ SLOWEST = (
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in SLOWEST)
-    if config.getoption("--download") or os.environ.get("CI") == "true":
+    if os.environ.get("CI") == "true":
         return
-    for item in items:
-        if item.get_closest_marker("download"):
-            item.add_marker(pytest.mark.skip(reason="needs the network: pytest --download"))
+    for mark, reason in (("download", "needs the network"), ("trust", "takes minutes")):
+        skip = pytest.mark.skip(reason=f"{reason}: pytest --{mark}")
+        for item in items if not config.getoption(f"--{mark}") else ():
+            if item.get_closest_marker(mark):
+                item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,10 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import NamedTuple
@@ -28,12 +30,28 @@ class Done(NamedTuple):
 
 
 class Running:
-    """``python train.py WORDS`` in the folder ``cwd``, like ``subprocess.Popen``."""
+    """``python train.py WORDS`` in the folder ``cwd``, like ``subprocess.Popen``.
 
-    def __init__(self, *words: str, cwd: Path) -> None:
-        _ensure_server()
+    Args:
+        words: the arguments.
+        cwd: the working folder; the outputs are written beside it.
+        program: ``train.py`` or ``lenet-pl``.
+        before: called in the new process before the program starts; must be picklable.
+    """
+
+    def __init__(
+        self,
+        *words: str,
+        cwd: Path,
+        program: str = "train.py",
+        before: Callable[[], object] | None = None,
+    ) -> None:
+        ensure_server()
         self.outputs = [cwd.with_name(f"{cwd.name}.{time.monotonic_ns()}.{n}") for n in (1, 2)]
-        self.process = CONTEXT.Process(target=_train, args=(words, cwd, self.outputs))
+        for path in self.outputs:
+            path.touch()
+        arguments = (program, words, cwd, self.outputs, before)
+        self.process = CONTEXT.Process(target=_run, args=arguments)
         self.process.start()
 
     def poll(self) -> int | None:
@@ -43,12 +61,13 @@ class Running:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def wait(self) -> Done:
-        self.process.join(timeout=120)
+    def wait(self, timeout: float = 120) -> Done:
+        self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
             raise TimeoutError(self.outputs[1].read_text())
-        return Done(self.process.exitcode, *(path.read_text() for path in self.outputs))
+        texts = (path.read_text(errors="replace") for path in self.outputs)
+        return Done(self.process.exitcode, *texts)
 
     def wait_for(self, there: Callable[[], bool]) -> None:
         """Until something is there, while the command runs."""
@@ -60,7 +79,7 @@ class Running:
         raise TimeoutError
 
 
-def _ensure_server() -> None:
+def ensure_server() -> None:
     """Start the server, if it does not run; it finds what it preloads by its PYTHONPATH only."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -73,16 +92,28 @@ def _ensure_server() -> None:
         os.environ["PYTHONPATH"] = before
 
 
-def _train(words: tuple[str, ...], cwd: Path, outputs: list[Path]) -> None:
+def _run(
+    program: str,
+    words: tuple[str, ...],
+    cwd: Path,
+    outputs: list[Path],
+    before: Callable[[], object] | None,
+) -> None:
     # as on a terminal; what a shell runs in the background ignores Ctrl-C, and so do its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     for descriptor, path in enumerate(outputs, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), descriptor)
+        os.dup2(os.open(path, os.O_WRONLY), descriptor)
     script = str(ROOT / "train.py")
-    sys.argv = [script, *words]
+    sys.argv = [script if program == "train.py" else program, *words]
     try:
-        runpy.run_path(script, run_name="__main__")
+        if before:
+            before()
+        if program == "train.py":
+            runpy.run_path(script, run_name="__main__")
+        else:
+            import_module("lenet_pl.cli").main()
     finally:
+        threading._shutdown()  # joblib ends its workers there, whom multiprocessing waits for
         sys.stdout.flush()
         sys.stderr.flush()

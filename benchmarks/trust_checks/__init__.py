@@ -1,0 +1,1 @@
+"""The checks that ``benchmarks/trust.py`` repeats, one module per kind of trouble."""
