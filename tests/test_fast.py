@@ -128,7 +128,7 @@ def _fail_in_the_second_epoch(self, trainer, pl_module):
         ),
         ("trainer.devices=2", r"trainer.devices=2: must be 1 with classifier=fast; choose classif"),
         ("trainer.precision=64-true", r"=64-true: must be 32-true or bf16-mixed with class"),
-        ("+trainer.val_check_interval=4", r"val_check_interval=4: must be 1.0 with classif"),
+        ("+trainer.val_check_interval=0.5", r"val_check_interval=0.5: must be 1.0 with classif"),
         ("trainer.strategy=ddp", r"trainer.strategy=DDPStrategy: must be auto with cla"),
         ("optimizer=lbfgs", r"optimizer: LBFGS requires a closure; choose classifier=plain"),
     ],

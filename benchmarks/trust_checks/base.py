@@ -245,7 +245,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def complete(cwd: Path, folder: Path, command: list[str]) -> None:
     """Resume a run until it has finished; where ``resume`` refuses, repeat its command."""
-    done = run(cwd, quoted("resume", folder), status=(0, 2))
+    done = run(cwd, f"resume={folder}", status=(0, 2))
     if done.returncode == 2 and result(folder).get("status") != "finished":
         try:
             run(cwd, *command)

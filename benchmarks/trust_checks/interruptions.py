@@ -107,7 +107,7 @@ def killed(words: list[str], number: float, at_a_change: bool, elsewhere: bool, 
             done = running.wait()
             if done.returncode >= 0:
                 base.check_answer(done, (0, 2))  # finished before, or nothing to resume
-            attempt = [quoted("resume", folder)]
+            attempt = [f"resume={folder}"]
         base.complete(w, folder, command)
         require_same(folder, expected.folder)
     finally:

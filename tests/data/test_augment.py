@@ -320,16 +320,17 @@ def test_a_resumed_or_logged_run_with_augmentation_is_the_same(composed, tmp_pat
 
 
 def test_a_logger_does_not_touch_the_global_generator(composed):
-    states = []
+    before, after = [], []
     for overrides in (["logger=none"], []):
         short = [*FAST, BOTH, *SHORT, "trainer.max_epochs=1", "callbacks=none"]
         cfg = composed(*short, *overrides)
         trainer, classifier, data, *_ = build(cfg)
-        before = torch.get_rng_state()
+        before.append(torch.get_rng_state())
         Path(cfg.run_dir).mkdir(exist_ok=True)
         trainer.fit(classifier, data)
-        states += [before, torch.get_rng_state()]
-    assert all(torch.equal(state, states[0]) for state in states)
+        after.append(torch.get_rng_state())
+    assert torch.equal(*before)
+    assert torch.equal(*after)
 
 
 @pytest.mark.parametrize(

@@ -240,13 +240,16 @@ def test_normalised_pixels(composed, normalise, low, high):
             (f"data.split={value}", "null or three numbers above 0")
             for value in ("[7,2]", "[7,0,3]", "[7,-2,1]", "[7,2,1,1]", "7", "[a,b,c]", "{a: 1}")
         ),
-        *((f"data.fraction={value}", "a number above 0, up to 1") for value in (0, 1.5, -1, "x")),
+        *((f"data.fraction={value}", "a number above 0 up to 1") for value in (0, 1.5, -1, "x")),
         ("data.normalise=standardize", "one of standardise, scale, none"),
         ("data.clean=maybe", "one of true, false"),
         ("data.clean=1", "one of true, false"),
         ("data.suspect_folds=1", "0, or an integer from 2 to 20"),
-        ("data.val_size=0", "an integer of at least 1, or a fraction between 0 and 1"),
-        ("data.val_size=1.5", "an integer of at least 1, or a fraction between 0 and 1"),
+        ("data.val_size=0", "an integer from 1 to 1,000,000,000, or a number above 0 and below 1"),
+        (
+            "data.val_size=1.5",
+            "an integer from 1 to 1,000,000,000, or a number above 0 and below 1",
+        ),
     ],
 )
 def test_invalid_values(composed, override, message):

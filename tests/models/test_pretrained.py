@@ -115,7 +115,7 @@ def test_weights_from_a_file(tmp_path):
 def test_frozen_layers_do_not_change():
     net = pretrained("resnet18", freeze=True).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    classifier = Classifier(net, nn.CrossEntropyLoss(), torch.optim.SGD, None, True, 0.0, 1.0)
+    classifier = Classifier(net, nn.CrossEntropyLoss(), torch.optim.SGD, None, True, 0, 0.0, 1.0)
     optimizer = classifier.build_optimizer()
     nn.functional.cross_entropy(net(torch.rand(4, 1, 28, 28)), torch.arange(4)).backward()
     optimizer.step()

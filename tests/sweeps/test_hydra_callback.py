@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -88,7 +87,7 @@ def test_an_interrupted_sweep_continues(
         patch.setattr(EpochHistory, "on_train_epoch_start", stop)
         assert run_sweep(*preset, r"hydra.sweep.dir='it\'s a=b'") == 1
     printed, error = capsys.readouterr()
-    assert error.endswith("error: stopped\n")
+    assert error == "error: stopped\n"
     assert "best so far  job 0" in printed
     command = printed.splitlines()[-1].removeprefix("to continue  python train.py ")
     assert f"if stopped  python train.py {command}\n" in printed

@@ -98,8 +98,8 @@ def draw_panels(sweep: SweepResults) -> Figure:
         panels[0].set_ylim(low - margin, high + margin)
     n = max(len(group.jobs) for group in sweep.groups)
     title = f"mean ± standard deviation of {n} seeds" if n > 1 else ""
-    if not sweep.parameters:
-        mean, sd = statistics.fmean(means), statistics.stdev(means)
+    if not sweep.parameters and (sd := sweep.groups[0].sd()) is not None:
+        mean = sweep.groups[0].mean()
         axes.axhspan(mean - sd, mean + sd, alpha=0.15, lw=0)
         axes.axhline(mean, lw=1)
         title = f"{mean:.2%} ± {sd:.2%}, n = {n}"
