@@ -29,7 +29,7 @@ def test_documented_command_parses(composed, line):
             words = [word for word in words[2:] if word not in ("-m", "--help")]
             overrides = [re.sub(r"=([^\[,]*),.*", r"=\1", word) for word in words]
             prefer_own_presets()
-            folders = ("resume=", "ckpt_path=", "hydra.sweep.dir=")
+            folders = ("resume=", "from=", "ckpt_path=", "hydra.sweep.dir=")
             check(composed(*(item for item in overrides if not item.startswith(folders))))
         elif words[0] == "lenet-pl":
             assert words[1] in COMMANDS
