@@ -435,10 +435,9 @@ def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
     notes.append(f"run folder  {display_path(Path(cfg.run_dir))}")
     for callback in cast(Any, trainer).callbacks:
         if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:
-            validations = trainer.max_epochs // (trainer.check_val_every_n_epoch or 1)
             text = f"after {callback.patience} epochs without improvement"
-            if callback.patience >= validations - 1:
-                text = f"cannot trigger: patience {callback.patience}, {validations} validations"
+            if callback.patience >= trainer.max_epochs - 1:
+                text = f"cannot trigger: patience {callback.patience}, {trainer.max_epochs} epochs"
             notes.append(f"early stop  on {callback.monitor}, {text}")
     return start_summary(
         title=f"{model_name(net)} on {data.source.name} · {_device_name(trainer)} · "

@@ -27,18 +27,16 @@ def run_epoch(tmp_path):
             loggers=[],
         )
         history.on_train_epoch_start(trainer, None)
-        if "val_acc" in metrics:
-            history.on_validation_end(trainer, None)
         history.on_train_epoch_end(trainer, None)
         return history
 
     return run
 
 
-def test_a_row_per_epoch_also_without_validation(run_epoch, tmp_path, caplog):
+def test_a_row_per_epoch(run_epoch, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    run_epoch(1, train_loss=0.5, train_acc=0.75)
-    history = run_epoch(2, train_loss=0.25, train_acc=0.875, val_loss=0.375, val_acc=0.8125)
+    run_epoch(1, train_loss=0.5, train_acc=0.75, val_loss=0.5, val_acc=0.8125)
+    history = run_epoch(2, train_loss=0.25, train_acc=0.875, val_loss=0.375, val_acc=0.875)
     with (tmp_path / "metrics.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
     assert list(first) == [
@@ -50,15 +48,15 @@ def test_a_row_per_epoch_also_without_validation(run_epoch, tmp_path, caplog):
         "lr",
         "seconds",
     ]
-    assert (first["val/acc"], second["val/acc"], second["lr"]) == ("", "0.8125", "0.5")
+    assert (first["val/acc"], second["val/acc"], second["lr"]) == ("0.8125", "0.875", "0.5")
     assert [row["epoch"] for row in history.rows] == [1, 2]
     first, second = caplog.messages
-    assert first.startswith("epoch  1/20  train 0.5000  75.00 %  ")
-    assert second.startswith("epoch  2/20  train 0.2500  87.50 %  val 0.3750  81.25 %  ")
+    assert first.startswith("epoch  1/20  train 0.5000  75.00 %  val 0.5000  81.25 %  ")
+    assert second.startswith("epoch  2/20  train 0.2500  87.50 %  val 0.3750  87.50 %  ")
+    assert first.endswith(" s  best")
     assert second.endswith(" s  best")
-    assert not first.endswith("best")
 
 
 def test_an_infinite_loss_ends_the_run(run_epoch):
     with pytest.raises(FloatingPointError, match=r"train/loss is inf in epoch 3; try a smaller"):
-        run_epoch(3, train_loss=float("inf"), train_acc=0.1)
+        run_epoch(3, train_loss=float("inf"), train_acc=0.1, val_loss=1.0, val_acc=0.1)

@@ -39,7 +39,6 @@ class EpochHistory(Callback):
         self.path = path
         self.rows: list[Row] = []
         self.restored = 0
-        self._validation: Row = {}
         self._start = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,10 +47,6 @@ class EpochHistory(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = time.perf_counter()
-        self._validation = {}
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._validation = _metrics(trainer, "val/")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_last_batch:
@@ -59,7 +54,7 @@ class EpochHistory(Callback):
         row: Row = {
             "epoch": trainer.current_epoch + 1,
             **_metrics(trainer, "train/"),
-            **self._validation,
+            **_metrics(trainer, "val/"),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": time.perf_counter() - self._start,
         }
@@ -68,7 +63,7 @@ class EpochHistory(Callback):
                 raise FloatingPointError(
                     f"{name} is {value} in epoch {row['epoch']}; try a smaller optimizer.lr"
                 )
-        best = max((previous.get("val/acc", 0.0) for previous in self.rows), default=0.0)
+        best = max((previous["val/acc"] for previous in self.rows), default=0.0)
         self.rows.append(row)
         if not trainer.is_global_zero:
             return
@@ -77,11 +72,10 @@ class EpochHistory(Callback):
             metrics = {name: value for name, value in row.items() if name != "epoch"}
             logger.log_metrics(metrics, int(row["epoch"]))
             logger.save()
-        log.info(_line(row, trainer.max_epochs, row.get("val/acc", 0.0) > best))
+        log.info(_line(row, trainer.max_epochs, row["val/acc"] > best))
 
     def _write(self) -> None:
-        header = max(map(list, self.rows), key=len)  # validation may not run in every epoch
-        write_csv(self.path, header, ([row.get(name) for name in header] for row in self.rows))
+        write_csv(self.path, list(self.rows[0]), (list(row.values()) for row in self.rows))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -102,7 +96,6 @@ def _line(row: Row, max_epochs: int | None, best: bool) -> str:
     scores = [
         f"{stage} {row[f'{stage}/loss']:.4f} {percent(row[f'{stage}/acc']):>8}"
         for stage in ("train", "val")
-        if f"{stage}/loss" in row
     ]
     start, end = f"epoch {row['epoch']:{len(total)}.0f}/{total}", f"{row['seconds']:.1f} s"
     return "  ".join([start, *scores, end, *["best"] * best])
