@@ -43,3 +43,14 @@ def test_the_average_is_validated_saved_and_tested(composed, tmp_path, option):
     assert outcome["metrics"]["test/acc"] == correct / 1000
     assert outcome["metrics"]["val/acc"] == max(row["val/acc"] for row in rows(run))
     assert checkpoint["state_dict"]["mean"].item() == torch.tensor(outcome["data"]["mean"]).item()
+
+
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_a_run_resumed_after_its_last_epoch_has_the_same_figures(composed, tmp_path, average):
+    overrides = [*FAST, "logger=none", f"callbacks={average}", "trainer.limit_train_batches=4"]
+    overrides += ["trainer.max_epochs=2", "callbacks.average.start=0.5"]
+    train(composed(*overrides))
+    expected = result(tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    train(composed(*overrides, f"ckpt_path={path}"))
+    assert result(tmp_path / "run")["metrics"] == expected["metrics"]

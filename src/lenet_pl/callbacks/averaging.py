@@ -41,7 +41,11 @@ class WeightAverage(WeightAveraging):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         self._hook.remove()
-        self._average_model = None  # otherwise, Lightning swaps it in at every later validation
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # otherwise, Lightning swaps it in at every later validation; a run that is resumed after
+        # its last epoch has no on_train_end
+        self._average_model = None
 
 
 def update_average(
