@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import shutil
 import signal
 import statistics
 import subprocess
@@ -294,8 +295,9 @@ def _as_yaml(cfg: DictConfig) -> str:
 
 def _requeue() -> None:
     """Have Slurm start its job again, which then resumes the run; elsewhere, do nothing."""
-    if job := os.environ.get("SLURM_JOB_ID"):
-        subprocess.run(["scontrol", "requeue", job], check=False)
+    job, scontrol = os.environ.get("SLURM_JOB_ID"), shutil.which("scontrol")
+    if job and scontrol:
+        subprocess.run([scontrol, "requeue", job], check=False)
 
 
 def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
