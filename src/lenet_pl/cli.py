@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
@@ -21,16 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lenet_pl.config import SINGLE, check, check_hydra, conf_dir, options, task_config
-from lenet_pl.errors import (
-    ConfigError,
-    UserError,
-    check_output,
-    exit_on_error,
-    protect_output,
-)
+from lenet_pl.errors import ConfigError, UserError, check_output, exit_on_error, protect_output
 from lenet_pl.rules import show
 from lenet_pl.runs import resume_arguments
-from lenet_pl.trust import VARIABLE
+from lenet_pl.trust import VARIABLE, parse_override
 
 # name: (package whose ``commands`` module has ``NAME`` and ``add_NAME_arguments``, help)
 COMMANDS = {
@@ -126,14 +119,10 @@ def check_arguments(arguments: list[str]) -> list[str]:
     Raises:
         ConfigError: for an argument that is no override, and for a choice that is no name.
     """
-    parser = OverridesParser.create()
     replaced = {}
     for argument in get_args_parser().parse_args(arguments).overrides:
-        try:
-            override = parser.parse_override(argument)
-            key, value = override.key_or_group, override.value()
-        except Exception as error:
-            raise ConfigError(f"{argument}: not an override of the form key=value") from error
+        override = parse_override(argument)
+        key, value = override.key_or_group, override.value()
         if key == "run_dir" or key.startswith("hydra.callbacks.preflight"):
             raise ConfigError(f"{argument}: cannot be changed; the run folder is hydra.run.dir")
         choices = options(key)

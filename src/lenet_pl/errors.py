@@ -110,7 +110,7 @@ def exit_on_error(
         fail(message, status)
 
 
-class BestEffortOutput(io.RawIOBase):
+class BestEffortOutput(io.FileIO):
     """A raw stream that drops what cannot be written, as to a full disk or a closed pipe.
 
     Attributes:
@@ -119,21 +119,9 @@ class BestEffortOutput(io.RawIOBase):
 
     error: OSError | None = None
 
-    def __init__(self, raw: io.RawIOBase) -> None:
-        self.raw = raw
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self.raw.fileno()
-
-    def isatty(self) -> bool:
-        return self.raw.isatty()
-
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
-            return self.raw.write(data)
+            return super().write(data)
         except OSError as error:
             self.error = self.error or error
             return len(data)
@@ -148,21 +136,16 @@ def protect_output() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         elif stream is getattr(sys, f"__{name}__") and hasattr(stream, "buffer"):
             stream.flush()
-            raw = BestEffortOutput(getattr(stream.buffer, "raw", stream.buffer))
-            options = {
-                "line_buffering": stream.line_buffering,
-                "write_through": stream.write_through,
-            }
-            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "replace", **options)
-            setattr(sys, name, text)
+            buffer = io.BufferedWriter(BestEffortOutput(stream.fileno(), "w", closefd=False))
+            modes = stream.line_buffering, stream.write_through
+            setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, "replace", None, *modes))
 
 
 def check_output() -> None:
     """Raise OSError if standard output could not be written; exit if nobody reads it."""
-    if sys.stdout is None:
-        return
     sys.stdout.flush()
-    error = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "error", None)
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    error = raw.error if isinstance(raw, BestEffortOutput) else None
     if isinstance(error, BrokenPipeError):
         raise SystemExit(FAILED)
     if error:

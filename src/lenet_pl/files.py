@@ -111,9 +111,12 @@ def display_path(path: Path) -> Path:
     return path.relative_to(start) if path.is_relative_to(start) else path
 
 
+def quoted(path: Path) -> str:
+    """A path as a value of an override, in quotes of Hydra."""
+    return "'" + path.as_posix().replace("'", r"\'") + "'"
+
+
 def shell_override(key: str, path: Path) -> str:
     """``hydra.run.dir=PATH`` for Hydra, quoted where Hydra and the shell require it."""
-    text = path.as_posix()
-    if not re.fullmatch(r"[\w./:~+-]+", text):
-        text = "'" + text.replace("'", r"\'") + "'"
-    return shlex.quote(f"{key}={text}")
+    plain = re.fullmatch(r"[\w./:~+-]+", path.as_posix())
+    return shlex.quote(f"{key}={path.as_posix() if plain else quoted(path)}")

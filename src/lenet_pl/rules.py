@@ -1,4 +1,4 @@
-"""The valid values of every key of ``conf/``."""
+"""Rules for values: those of every key of ``conf/``, and schemas of files."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -7,6 +7,8 @@ from lenet_pl.errors import shorten
 
 # a description of the valid values, and the test for them
 Rule = tuple[str, Callable[[Any], bool]]
+# a rule, [schema of each item] or {key: schema}; "key?" may be missing or null, "*" is every key
+Schema = Any
 LARGEST = 10**9
 
 
@@ -68,7 +70,10 @@ TEXT: Rule = (
     "text, up to 255 characters between slashes",
     lambda x: isinstance(x, str) and max(map(len, x.split("/"))) < 256,
 )
+ANY_TEXT: Rule = ("text", lambda x: isinstance(x, str))
 NODE: Rule = ("a mapping", lambda x: isinstance(x, dict))
+LIST: Rule = ("a list", lambda x: isinstance(x, list))
+FINITE: Rule = ("a finite number", number(-1e300, 1e300)[1])
 NUMBER = number()
 POSITIVE = number(0, above=True)
 NOT_NEGATIVE = number(0)
@@ -80,7 +85,9 @@ PART = either(COUNT, FRACTION)  # of the batches; 1 is one of them, 1.0 all
 CLASSES = integer(2, 10**5)
 WHOLE_EPOCHS = left_out("runs consist of whole epochs; set trainer.max_epochs")
 STEP: dict[str, Rule] = {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE}
-MONITOR: dict[str, Rule] = {"monitor": TEXT, "mode": one_of("min", "max")}
+MONITORED = {"val/acc": "max", "val/loss": "min"}  # validation metrics, the better direction
+METRIC: Rule = (f"a validation metric, {' or '.join(MONITORED)}", lambda x: x in [*MONITORED])
+MONITOR: dict[str, Rule] = {"monitor": METRIC, "mode": one_of("min", "max")}
 CLASSIFIER: dict[str, Rule] = {
     "net": NODE,
     "loss": NODE,
@@ -208,7 +215,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "barebones": left_out("callbacks=none logger=none leave out what takes time"),
     },
 }
-INSTANTIATE: dict[str, Rule] = {  # keys of Hydra's, in any mapping
+ANYWHERE: dict[str, Rule] = {  # keys in any mapping
+    "monitor": optional(METRIC),
     "_target_": TEXT,
     "_partial_": BOOL,
     "_recursive_": BOOL,
@@ -216,25 +224,54 @@ INSTANTIATE: dict[str, Rule] = {  # keys of Hydra's, in any mapping
 }
 
 
+Checks = Iterator[tuple[str, Any, Rule | None]]  # key, value, rule; None where all are valid
+
+
 def with_rules(
     values: Mapping[str, Any], path: str = "", own: Mapping[str, Rule] = RULES["config"]
-) -> Iterator[tuple[str, Any, Rule | None]]:
-    """Yield each key, its value and its rule; None for a mapping without, and for free keys.
+) -> Checks:
+    """Yield the values in a node of the configuration, with their rules.
 
     Args:
-        values: of a node of the configuration.
+        values: of the node.
         path: its key.
         own: the rules of its keys.
     """
     for name, value in values.items():
         key = f"{path}.{name}" if path else str(name)
-        yield key, value, INSTANTIATE.get(name) or own.get(name)
+        yield key, value, own.get(name) or ANYWHERE.get(name)
         for node in value if isinstance(value, list) else [value]:
             if isinstance(node, dict):
                 library, _, target = str(node.get("_target_", "")).partition(".")
                 known = library in ("lenet_pl", "torch", "pytorch_lightning")
                 rules = RULES.get(target.rpartition(".")[2], {}) if known else {}
                 yield from with_rules(node, key, rules)
+
+
+def with_schema(value: Any, schema: Schema, key: str = "content") -> Checks:
+    """Yield the values in the content of a file, with their rules; containers come first."""
+    if isinstance(schema, tuple):
+        yield key, value, schema
+    elif isinstance(schema, list):
+        yield key, value, LIST
+        for number, item in enumerate(value):
+            yield from with_schema(item, schema[0], f"{key}[{number}]")
+    else:
+        yield key, value, NODE
+        prefix = "" if key == "content" else f"{key}."
+        for name, part in schema.items():
+            own = name.removesuffix("?")
+            for item in value if name == "*" else [own]:
+                if own == name or value.get(own) is not None:
+                    yield from with_schema(value.get(item), part, f"{prefix}{item}")
+
+
+def invalid(checks: Checks) -> str | None:
+    """Describe the first value that is invalid; None if all are valid."""
+    for key, value, rule in checks:
+        if rule and not rule[1](value):
+            return f"{key}={show(value)}: must be {rule[0]}"
+    return None
 
 
 def show(value: Any) -> str:
