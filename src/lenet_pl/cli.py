@@ -167,12 +167,6 @@ def explain(error: Exception) -> str | None:
     return text if isinstance(error, known_types) else f"{type(error).__name__}: {text}"
 
 
-PRESETS = {
-    "launcher": ("joblib", "ray", "submitit_local", "submitit_slurm"),
-    "sweeper": ("optuna",),
-}
-
-
 def prefer_own_presets() -> None:
     """Let ``conf/hydra`` alone define ``hydra/launcher=joblib`` and similar options.
 
@@ -181,8 +175,8 @@ def prefer_own_presets() -> None:
     """
     Plugins.instance()  # discovers the plugins, which register their schemas
     groups = ConfigStore.instance().repo["hydra"]
-    for group, names in PRESETS.items():
-        for name in names:
+    for group in ("launcher", "sweeper"):
+        for name in options(f"hydra/{group}"):
             groups[group].pop(f"{name}.yaml", None)
 
 

@@ -281,11 +281,8 @@ def check_checkpoint(
 ) -> None:
     """Check that training can continue from ``ckpt_path`` as if it had never stopped.
 
-    Args:
-        cfg: the configuration of this run.
-        settings: its :func:`resume_settings`, and ``steps`` where its schedule has an end.
-        classifier: as built for it; the checkpoint's weights are loaded into it.
-        data: as built for it.
+    Its weights are loaded into the classifier. The settings are the run's :func:`resume_settings`,
+    and ``steps`` where its schedule has an end.
     """
     path = Path(cfg.ckpt_path)
     checkpoint = read_checkpoint(path)

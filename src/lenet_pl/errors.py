@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 FAILED, INVALID = 1, 2
-SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 class UserError(Exception):
@@ -37,12 +36,7 @@ class VerificationError(Exception):
 
 
 def one_line(error: BaseException, max_words: int | None = None) -> str:
-    """Return the message of an error on one line, or its class name if it has no message.
-
-    Args:
-        error: the error.
-        max_words: where to cut off a long message of another library; None keeps all of it.
-    """
+    """The first words of an error's message on one line; its class name if it has none."""
     return " ".join(str(error).split()[:max_words]) or type(error).__name__
 
 
@@ -85,10 +79,8 @@ def exit_on_error(
 ) -> Iterator[None]:
     """Exit with one line for a :class:`UserError` (2) and for a failed computation (1).
 
-    Any other exception is a defect: its traceback is printed, and the status is 1.
-
-    Args:
-        describe: returns the message for other exceptions that the user can fix, or None.
+    ``describe`` returns the message for other exceptions that the user can fix, or None. All others
+    are defects: their traceback is printed, and the status is 1.
     """
     try:
         yield
@@ -103,7 +95,7 @@ def exit_on_error(
             if not message and isinstance(error, OSError):
                 message = file_error(error)
                 status = INVALID if error.errno == errno.ENAMETOOLONG else FAILED
-        if SHOW_TRACEBACKS or not message:
+        if not message or os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         if not message:
             raise SystemExit(FAILED) from error
@@ -111,13 +103,9 @@ def exit_on_error(
 
 
 class BestEffortOutput(io.FileIO):
-    """A raw stream that drops what cannot be written, as to a full disk or a closed pipe.
+    """A raw stream that drops what cannot be written, as to a full disk or a closed pipe."""
 
-    Attributes:
-        error: the first error.
-    """
-
-    error: OSError | None = None
+    error: OSError | None = None  # the first
 
     def write(self, data: Any) -> int:
         try:

@@ -24,10 +24,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it once the block succeeds.
 
     The content is on disk before the file is renamed, so neither a crash nor a second writer
-    leaves a truncated file. The temporary file is removed if the block raises.
-
-    Raises:
-        OSError: if the file cannot be written; it names the file.
+    leaves a truncated file. The temporary file is removed if the block raises; an OSError names the
+    file.
     """
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
@@ -82,12 +80,7 @@ def md5(data: bytes | bytearray) -> str:
 
 @contextmanager
 def reserved(folder: Path) -> Iterator[None]:
-    """Create a folder and lock it for this process.
-
-    Raises:
-        BlockingIOError: if another process has locked it.
-        OSError: if it cannot be written to.
-    """
+    """Create a folder and lock it for this process; BlockingIOError if another has locked it."""
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
     lock = FileLock(folder / ".lock")

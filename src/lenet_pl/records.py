@@ -7,7 +7,6 @@ imports torch only to read tensors.
 import csv
 import io
 import json
-import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -91,19 +90,13 @@ PARSER_ERRORS = (csv.Error, yaml.YAMLError, OmegaConfBaseException)
 
 
 def exists(path: Path, limit: int) -> bool:
-    """Whether there is a file.
-
-    Raises:
-        ValueError: if it is a folder, a pipe or a device, or larger than any that is written.
-    """
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    """Whether there is a file; ValueError if it may block, or is larger than any of a run."""
+    if not path.exists():
         return False
-    if not stat.S_ISREG(status.st_mode):
+    if not path.is_file():
         raise ValueError("not a regular file")
-    if status.st_size > limit:
-        raise ValueError(f"{status.st_size:,} bytes, more than the {limit:,} of any such file")
+    if (size := path.stat().st_size) > limit:
+        raise ValueError(f"{size:,} bytes, more than the {limit:,} of any such file")
     return True
 
 
@@ -191,11 +184,7 @@ def hydra_mode(folder: Path) -> str:
 
 
 def read_tensors(path: Path, schema: Schema) -> Any:
-    """What ``torch.save`` wrote to a file, on the CPU; code in it is rejected, not run.
-
-    Raises:
-        ConfigError: if the file is missing, its checksums do not match, or it holds anything else.
-    """
+    """What ``torch.save`` wrote to a file, on the CPU; code in it is rejected, not run."""
     import torch
 
     with checking(path):
@@ -240,11 +229,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_weights(net: "nn.Module", weights: dict[str, Any], path: Path, misfit: str) -> None:
-    """Load the weights in a file into a network.
-
-    Raises:
-        ConfigError: with ``misfit`` if they do not fit, or if some are not finite.
-    """
+    """Load finite weights, read from a file, into a network; ``misfit`` if they do not fit."""
     try:
         net.load_state_dict(weights)
     except Exception as error:  # the values may be of any type and shape

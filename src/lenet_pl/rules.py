@@ -230,13 +230,7 @@ Checks = Iterator[tuple[str, Any, Rule | None]]  # key, value, rule; None where 
 def with_rules(
     values: Mapping[str, Any], path: str = "", own: Mapping[str, Rule] = RULES["config"]
 ) -> Checks:
-    """Yield the values in a node of the configuration, with their rules.
-
-    Args:
-        values: of the node.
-        path: its key.
-        own: the rules of its keys.
-    """
+    """Yield the values in a node of the configuration, with their rules, ``own`` for its keys."""
     for name, value in values.items():
         key = f"{path}.{name}" if path else str(name)
         yield key, value, own.get(name) or ANYWHERE.get(name)

@@ -149,14 +149,9 @@ def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
 
 
 def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str, Any]:
-    """Compare the figures of a repeated run with those of the run that it repeats.
+    """Compare a run with that in ``folder``, which repeats it and has these metrics.
 
-    Args:
-        run: the folder of the first run.
-        folder: the folder of the repeated run, whose validation and test metrics are ``metrics``.
-
-    Returns:
-        For ``result.json``; ``difference`` is the first one, or None. Times are not compared.
+    The answer is for ``result.json``, with the first difference. Times are not compared.
     """
     try:
         difference = next(_differences(run, folder, metrics), None)
@@ -181,21 +176,13 @@ def _differences(run: Path, folder: Path, metrics: dict[str, float]) -> Iterator
 
 @dataclass(frozen=True)
 class Run:
-    """A run with at least one finished epoch.
-
-    Attributes:
-        folder: the run folder.
-        checkpoint: the checkpoint whose weights are used, by default the best one.
-        config: the configuration as composed for the run.
-        result: the content of ``result.json``; empty while the run is in progress.
-        state: the content of the checkpoint.
-    """
+    """A run with at least one finished epoch."""
 
     folder: Path
-    checkpoint: Path
-    config: DictConfig
-    result: dict[str, Any]
-    state: dict[str, Any]
+    checkpoint: Path  # whose weights are used, by default the best one
+    config: DictConfig  # as composed for the run
+    result: dict[str, Any]  # the content of result.json; empty while the run is in progress
+    state: dict[str, Any]  # the content of the checkpoint
 
     @property
     def name(self) -> str:
