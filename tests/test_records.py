@@ -17,9 +17,8 @@ from omegaconf import OmegaConf
 
 from lenet_pl.errors import ConfigError
 from lenet_pl.records import hydra_mode, read_metrics, read_overrides, read_result
-from lenet_pl.rules import ANY_TEXT, BOOL, FINITE, integer, invalid, with_schema
+from lenet_pl.rules import BOOL, FINITE, NATURAL, STRING, invalid, with_schema
 
-COUNT = integer(0)
 ALIASES = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
 )
@@ -79,16 +78,20 @@ def refused(lenet_pl: Callable[..., tuple[int, str, str]], *words: object) -> st
 @pytest.mark.parametrize(
     ("value", "schema", "message"),
     [
-        ({"a": 1, "b": "x", "c": None}, {"a": COUNT, "b": ANY_TEXT, "c?": COUNT, "d?": BOOL}, None),
-        ({"a": 1}, {"a": COUNT, "b": ANY_TEXT}, "b=null: must be text"),
-        ({"a": True}, {"a": COUNT}, "a=true: must be an integer from 0"),
-        ({"a": -1}, {"a": COUNT}, "a=-1: must be an integer from 0"),
+        (
+            {"a": 1, "b": "x", "c": None},
+            {"a": NATURAL, "b": STRING, "c?": NATURAL, "d?": BOOL},
+            None,
+        ),
+        ({"a": 1}, {"a": NATURAL, "b": STRING}, "b=null: must be text"),
+        ({"a": True}, {"a": NATURAL}, "a=true: must be an integer from 0"),
+        ({"a": -1}, {"a": NATURAL}, "a=-1: must be an integer from 0"),
         ({"a": float("nan")}, {"a": FINITE}, "a=nan: must be a finite number"),
         ({"a": 10**400}, {"*": FINITE}, "a=10000"),
         ({"a": [1, "x"]}, {"a": [FINITE]}, "a[1]=x: must be a finite number"),
-        ({"a": {"b": 1}}, {"a?": {"b": ANY_TEXT}}, "a.b=1: must be text"),
-        ([], {"*": COUNT}, "content=[]: must be a mapping"),
-        ({}, [COUNT], "content={}: must be a list"),
+        ({"a": {"b": 1}}, {"a?": {"b": STRING}}, "a.b=1: must be text"),
+        ([], {"*": NATURAL}, "content=[]: must be a mapping"),
+        ({}, [NATURAL], "content={}: must be a list"),
     ],
 )
 def test_schemas(value, schema, message):

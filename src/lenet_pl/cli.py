@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -114,11 +114,7 @@ class Preflight(Callback):
 
 
 def check_arguments(arguments: list[str]) -> list[str]:
-    """Replace ``~logger`` and ``logger=null`` by ``logger=none``; the same for other groups.
-
-    Raises:
-        ConfigError: for an argument that is no override, and for a choice that is no name.
-    """
+    """Replace ``~logger`` and ``logger=null`` by ``logger=none``; the same for other groups."""
     replaced = {}
     for argument in get_args_parser().parse_args(arguments).overrides:
         override = parse_override(argument)
@@ -150,10 +146,8 @@ def explain(error: Exception) -> str | None:
         return None
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        node = cause.parent_node
-        assert isinstance(node, DictConfig)
-        known = [str(key) for key in node if key != "hydra"]
-        values: Any = OmegaConf.to_container(node)
+        values: Any = OmegaConf.to_container(cast(DictConfig, cause.parent_node))
+        known = [str(key) for key in values if key != "hydra"]
         groups = [key for key in known if options(key) and cause.key in values[key]]
         nearest = [f"{group}.{cause.key}" for group in groups]
         nearest = nearest or get_close_matches(str(cause.key), known, n=3) or known

@@ -20,18 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl import __version__
 from lenet_pl.errors import ConfigError, one_line
-from lenet_pl.rules import (
-    ANY_TEXT,
-    BOOL,
-    FINITE,
-    NODE,
-    Rule,
-    Schema,
-    integer,
-    invalid,
-    optional,
-    with_schema,
-)
+from lenet_pl.rules import BOOL, FINITE, NATURAL, NODE, STRING, TENSOR, invalid, with_schema
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,25 +28,24 @@ if TYPE_CHECKING:
 VERSION_KEY = "lenet-pl_version"  # in a checkpoint
 DATA_KEY = "DigitsDataModule"  # in a checkpoint: the data module's state, under its class's name
 
-EPOCHS = integer(0)
-RESULT: Schema = {
-    "status": ANY_TEXT,
-    "epochs": EPOCHS,
-    "best_epoch?": EPOCHS,
+RESULT = {
+    "status": STRING,
+    "epochs": NATURAL,
+    "best_epoch?": NATURAL,
     "metrics": {"*": FINITE},
-    "error?": ANY_TEXT,
-    "overrides?": [ANY_TEXT],
+    "error?": STRING,
+    "overrides?": [STRING],
     "stopped_early?": BOOL,
-    "seconds?": {"*": optional(FINITE)},
-    "device?": ANY_TEXT,
+    "seconds?": {"fit?": FINITE, "epoch_median?": FINITE},
+    "device?": STRING,
     "data?": {"pooled?": BOOL},
-    "versions?": {"*": ANY_TEXT},
-    "git?": {"commit": ANY_TEXT, "dirty": BOOL},
+    "versions?": {"*": STRING},
+    "git?": {"commit": STRING, "dirty": BOOL},
 }
-METRICS: Schema = [{"epoch": FINITE, "seconds": FINITE, "*": FINITE}]
-PART: Schema = {"_target_": ANY_TEXT}
-CONFIG: Schema = {
-    "data": {"_target_": ANY_TEXT, "source": PART, "root?": ANY_TEXT},
+METRICS = [{"epoch": FINITE, "seconds": FINITE, "*": FINITE}]
+PART = {"_target_": STRING}
+CONFIG = {
+    "data": {"_target_": STRING, "source": PART, "root?": STRING},
     "model": PART,
     "loss": PART,
     "optimizer?": NODE,
@@ -65,22 +53,22 @@ CONFIG: Schema = {
     "trainer?": NODE,
     "callbacks?": NODE,
 }
-TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))
-CHECKPOINT: Schema = {
-    "state_dict": {"*": TENSOR},
-    "epoch": EPOCHS,
+WEIGHTS = {"*": TENSOR}
+CHECKPOINT = {
+    "state_dict": WEIGHTS,
+    "epoch": NATURAL,
     "settings": NODE,
-    DATA_KEY: {"digest": ANY_TEXT, "split_digest": ANY_TEXT, "classes": [ANY_TEXT]},
+    DATA_KEY: {"digest": STRING, "split_digest": STRING, "classes": [STRING]},
     "callbacks": {
         "*": NODE,
         "EpochHistory": {"rows": METRICS},
-        "BestAndLast?": {"epoch": EPOCHS, "best_model_path": ANY_TEXT},
+        "BestAndLast?": {"epoch": NATURAL, "best_model_path": STRING},
     },
     "optimizer_states": [NODE],
     "lr_schedulers": [NODE],
     "loops": {"fit_loop": NODE},
-    "pytorch-lightning_version": ANY_TEXT,
-    VERSION_KEY + "?": ANY_TEXT,
+    "pytorch-lightning_version": STRING,
+    VERSION_KEY + "?": STRING,
 }
 
 MAX_TEXT, MAX_JSON, MAX_TENSORS = 2**18, 2**25, 2**34  # bytes; larger files are not read
@@ -109,12 +97,12 @@ def checking(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path}: cannot be used: {one_line(error, 30)}") from error
 
 
-def _require(content: Any, schema: Schema) -> None:
+def _require(content: Any, schema: Any) -> None:
     if reason := invalid(with_schema(content, schema)):
         raise ValueError(reason)
 
 
-def _read(path: Path, parse: Callable[[str], Any], schema: Schema, limit: int = MAX_TEXT) -> Any:
+def _read(path: Path, parse: Callable[[str], Any], schema: Any, limit: int = MAX_TEXT) -> Any:
     """The parsed content of a text file; None if there is no file."""
     with checking(path):
         if not exists(path, limit):
@@ -145,7 +133,7 @@ def _parse_metrics(text: str) -> list[dict[str, float]]:
 def read_overrides(folder: Path) -> list[str]:
     """The overrides that a run was started with."""
     path = folder / ".hydra" / "overrides.yaml"
-    overrides = _read(path, lambda text: _parse_yaml(text) or [], [ANY_TEXT])
+    overrides = _read(path, lambda text: _parse_yaml(text) or [], [STRING])
     if overrides is None:
         raise ConfigError(f"{folder}: not a run folder ({path} is missing)")
     return cast("list[str]", overrides)
@@ -179,11 +167,11 @@ def _parse_yaml(text: str) -> Any:
 
 def hydra_mode(folder: Path) -> str:
     """``RUN`` for a single run, ``MULTIRUN`` for a job of a sweep, empty if unknown."""
-    text = _read(folder / ".hydra" / "hydra.yaml", str, ANY_TEXT) or ""
+    text = _read(folder / ".hydra" / "hydra.yaml", str, STRING) or ""
     return next((mode for mode in ("MULTIRUN", "RUN") if f"mode: {mode}\n" in text), "")
 
 
-def read_tensors(path: Path, schema: Schema) -> Any:
+def read_tensors(path: Path, schema: Any) -> Any:
     """What ``torch.save`` wrote to a file, on the CPU; code in it is rejected, not run."""
     import torch
 

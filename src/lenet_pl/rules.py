@@ -70,7 +70,8 @@ TEXT: Rule = (
     "text, up to 255 characters between slashes",
     lambda x: isinstance(x, str) and max(map(len, x.split("/"))) < 256,
 )
-ANY_TEXT: Rule = ("text", lambda x: isinstance(x, str))
+STRING: Rule = ("text", lambda x: isinstance(x, str))
+TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))
 NODE: Rule = ("a mapping", lambda x: isinstance(x, dict))
 LIST: Rule = ("a list", lambda x: isinstance(x, list))
 FINITE: Rule = ("a finite number", number(-1e300, 1e300)[1])
@@ -79,6 +80,7 @@ POSITIVE = number(0, above=True)
 NOT_NEGATIVE = number(0)
 BELOW_1 = number(0, 1, below=True)
 FRACTION = number(0, 1, above=True)
+NATURAL = integer(0)
 COUNT = integer(1)
 SEED = integer(0, 2**32 - 1)
 PART = either(COUNT, FRACTION)  # of the batches; 1 is one of them, 1.0 all
@@ -88,6 +90,10 @@ STEP: dict[str, Rule] = {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE}
 MONITORED = {"val/acc": "max", "val/loss": "min"}  # validation metrics, the better direction
 METRIC: Rule = (f"a validation metric, {' or '.join(MONITORED)}", lambda x: x in [*MONITORED])
 MONITOR: dict[str, Rule] = {"monitor": METRIC, "mode": one_of("min", "max")}
+HPARAMS: Rule = (
+    "a mapping to text, numbers, true or false",
+    lambda x: isinstance(x, dict) and all(isinstance(y, str | int | float) for y in x.values()),
+)
 CLASSIFIER: dict[str, Rule] = {
     "net": NODE,
     "loss": NODE,
@@ -107,12 +113,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "test": BOOL,
         "run_dir": TEXT,
         "label": optional(TEXT),
-        "hparams": (
-            "a mapping to text, numbers, true or false",
-            lambda x: (
-                isinstance(x, dict) and all(isinstance(y, str | int | float) for y in x.values())
-            ),
-        ),
+        "hparams": HPARAMS,
     },
     "DigitsDataModule": {
         "source": NODE,
@@ -160,7 +161,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "Muon": STEP | {"momentum": BELOW_1, "iterations": integer(1, 100)},
     "cosine": {"warmup": BELOW_1, "final": BELOW_1},
     "one_cycle": {"warmup": BELOW_1, "div_factor": number(1), "final_div_factor": number(1)},
-    "plateau": MONITOR | {"factor": BELOW_1, "patience": integer(0)},
+    "plateau": MONITOR | {"factor": BELOW_1, "patience": NATURAL},
     "Classifier": CLASSIFIER,
     "FastClassifier": CLASSIFIER | {"steps_per_execution": COUNT},
     "BestAndLastCheckpoint": MONITOR | {"dirpath": TEXT, "weights": TEXT},
@@ -202,7 +203,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "enable_progress_bar": BOOL,
         "enable_model_summary": BOOL,
         "val_check_interval": FRACTION,
-        "min_epochs": optional(integer(0)),
+        "min_epochs": optional(NATURAL),
         "sync_batchnorm": BOOL,
         "inference_mode": BOOL,
         "log_every_n_steps": COUNT,

@@ -17,22 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lenet_pl import __version__, trust
+from lenet_pl import __version__, records, trust
 from lenet_pl.config import check_values
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.files import quoted
-from lenet_pl.records import (
-    DATA_KEY,
-    checking,
-    hydra_mode,
-    load_weights,
-    override_key,
-    read_checkpoint,
-    read_config,
-    read_metrics,
-    read_overrides,
-    read_result,
-)
 
 if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not need it
     from torch import nn
@@ -74,19 +62,21 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     given = [argument for argument in arguments if argument not in requested]
     key, _, name = requested[-1].partition("=")
     run = find_run(name)
-    own = read_overrides(run)
+    own = records.read_overrides(run)
     if key == "resume":
         added = _continue(run, given)
-    elif read_metrics(run):
+    elif records.read_metrics(run):
         added = [f"repeat={quoted(run.absolute())}"]
     else:
         raise ConfigError(f"from={run}: no finished epoch to compare with")
-    replaced = {*map(override_key, [*added, *given])}
+    replaced = {*map(records.override_key, [*added, *given])}
     # either classifier resumes the other's checkpoints, without its options
     if "classifier" in replaced:
         replaced.add("classifier.steps_per_execution")
     # a run that started from another run's checkpoint starts from it again
-    own = [x for x in own if override_key(x) not in replaced and not _is_own_checkpoint(x, run)]
+    own = [
+        x for x in own if records.override_key(x) not in replaced and not _is_own_checkpoint(x, run)
+    ]
     trust.check_overrides(own, run)
     result = [*own, *added, *given]
     return result if key == "resume" else _slurm_arguments(result, arguments)
@@ -94,19 +84,19 @@ def resume_arguments(arguments: list[str]) -> list[str]:
 
 def _is_own_checkpoint(override: str, run: Path) -> bool:
     path = Path(override.partition("=")[2].strip("'").replace(r"\'", "'")).absolute()
-    return override_key(override) == "ckpt_path" and path.is_relative_to(run.absolute())
+    return records.override_key(override) == "ckpt_path" and path.is_relative_to(run.absolute())
 
 
 def _continue(run: Path, given: list[str]) -> list[str]:
     """The overrides that continue a run, or start it again if no epoch was finished."""
     checkpoint = run / "checkpoints" / "last.ckpt"
-    if hydra_mode(run) == "MULTIRUN":  # results written there would not match the sweep
+    if records.hydra_mode(run) == "MULTIRUN":  # results written there would not match the sweep
         raise ConfigError(
             f"resume={run}: a job of a sweep; repeat the sweep's command with "
             f"hydra.sweep.dir={run.parent}, or train longer in a new folder with the job's "
             f"overrides and ckpt_path={checkpoint}"
         )
-    result = read_result(run)
+    result = records.read_result(run)
     epochs = _values(given).get("trainer.max_epochs", "0")
     longer = not epochs.isdigit() or int(epochs) > result.get("epochs", 0)
     if result.get("status") == "finished" and not (longer and checkpoint.exists()):
@@ -124,7 +114,7 @@ def _from_checkpoint(folder: Path) -> list[str]:
 
 
 def _values(overrides: list[str]) -> dict[str, str]:
-    return {override_key(item): item.partition("=")[2].strip("'\"") for item in overrides}
+    return {records.override_key(item): item.partition("=")[2].strip("'\"") for item in overrides}
 
 
 def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
@@ -142,7 +132,7 @@ def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
         arguments = [*arguments, f"hydra.run.dir={folder.as_posix()}"]
     if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return arguments
-    if read_result(folder).get("status") == "finished":
+    if records.read_result(folder).get("status") == "finished":
         print(f"{folder}: finished before the job was restarted")
         raise SystemExit(0)
     return [*arguments, *_from_checkpoint(folder)]
@@ -161,9 +151,9 @@ def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str
 
 
 def _differences(run: Path, folder: Path, metrics: dict[str, float]) -> Iterator[str]:
-    pairs: Any = zip_longest(read_metrics(run), read_metrics(folder), fillvalue={})
+    pairs: Any = zip_longest(records.read_metrics(run), records.read_metrics(folder), fillvalue={})
     figures = [(f"epoch {number}", *pair) for number, pair in enumerate(pairs, 1)]
-    if before := read_result(run).get("metrics"):
+    if before := records.read_result(run).get("metrics"):
         figures.append(("best epoch", before, metrics))
     for name, old, new in figures:
         keys = (old.keys() & new.keys()) - {"seconds"}
@@ -197,7 +187,7 @@ class Run:
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names, in the order of the logits."""
-        return tuple(self.state[DATA_KEY]["classes"])
+        return tuple(self.state[records.DATA_KEY]["classes"])
 
     @property
     def tested(self) -> bool:
@@ -211,7 +201,7 @@ class Run:
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A value of the configuration; the default where it is null or missing."""
-        with checking(self.folder / ".hydra" / "config.yaml"):
+        with records.checking(self.folder / ".hydra" / "config.yaml"):
             value = OmegaConf.select(self.config, key)
         return default if value is None else value
 
@@ -221,7 +211,7 @@ class Run:
 
         net = PixelNet(trust.build(without_weights(self.config), "model", self.folder))
         misfit = "does not fit the run's model"
-        load_weights(net, self.state["state_dict"], self.checkpoint, misfit)
+        records.load_weights(net, self.state["state_dict"], self.checkpoint, misfit)
         return net.eval()
 
     def loss(self) -> "nn.Module":
@@ -234,7 +224,7 @@ class Run:
         data: DigitsDataModule = trust.build(self.config, "data", self.folder)
         data.prepare_data()
         data.setup()
-        before, now = self.state[DATA_KEY], data.state_dict()
+        before, now = self.state[records.DATA_KEY], data.state_dict()
         for key in ("digest", "split_digest"):
             if before[key] != now[key]:
                 raise DataError(
@@ -249,14 +239,14 @@ def open_run(name: str) -> Run:
     folder = find_run(name)
     best = folder / "checkpoints" / "best.ckpt"
     checkpoint = Path(name) if name.endswith(".ckpt") else best
-    if (config := read_config(folder)) is None:
+    if (config := records.read_config(folder)) is None:
         raise ConfigError(f"{name}: {_describe(Path(name), folder)}")
     if not checkpoint.exists():
         raise ConfigError(f"{name}: no finished epoch ({checkpoint} is missing)")
-    result, state = read_result(folder), read_checkpoint(checkpoint)
-    with checking(folder / ".hydra" / "config.yaml"):
+    result, state = records.read_result(folder), records.read_checkpoint(checkpoint)
+    with records.checking(folder / ".hydra" / "config.yaml"):
         check_values(config, ("data", "model", "loss"))
-        classes = len(state[DATA_KEY]["classes"])
+        classes = len(state[records.DATA_KEY]["classes"])
         if config.model.get("num_classes", classes) != classes:
             raise ConfigError(
                 f"model.num_classes={config.model.num_classes}: {checkpoint} has {classes} classes"

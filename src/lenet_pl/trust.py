@@ -25,10 +25,7 @@ from lenet_pl.records import checking, override_key
 VARIABLE = "LENET_PL_TRUST"
 CLASSES = ("lenet_pl", "torch.nn", "torch.optim", "torchvision.models")  # where classes may be from
 FUNCTIONS = ("lenet_pl.optim",)  # whose functions may be called: schedules
-LIGHTNING = tuple(
-    f"pytorch_lightning.{name}"
-    for name in ("Trainer", "callbacks.EarlyStopping", "loggers.TensorBoardLogger")
-)
+LIGHTNING = ("Trainer", "callbacks.EarlyStopping", "loggers.TensorBoardLogger")
 # base classes, or the names of methods, by the key of the part
 KINDS: dict[str, str | tuple[str, ...]] = {
     "data.source": ("prepare", "load"),
@@ -92,7 +89,9 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
     """The class that ``path`` (``model._target_``) names, imported only if it may be built."""
     target = str(target)
     top = target.partition(".")[0]
-    allowed = within(target, (*trusted_names(), *LIGHTNING))
+    allowed = within(
+        target, (*trusted_names(), *(f"pytorch_lightning.{name}" for name in LIGHTNING))
+    )
     ours, own = within(target, CLASSES), not allowed and _is_users(top, folder)
     refused = ConfigError(
         f"{path}={target[:80]}: not allowed in a run folder, and not run; if you trust it, set "
@@ -164,22 +163,22 @@ def check_overrides(overrides: Iterable[str], folder: Path) -> None:
     None may be an option, configure Hydra, name a class that is not allowed, or let files be
     written outside the new run's folder.
     """
-    file = folder / ".hydra" / "overrides.yaml"
-    for item in overrides:
-        key = override_key(item)
-        refused = ConfigError(f"{file}: {item[:60]}: not an override of a single run")
-        if item.startswith("-") or len(item) > MAX_LENGTH or HYDRA.match(key):
-            raise refused
-        if (override := parse_override(item)).is_sweep_override():
-            raise refused
-        for path, value in leaves(override.value(), key):
-            if path.endswith("_target_"):
-                find_class(path, value, folder)
-            elif _is_outside(path, value) and not within(path, trusted_names()):
-                raise ConfigError(
-                    f"{file}: {path}={value[:60]}: may lead outside the run folder; if you "
-                    f"trust it, set {VARIABLE}={path}"
-                )
+    with checking(folder / ".hydra" / "overrides.yaml"):
+        for item in overrides:
+            key = override_key(item)
+            refused = ConfigError(f"{item[:60]}: not an override of a single run")
+            if item.startswith("-") or len(item) > MAX_LENGTH or HYDRA.match(key):
+                raise refused
+            if (override := parse_override(item)).is_sweep_override():
+                raise refused
+            for path, value in leaves(override.value(), key):
+                if path.endswith("_target_"):
+                    find_class(path, value, folder)
+                elif _is_outside(path, value) and not within(path, trusted_names()):
+                    raise ConfigError(
+                        f"{path}={value[:60]}: may lead outside the run folder; if you trust it, "
+                        f"set {VARIABLE}={path}"
+                    )
 
 
 def _is_outside(key: str, value: Any) -> bool:

@@ -9,7 +9,7 @@ from lenet_pl.data.preprocess import Auto
 from lenet_pl.errors import ConfigError
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.models.pixelnet import PixelNet
-from lenet_pl.records import TENSOR, load_weights, read_tensors
+from lenet_pl.records import WEIGHTS, load_weights, read_tensors
 from lenet_pl.runs import Run, open_run
 from lenet_pl.trust import find_class
 
@@ -67,7 +67,7 @@ def open_model(name: str, model: str | None = None) -> LoadedModel:
             f"--model {'|'.join(MODELS)} (trained on pixels scaled to [0, 1])"
         )
     try:
-        weights = read_tensors(path, {"*": TENSOR})
+        weights = read_tensors(path, WEIGHTS)
     except ConfigError as error:
         advice = f"save weights by torch.save(net.state_dict(), {path.name!r})"
         raise ConfigError(f"{error}; {advice}") from error
