@@ -1,6 +1,8 @@
 """Rules for values: those of every key of ``conf/``, and schemas of files."""
 
 from collections.abc import Callable, Iterator, Mapping
+from math import nextafter
+from sys import float_info
 from typing import Any
 
 from lenet_pl.errors import shorten
@@ -10,20 +12,19 @@ Rule = tuple[str, Callable[[Any], bool]]
 # a rule, [schema of each item] or {key: schema}; "key?" may be missing or null, "*" is every key
 Schema = Any
 LARGEST = 10**9
+ABOVE_0 = float_info.min  # a smaller number is 0 to a program that flushes subnormal numbers
+LAST_BELOW_1 = nextafter(1, 0)
 
 
-def number(
-    low: float = -LARGEST, high: float = LARGEST, above: bool = False, below: bool = False
-) -> Rule:
-    """A number, but no bool, in a range without ``low`` if ``above`` and ``high`` if ``below``."""
-    start, end = "above" if above else "from", "and below" if above else "to below"
-    text = f"a number {start} {low:,} {end if below else 'up to' if above else 'to'} {high:,}"
+def show(value: Any) -> str:
+    """A value as it is written in YAML, shortened."""
+    names = {None: "null", True: "true", False: "false"}
+    return names[value] if value is None or isinstance(value, bool) else shorten(str(value))
 
-    def valid(x: Any) -> bool:
-        inside = type(x) in (int, float) and low <= x <= high
-        return inside and not (above and x == low) and not (below and x == high)
 
-    return text, valid
+def number(text: str, low: float, high: float) -> Rule:
+    """A number, but no bool, in a range that includes both ends and that ``text`` describes."""
+    return f"a number {text}", lambda x: type(x) in (int, float) and low <= x <= high
 
 
 def integer(low: int, high: int = LARGEST) -> Rule:
@@ -33,8 +34,8 @@ def integer(low: int, high: int = LARGEST) -> Rule:
 
 def one_of(*choices: Any) -> Rule:
     """One of the given values, of the same type."""
-    names = [str(x).lower() if isinstance(x, bool) else str(x) for x in choices]
-    text = f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+    text = ", ".join(map(show, choices))
+    text = f"one of {text}" if len(choices) > 1 else text
     return text, lambda x: any(x == y and type(x) is type(y) for y in choices)
 
 
@@ -74,12 +75,13 @@ STRING: Rule = ("text", lambda x: isinstance(x, str))
 TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))
 NODE: Rule = ("a mapping", lambda x: isinstance(x, dict))
 LIST: Rule = ("a list", lambda x: isinstance(x, list))
-FINITE: Rule = ("a finite number", number(-1e300, 1e300)[1])
-NUMBER = number()
-POSITIVE = number(0, above=True)
-NOT_NEGATIVE = number(0)
-BELOW_1 = number(0, 1, below=True)
-FRACTION = number(0, 1, above=True)
+FINITE: Rule = ("a finite number", number("", -1e300, 1e300)[1])
+NUMBER = number(f"from {-LARGEST:,} to {LARGEST:,}", -LARGEST, LARGEST)
+POSITIVE = number(f"above 0 up to {LARGEST:,}", ABOVE_0, LARGEST)
+NOT_NEGATIVE = number(f"from 0 to {LARGEST:,}", 0, LARGEST)
+FROM_1 = number(f"from 1 to {LARGEST:,}", 1, LARGEST)
+BELOW_1 = number("from 0 to below 1", 0, LAST_BELOW_1)
+FRACTION = number("above 0 up to 1", ABOVE_0, 1)
 NATURAL = integer(0)
 COUNT = integer(1)
 SEED = integer(0, 2**32 - 1)
@@ -120,7 +122,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "root": optional(TEXT),
         "batch_size": COUNT,
         "eval_batch_size": COUNT,
-        "val_size": either(COUNT, number(0, 1, above=True, below=True)),
+        "val_size": either(COUNT, number("above 0 and below 1", ABOVE_0, LAST_BELOW_1)),
         "split": optional(("three numbers above 0, as in [7,2,1]", list_of(POSITIVE, 3)[1])),
         "split_seed": SEED,
         "fraction": FRACTION,
@@ -128,7 +130,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "clean": BOOL,
         "suspect_folds": either(one_of(0), integer(2, 20)),
         "augment": NODE,
-        "augment_until": number(0, 1),
+        "augment_until": number("from 0 to 1", 0, 1),
         "seed": SEED,
         "on_error": one_of("skip", "stop"),
     },
@@ -160,7 +162,7 @@ RULES: dict[str, dict[str, Rule]] = {
     "AdamW": STEP | {"betas": list_of(BELOW_1, 2)},
     "Muon": STEP | {"momentum": BELOW_1, "iterations": integer(1, 100)},
     "cosine": {"warmup": BELOW_1, "final": BELOW_1},
-    "one_cycle": {"warmup": BELOW_1, "div_factor": number(1), "final_div_factor": number(1)},
+    "one_cycle": {"warmup": BELOW_1, "div_factor": FROM_1, "final_div_factor": FROM_1},
     "plateau": MONITOR | {"factor": BELOW_1, "patience": NATURAL},
     "Classifier": CLASSIFIER,
     "FastClassifier": CLASSIFIER | {"steps_per_execution": COUNT},
@@ -267,9 +269,3 @@ def invalid(checks: Checks) -> str | None:
         if rule and not rule[1](value):
             return f"{key}={show(value)}: must be {rule[0]}"
     return None
-
-
-def show(value: Any) -> str:
-    """A value as it is written in YAML, shortened."""
-    names = {None: "null", True: "true", False: "false"}
-    return names[value] if value is None or isinstance(value, bool) else shorten(str(value))

@@ -260,10 +260,8 @@ def _describe(path: Path, folder: Path) -> str:
         return "no such folder"
     if path.suffix in (".pth", ".pt") and path.is_file():
         return "bare weights without a run; test and predict take them with --model lenet"
-    names = [job.parent.name for job in folder.glob("*/.hydra")]
-    if jobs := sorted(int(name) for name in names if name.isdecimal()):
-        listed = "its job is 0/" if jobs == [0] else f"its jobs are {jobs[0]}/ to {jobs[-1]}/"
-        return f"a sweep; {listed}; name one"
+    if jobs := sorted(folder.glob("*/.hydra")):
+        return f"holds runs; name one, such as {jobs[0].parent}"
     return f"not a run folder ({folder / '.hydra/config.yaml'} is missing)"
 
 
