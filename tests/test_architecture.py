@@ -23,9 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     "classifier": {"metrics"},
     "fast": {"classifier"},
     "callbacks": {"metrics", "plots", "console", "files"},
-    "records": {"errors"},
+    "records": {"errors", "rules"},
     "trust": {"errors", "records"},
-    "runs": {"config", "data", "errors", "models", "records", "trust"},
+    "runs": {"config", "data", "errors", "files", "models", "records", "trust"},
     # what it checks is imported where it has been built already
     "config": {"errors", "records", "rules", "optim", "callbacks", "classifier", "data"},
     "training": BLOCKS | {"callbacks", "classifier", "fast", "optim"},

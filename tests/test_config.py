@@ -93,7 +93,7 @@ def test_no_network_and_no_files(composed, tmp_path, monkeypatch):
 def test_file_that_is_no_checkpoint(composed, tmp_path, content):
     path = tmp_path / "some.ckpt"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="not a checkpoint of lenet-pl, damaged, or contains"):
+    with pytest.raises(ConfigError, match=r"not as torch\.save wrote it, or contains code"):
         build(composed("data=mini", f"ckpt_path={path}"))
 
 

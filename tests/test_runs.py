@@ -9,7 +9,8 @@ import torch
 from helpers.runs import FAST, result
 
 from lenet_pl.errors import ConfigError, DataError
-from lenet_pl.runs import _quoted, compare_with, find_run, open_run, resume_arguments
+from lenet_pl.files import quoted
+from lenet_pl.runs import compare_with, find_run, open_run, resume_arguments
 
 
 def make_run(folder: Path, mode: str = "RUN", overrides: str = "[]") -> Path:
@@ -32,14 +33,14 @@ def finish(folder: Path, epochs: int = 5) -> None:
 
 def test_resume_takes_the_overrides_of_the_run_and_new_ones_win(tmp_path):
     run = tmp_path / "it's a run"
-    old = json.dumps(f"ckpt_path={_quoted(run / 'checkpoints' / 'last.ckpt')}")  # earlier resumed
+    old = json.dumps(f"ckpt_path={quoted(run / 'checkpoints' / 'last.ckpt')}")  # earlier resumed
     make_run(run, overrides=f"- data=mini\n- {old}\n- trainer.max_epochs=5\n- +x=1\n")
-    quoted = str(run).replace("'", r"\'")
+    path = str(run).replace("'", r"\'")
     assert resume_arguments([f"resume={run}", "trainer.max_epochs=9"]) == [
         "data=mini",
         "+x=1",
-        f"ckpt_path='{quoted}/checkpoints/last.ckpt'",
-        f"hydra.run.dir='{quoted}'",
+        f"ckpt_path='{path}/checkpoints/last.ckpt'",
+        f"hydra.run.dir='{path}'",
         "trainer.max_epochs=9",
     ]
     assert resume_arguments(["seed=1"]) == ["seed=1"]

@@ -8,12 +8,11 @@ from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
@@ -21,16 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lenet_pl.config import SINGLE, check, check_hydra, conf_dir, options, task_config
-from lenet_pl.errors import (
-    ConfigError,
-    UserError,
-    check_output,
-    exit_on_error,
-    protect_output,
-)
+from lenet_pl.errors import ConfigError, UserError, check_output, exit_on_error, protect_output
 from lenet_pl.rules import show
 from lenet_pl.runs import resume_arguments
-from lenet_pl.trust import VARIABLE
+from lenet_pl.trust import VARIABLE, parse_override
 
 # name: (package whose ``commands`` module has ``NAME`` and ``add_NAME_arguments``, help)
 COMMANDS = {
@@ -121,19 +114,11 @@ class Preflight(Callback):
 
 
 def check_arguments(arguments: list[str]) -> list[str]:
-    """Replace ``~logger`` and ``logger=null`` by ``logger=none``; the same for other groups.
-
-    Raises:
-        ConfigError: for an argument that is no override, and for a choice that is no name.
-    """
-    parser = OverridesParser.create()
+    """Replace ``~logger`` and ``logger=null`` by ``logger=none``; the same for other groups."""
     replaced = {}
     for argument in get_args_parser().parse_args(arguments).overrides:
-        try:
-            override = parser.parse_override(argument)
-            key, value = override.key_or_group, override.value()
-        except Exception as error:
-            raise ConfigError(f"{argument}: not an override of the form key=value") from error
+        override = parse_override(argument)
+        key, value = override.key_or_group, override.value()
         if key == "run_dir" or key.startswith("hydra.callbacks.preflight"):
             raise ConfigError(f"{argument}: cannot be changed; the run folder is hydra.run.dir")
         choices = options(key)
@@ -161,10 +146,8 @@ def explain(error: Exception) -> str | None:
         return None
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        node = cause.parent_node
-        assert isinstance(node, DictConfig)
-        known = [str(key) for key in node if key != "hydra"]
-        values: Any = OmegaConf.to_container(node)
+        values: Any = OmegaConf.to_container(cast(DictConfig, cause.parent_node))
+        known = [str(key) for key in values if key != "hydra"]
         groups = [key for key in known if options(key) and cause.key in values[key]]
         nearest = [f"{group}.{cause.key}" for group in groups]
         nearest = nearest or get_close_matches(str(cause.key), known, n=3) or known
@@ -178,12 +161,6 @@ def explain(error: Exception) -> str | None:
     return text if isinstance(error, known_types) else f"{type(error).__name__}: {text}"
 
 
-PRESETS = {
-    "launcher": ("joblib", "ray", "submitit_local", "submitit_slurm"),
-    "sweeper": ("optuna",),
-}
-
-
 def prefer_own_presets() -> None:
     """Let ``conf/hydra`` alone define ``hydra/launcher=joblib`` and similar options.
 
@@ -192,8 +169,8 @@ def prefer_own_presets() -> None:
     """
     Plugins.instance()  # discovers the plugins, which register their schemas
     groups = ConfigStore.instance().repo["hydra"]
-    for group, names in PRESETS.items():
-        for name in names:
+    for group in ("launcher", "sweeper"):
+        for name in options(f"hydra/{group}"):
             groups[group].pop(f"{name}.yaml", None)
 
 

@@ -1,6 +1,7 @@
 """Validation of the configuration: values, their combinations, and the objects built from them.
 
-Only the checks of built objects import torch, so a mistyped value is reported at once.
+Every check raises ConfigError for the first thing that is invalid. Only the checks of built objects
+import torch, so a mistyped value is reported at once.
 """
 
 import os
@@ -13,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.errors import ConfigError, one_line
-from lenet_pl.records import DATA_KEY, read_checkpoint
-from lenet_pl.rules import show, with_rules
+from lenet_pl.records import DATA_KEY, load_weights, read_checkpoint
+from lenet_pl.rules import MONITORED, invalid, show, with_rules
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trainer")
 SEVERAL = ("augment", "callbacks", "logger")
 REFERRING = ("data", "classifier", "hparams")  # to other keys, which an error should name
-MONITORED = {
-    "val/acc": "max",
-    "val/loss": "min",
-}  # validation metrics, and the direction of improvement
 
 # what must not change when a run is resumed; the data is compared by digest
 RESUME_KEYS = (
@@ -62,20 +59,15 @@ def options(group: str) -> list[str]:
 
 
 def check_hydra(hydra: DictConfig) -> None:
-    """Check Hydra's own configuration.
-
-    Raises:
-        ConfigError: for a folder that is missing, for ``hydra.output_subdir``, which tools rely on,
-            and for ``model=[lenet,mlp]``, which Hydra would merge into a model that is neither.
-    """
-    raw = OmegaConf.to_container(hydra)  # hydra.job.num is missing before a sweep
-    for key, value in flatten({key: cast(Any, raw)[key] for key in ("run", "sweep")}).items():
+    """Check Hydra's own configuration, of which tools rely on ``hydra.output_subdir``."""
+    raw: Any = OmegaConf.to_container(hydra)  # hydra.job.num is missing before a sweep
+    for key, value in flatten({group: raw[group] for group in ("run", "sweep")}).items():
         if key.endswith("dir") and not value:
             raise ConfigError(f"hydra.{key}={show(value)}: must be a folder")
     # Lightning starts the other processes of DDP with null
     if hydra.output_subdir != ".hydra" and os.environ.get("LOCAL_RANK", "0") == "0":
         raise ConfigError(f"hydra.output_subdir={show(hydra.output_subdir)}: must be .hydra")
-    for group in SINGLE:
+    for group in SINGLE:  # model=[lenet,mlp] would be merged into a model that is neither
         if group not in hydra.runtime.choices:
             raise ConfigError(f"{group}: takes one option; to sweep over several: -m {group}=A,B")
 
@@ -90,13 +82,9 @@ def task_config(config: DictConfig, folder: Path) -> DictConfig:
 
 
 def check(cfg: DictConfig) -> None:
-    """Check values and their combinations, as far as possible without data and network.
-
-    Raises:
-        ConfigError: for the first invalid value.
-    """
+    """Check values and their combinations, as far as possible without data and network."""
     _check_groups(check_values(cfg, sorted(map(str, cfg), key=lambda name: name in REFERRING)))
-    _check_monitors(cfg)
+    _check_modes(cfg)
     unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
     if unfreeze > cfg.trainer.max_epochs and not cfg.trainer.fast_dev_run:
         raise ConfigError(
@@ -108,30 +96,21 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_values(cfg: DictConfig, names: Iterable[str]) -> dict[str, Any]:
-    """Check each value of some groups by itself, and return the groups as plain values.
-
-    Raises:
-        ConfigError: for the first invalid value.
-    """
+    """Check each value of some groups by itself, and return the groups as plain values."""
     settings: dict[str, Any] = {}
     for name in names:
-        settings[name] = _resolve(cfg, name)
-        for key, value, rule in with_rules({name: settings[name]}):
-            if rule and not rule[1](value):
-                raise ConfigError(f"{key}={show(value)}: must be {rule[0]}")
+        try:
+            value: Any = cfg[name]
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+        except (OmegaConfBaseException, RecursionError) as error:
+            key = getattr(error, "full_key", None) or name
+            message = str(error).partition("\n")[0]
+            raise ConfigError(f"{key}: {message}") from error
+        settings[name] = value
+        if reason := invalid(with_rules({name: value})):
+            raise ConfigError(reason)
     return settings
-
-
-def _resolve(cfg: DictConfig, name: str) -> Any:
-    """A plain value; raises ConfigError where a part is missing or refers to nothing."""
-    try:
-        value = cfg[name]
-        if OmegaConf.is_config(value):
-            return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
-        return value
-    except (OmegaConfBaseException, RecursionError) as error:
-        key = getattr(error, "full_key", None) or name
-        raise ConfigError(f"{key}: {(str(error).splitlines() or [''])[0]}") from error
 
 
 def _check_groups(settings: Mapping[str, Any]) -> None:
@@ -151,18 +130,13 @@ def _check_groups(settings: Mapping[str, Any]) -> None:
                 )
 
 
-def _check_monitors(cfg: DictConfig) -> None:
-    """Require every monitor to be a validation metric, and its mode to match."""
-    nodes = {f"callbacks.{name}": node for name, node in cfg.callbacks.items()}
-    for name, node in {**nodes, "scheduler": cfg.scheduler}.items():
-        monitor, mode = (node.get("monitor"), node.get("mode")) if node else (None, None)
-        if monitor is not None and monitor not in MONITORED:
-            raise ConfigError(
-                f"{name}.monitor={monitor}: must be a validation metric; choose from "
-                f"{', '.join(MONITORED)}"
-            )
-        if monitor is not None and mode in ("min", "max") and mode != MONITORED[monitor]:
-            raise ConfigError(f"{name}.mode={mode}: must be {MONITORED[monitor]} for {monitor}")
+def _check_modes(cfg: DictConfig) -> None:
+    """Require the mode of every monitor to match it."""
+    nodes = {f"callbacks.{name}": node for name, node in cfg.callbacks.items() if node}
+    for name, node in {**nodes, "scheduler": cfg.scheduler or {}}.items():
+        better, mode = MONITORED.get(node.get("monitor")), node.get("mode")
+        if better and mode in ("min", "max") and mode != better:
+            raise ConfigError(f"{name}.mode={mode}: must be {better} for {node.monitor}")
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -199,11 +173,7 @@ def with_key(path: str, error: BaseException) -> str:
 
 
 def check_outputs(classifier: "Classifier", classes: int) -> None:
-    """Check that the network maps an image to one logit per class.
-
-    Raises:
-        ConfigError: if it rejects the image or returns the wrong number of logits.
-    """
+    """Check that the network maps an image to one logit per class."""
     import torch
 
     training = classifier.training
@@ -219,20 +189,12 @@ def check_outputs(classifier: "Classifier", classes: int) -> None:
 
 
 def check_accelerator(name: str) -> None:
-    """Check that ``trainer.accelerator`` is available.
+    """Check that ``trainer.accelerator`` is available."""
+    from pytorch_lightning.accelerators import AcceleratorRegistry
 
-    Raises:
-        ConfigError: if it is not.
-    """
-    from pytorch_lightning import accelerators
-
-    known = {
-        "cuda": accelerators.CUDAAccelerator,
-        "mps": accelerators.MPSAccelerator,
-        "tpu": accelerators.XLAAccelerator,
-    }
-    available = [key for key, accelerator in known.items() if accelerator.is_available()]
-    usable = ["auto", "cpu", *available, *(["gpu"] if {"cuda", "mps"} & {*available} else [])]
+    kinds = sorted(AcceleratorRegistry.items())
+    usable = ["auto", *(kind for kind, entry in kinds if entry["accelerator"].is_available())]
+    usable += ["gpu"] if {"cuda", "mps"} & {*usable} else []
     if name not in usable:
         raise ConfigError(
             f"trainer.accelerator={name}: not available on this machine; choose from "
@@ -247,10 +209,6 @@ def check_optimizer(
 
     Returns:
         The optimizer steps of the run if the schedule ends with it, else None.
-
-    Raises:
-        ConfigError: if they do not, if there is nothing to unfreeze, or if the classifier does
-            not support the trainer's settings.
     """
     from lenet_pl.callbacks.finetuning import Unfreeze
     from lenet_pl.classifier import DEBUG_STEPS
@@ -323,26 +281,12 @@ def check_checkpoint(
 ) -> None:
     """Check that training can continue from ``ckpt_path`` as if it had never stopped.
 
-    Args:
-        cfg: the configuration of this run.
-        settings: its :func:`resume_settings`, and ``steps`` where its schedule has an end.
-        classifier: as built for it; the checkpoint's weights are loaded into it.
-        data: as built for it.
-
-    Raises:
-        ConfigError: if it is not a checkpoint, or its model, images or settings differ.
+    Its weights are loaded into the classifier. The settings are the run's :func:`resume_settings`,
+    and ``steps`` where its schedule has an end.
     """
-    path = cfg.ckpt_path
-    try:
-        checkpoint = read_checkpoint(Path(path))
-    except ConfigError as error:
-        raise ConfigError(f"ckpt_path={error}") from error
-    try:
-        classifier.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise ConfigError(
-            f"ckpt_path={path}: the weights belong to another model: {one_line(error, 30)}"
-        ) from error
+    path = Path(cfg.ckpt_path)
+    checkpoint = read_checkpoint(path)
+    load_weights(classifier, checkpoint["state_dict"], path, "weights belong to another model")
     if checkpoint[DATA_KEY] != data.state_dict():
         raise ConfigError(
             f"ckpt_path={path}: was trained on other images; set data, data.val_size and "

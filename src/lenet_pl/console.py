@@ -70,12 +70,7 @@ def start_summary(
 ) -> RenderableType:
     """Summarise the data and the network of a run before it starts.
 
-    Args:
-        title: the first line.
-        counts: for each split, the number of images of each class.
-        classes: the class names.
-        layers: as from :func:`layer_table`.
-        notes: lines below the tables.
+    ``counts`` has the number of images of each class for each split; the notes are the last lines.
     """
     data = table("class", *counts, left=1)
     for name, *numbers in zip(classes, *counts.values(), strict=True):
@@ -144,12 +139,7 @@ def end_summary(
 ) -> RenderableType:
     """Summarise the outcome of a run, and suggest commands to run next.
 
-    Args:
-        result: the content of ``result.json``.
-        folder: the run folder.
-        program: the command that trains.
-        extendable: whether it can train longer; False if its schedule has ended.
-        resumable: whether ``resume`` accepts it; False for a job of a sweep.
+    A run is not ``extendable`` if its schedule has ended, not ``resumable`` as a job of a sweep.
     """
     metrics, shown = result["metrics"], display_path(folder)
     lines = [*_outcome(result), ("run folder", str(shown))]

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 FAILED, INVALID = 1, 2
-SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 class UserError(Exception):
@@ -37,12 +36,7 @@ class VerificationError(Exception):
 
 
 def one_line(error: BaseException, max_words: int | None = None) -> str:
-    """Return the message of an error on one line, or its class name if it has no message.
-
-    Args:
-        error: the error.
-        max_words: where to cut off a long message of another library; None keeps all of it.
-    """
+    """The first words of an error's message on one line; its class name if it has none."""
     return " ".join(str(error).split()[:max_words]) or type(error).__name__
 
 
@@ -85,10 +79,8 @@ def exit_on_error(
 ) -> Iterator[None]:
     """Exit with one line for a :class:`UserError` (2) and for a failed computation (1).
 
-    Any other exception is a defect: its traceback is printed, and the status is 1.
-
-    Args:
-        describe: returns the message for other exceptions that the user can fix, or None.
+    ``describe`` returns the message for other exceptions that the user can fix, or None. All others
+    are defects: their traceback is printed, and the status is 1.
     """
     try:
         yield
@@ -103,37 +95,21 @@ def exit_on_error(
             if not message and isinstance(error, OSError):
                 message = file_error(error)
                 status = INVALID if error.errno == errno.ENAMETOOLONG else FAILED
-        if SHOW_TRACEBACKS or not message:
+        if not message or os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         if not message:
             raise SystemExit(FAILED) from error
         fail(message, status)
 
 
-class BestEffortOutput(io.RawIOBase):
-    """A raw stream that drops what cannot be written, as to a full disk or a closed pipe.
+class BestEffortOutput(io.FileIO):
+    """A raw stream that drops what cannot be written, as to a full disk or a closed pipe."""
 
-    Attributes:
-        error: the first error.
-    """
+    error: OSError | None = None  # the first
 
-    error: OSError | None = None
-
-    def __init__(self, raw: io.RawIOBase) -> None:
-        self.raw = raw
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self.raw.fileno()
-
-    def isatty(self) -> bool:
-        return self.raw.isatty()
-
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
-            return self.raw.write(data)
+            return super().write(data)
         except OSError as error:
             self.error = self.error or error
             return len(data)
@@ -148,21 +124,16 @@ def protect_output() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
         elif stream is getattr(sys, f"__{name}__") and hasattr(stream, "buffer"):
             stream.flush()
-            raw = BestEffortOutput(getattr(stream.buffer, "raw", stream.buffer))
-            options = {
-                "line_buffering": stream.line_buffering,
-                "write_through": stream.write_through,
-            }
-            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "replace", **options)
-            setattr(sys, name, text)
+            buffer = io.BufferedWriter(BestEffortOutput(stream.fileno(), "w", closefd=False))
+            modes = stream.line_buffering, stream.write_through
+            setattr(sys, name, io.TextIOWrapper(buffer, stream.encoding, "replace", None, *modes))
 
 
 def check_output() -> None:
     """Raise OSError if standard output could not be written; exit if nobody reads it."""
-    if sys.stdout is None:
-        return
     sys.stdout.flush()
-    error = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "error", None)
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    error = raw.error if isinstance(raw, BestEffortOutput) else None
     if isinstance(error, BrokenPipeError):
         raise SystemExit(FAILED)
     if error:

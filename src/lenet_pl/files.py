@@ -24,10 +24,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it once the block succeeds.
 
     The content is on disk before the file is renamed, so neither a crash nor a second writer
-    leaves a truncated file. The temporary file is removed if the block raises.
-
-    Raises:
-        OSError: if the file cannot be written; it names the file.
+    leaves a truncated file. The temporary file is removed if the block raises; an OSError names the
+    file.
     """
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
@@ -82,12 +80,7 @@ def md5(data: bytes | bytearray) -> str:
 
 @contextmanager
 def reserved(folder: Path) -> Iterator[None]:
-    """Create a folder and lock it for this process.
-
-    Raises:
-        BlockingIOError: if another process has locked it.
-        OSError: if it cannot be written to.
-    """
+    """Create a folder and lock it for this process; BlockingIOError if another has locked it."""
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
     lock = FileLock(folder / ".lock")
@@ -111,9 +104,12 @@ def display_path(path: Path) -> Path:
     return path.relative_to(start) if path.is_relative_to(start) else path
 
 
+def quoted(path: Path) -> str:
+    """A path as a value of an override, in quotes of Hydra."""
+    return "'" + path.as_posix().replace("'", r"\'") + "'"
+
+
 def shell_override(key: str, path: Path) -> str:
     """``hydra.run.dir=PATH`` for Hydra, quoted where Hydra and the shell require it."""
-    text = path.as_posix()
-    if not re.fullmatch(r"[\w./:~+-]+", text):
-        text = "'" + text.replace("'", r"\'") + "'"
-    return shlex.quote(f"{key}={text}")
+    plain = re.fullmatch(r"[\w./:~+-]+", path.as_posix())
+    return shlex.quote(f"{key}={path.as_posix() if plain else quoted(path)}")

@@ -1,27 +1,30 @@
-"""The valid values of every key of ``conf/``."""
+"""Rules for values: those of every key of ``conf/``, and schemas of files."""
 
 from collections.abc import Callable, Iterator, Mapping
+from math import nextafter
+from sys import float_info
 from typing import Any
 
 from lenet_pl.errors import shorten
 
 # a description of the valid values, and the test for them
 Rule = tuple[str, Callable[[Any], bool]]
+# a rule, [schema of each item] or {key: schema}; "key?" may be missing or null, "*" is every key
+Schema = Any
 LARGEST = 10**9
+ABOVE_0 = float_info.min  # a smaller number is 0 to a program that flushes subnormal numbers
+LAST_BELOW_1 = nextafter(1, 0)
 
 
-def number(
-    low: float = -LARGEST, high: float = LARGEST, above: bool = False, below: bool = False
-) -> Rule:
-    """A number, but no bool, in a range without ``low`` if ``above`` and ``high`` if ``below``."""
-    start, end = "above" if above else "from", "and below" if above else "to below"
-    text = f"a number {start} {low:,} {end if below else 'up to' if above else 'to'} {high:,}"
+def show(value: Any) -> str:
+    """A value as it is written in YAML, shortened."""
+    names = {None: "null", True: "true", False: "false"}
+    return names[value] if value is None or isinstance(value, bool) else shorten(str(value))
 
-    def valid(x: Any) -> bool:
-        inside = type(x) in (int, float) and low <= x <= high
-        return inside and not (above and x == low) and not (below and x == high)
 
-    return text, valid
+def number(text: str, low: float, high: float) -> Rule:
+    """A number, but no bool, in a range that includes both ends and that ``text`` describes."""
+    return f"a number {text}", lambda x: type(x) in (int, float) and low <= x <= high
 
 
 def integer(low: int, high: int = LARGEST) -> Rule:
@@ -31,8 +34,8 @@ def integer(low: int, high: int = LARGEST) -> Rule:
 
 def one_of(*choices: Any) -> Rule:
     """One of the given values, of the same type."""
-    names = [str(x).lower() if isinstance(x, bool) else str(x) for x in choices]
-    text = f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+    text = ", ".join(map(show, choices))
+    text = f"one of {text}" if len(choices) > 1 else text
     return text, lambda x: any(x == y and type(x) is type(y) for y in choices)
 
 
@@ -68,19 +71,31 @@ TEXT: Rule = (
     "text, up to 255 characters between slashes",
     lambda x: isinstance(x, str) and max(map(len, x.split("/"))) < 256,
 )
+STRING: Rule = ("text", lambda x: isinstance(x, str))
+TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))
 NODE: Rule = ("a mapping", lambda x: isinstance(x, dict))
-NUMBER = number()
-POSITIVE = number(0, above=True)
-NOT_NEGATIVE = number(0)
-BELOW_1 = number(0, 1, below=True)
-FRACTION = number(0, 1, above=True)
+LIST: Rule = ("a list", lambda x: isinstance(x, list))
+FINITE: Rule = ("a finite number", number("", -1e300, 1e300)[1])
+NUMBER = number(f"from {-LARGEST:,} to {LARGEST:,}", -LARGEST, LARGEST)
+POSITIVE = number(f"above 0 up to {LARGEST:,}", ABOVE_0, LARGEST)
+NOT_NEGATIVE = number(f"from 0 to {LARGEST:,}", 0, LARGEST)
+FROM_1 = number(f"from 1 to {LARGEST:,}", 1, LARGEST)
+BELOW_1 = number("from 0 to below 1", 0, LAST_BELOW_1)
+FRACTION = number("above 0 up to 1", ABOVE_0, 1)
+NATURAL = integer(0)
 COUNT = integer(1)
 SEED = integer(0, 2**32 - 1)
 PART = either(COUNT, FRACTION)  # of the batches; 1 is one of them, 1.0 all
 CLASSES = integer(2, 10**5)
 WHOLE_EPOCHS = left_out("runs consist of whole epochs; set trainer.max_epochs")
 STEP: dict[str, Rule] = {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE}
-MONITOR: dict[str, Rule] = {"monitor": TEXT, "mode": one_of("min", "max")}
+MONITORED = {"val/acc": "max", "val/loss": "min"}  # validation metrics, the better direction
+METRIC: Rule = (f"a validation metric, {' or '.join(MONITORED)}", lambda x: x in [*MONITORED])
+MONITOR: dict[str, Rule] = {"monitor": METRIC, "mode": one_of("min", "max")}
+HPARAMS: Rule = (
+    "a mapping to text, numbers, true or false",
+    lambda x: isinstance(x, dict) and all(isinstance(y, str | int | float) for y in x.values()),
+)
 CLASSIFIER: dict[str, Rule] = {
     "net": NODE,
     "loss": NODE,
@@ -100,19 +115,14 @@ RULES: dict[str, dict[str, Rule]] = {
         "test": BOOL,
         "run_dir": TEXT,
         "label": optional(TEXT),
-        "hparams": (
-            "a mapping to text, numbers, true or false",
-            lambda x: (
-                isinstance(x, dict) and all(isinstance(y, str | int | float) for y in x.values())
-            ),
-        ),
+        "hparams": HPARAMS,
     },
     "DigitsDataModule": {
         "source": NODE,
         "root": optional(TEXT),
         "batch_size": COUNT,
         "eval_batch_size": COUNT,
-        "val_size": either(COUNT, number(0, 1, above=True, below=True)),
+        "val_size": either(COUNT, number("above 0 and below 1", ABOVE_0, LAST_BELOW_1)),
         "split": optional(("three numbers above 0, as in [7,2,1]", list_of(POSITIVE, 3)[1])),
         "split_seed": SEED,
         "fraction": FRACTION,
@@ -120,7 +130,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "clean": BOOL,
         "suspect_folds": either(one_of(0), integer(2, 20)),
         "augment": NODE,
-        "augment_until": number(0, 1),
+        "augment_until": number("from 0 to 1", 0, 1),
         "seed": SEED,
         "on_error": one_of("skip", "stop"),
     },
@@ -152,8 +162,8 @@ RULES: dict[str, dict[str, Rule]] = {
     "AdamW": STEP | {"betas": list_of(BELOW_1, 2)},
     "Muon": STEP | {"momentum": BELOW_1, "iterations": integer(1, 100)},
     "cosine": {"warmup": BELOW_1, "final": BELOW_1},
-    "one_cycle": {"warmup": BELOW_1, "div_factor": number(1), "final_div_factor": number(1)},
-    "plateau": MONITOR | {"factor": BELOW_1, "patience": integer(0)},
+    "one_cycle": {"warmup": BELOW_1, "div_factor": FROM_1, "final_div_factor": FROM_1},
+    "plateau": MONITOR | {"factor": BELOW_1, "patience": NATURAL},
     "Classifier": CLASSIFIER,
     "FastClassifier": CLASSIFIER | {"steps_per_execution": COUNT},
     "BestAndLastCheckpoint": MONITOR | {"dirpath": TEXT, "weights": TEXT},
@@ -195,7 +205,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "enable_progress_bar": BOOL,
         "enable_model_summary": BOOL,
         "val_check_interval": FRACTION,
-        "min_epochs": optional(integer(0)),
+        "min_epochs": optional(NATURAL),
         "sync_batchnorm": BOOL,
         "inference_mode": BOOL,
         "log_every_n_steps": COUNT,
@@ -208,7 +218,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "barebones": left_out("callbacks=none logger=none leave out what takes time"),
     },
 }
-INSTANTIATE: dict[str, Rule] = {  # keys of Hydra's, in any mapping
+ANYWHERE: dict[str, Rule] = {  # keys in any mapping
+    "monitor": optional(METRIC),
     "_target_": TEXT,
     "_partial_": BOOL,
     "_recursive_": BOOL,
@@ -216,19 +227,16 @@ INSTANTIATE: dict[str, Rule] = {  # keys of Hydra's, in any mapping
 }
 
 
+Checks = Iterator[tuple[str, Any, Rule | None]]  # key, value, rule; None where all are valid
+
+
 def with_rules(
     values: Mapping[str, Any], path: str = "", own: Mapping[str, Rule] = RULES["config"]
-) -> Iterator[tuple[str, Any, Rule | None]]:
-    """Yield each key, its value and its rule; None for a mapping without, and for free keys.
-
-    Args:
-        values: of a node of the configuration.
-        path: its key.
-        own: the rules of its keys.
-    """
+) -> Checks:
+    """Yield the values in a node of the configuration, with their rules, ``own`` for its keys."""
     for name, value in values.items():
         key = f"{path}.{name}" if path else str(name)
-        yield key, value, INSTANTIATE.get(name) or own.get(name)
+        yield key, value, own.get(name) or ANYWHERE.get(name)
         for node in value if isinstance(value, list) else [value]:
             if isinstance(node, dict):
                 library, _, target = str(node.get("_target_", "")).partition(".")
@@ -237,7 +245,27 @@ def with_rules(
                 yield from with_rules(node, key, rules)
 
 
-def show(value: Any) -> str:
-    """A value as it is written in YAML, shortened."""
-    names = {None: "null", True: "true", False: "false"}
-    return names[value] if value is None or isinstance(value, bool) else shorten(str(value))
+def with_schema(value: Any, schema: Schema, key: str = "content") -> Checks:
+    """Yield the values in the content of a file, with their rules; containers come first."""
+    if isinstance(schema, tuple):
+        yield key, value, schema
+    elif isinstance(schema, list):
+        yield key, value, LIST
+        for number, item in enumerate(value):
+            yield from with_schema(item, schema[0], f"{key}[{number}]")
+    else:
+        yield key, value, NODE
+        prefix = "" if key == "content" else f"{key}."
+        for name, part in schema.items():
+            own = name.removesuffix("?")
+            for item in value if name == "*" else [own]:
+                if own == name or value.get(own) is not None:
+                    yield from with_schema(value.get(item), part, f"{prefix}{item}")
+
+
+def invalid(checks: Checks) -> str | None:
+    """Describe the first value that is invalid; None if all are valid."""
+    for key, value, rule in checks:
+        if rule and not rule[1](value):
+            return f"{key}={show(value)}: must be {rule[0]}"
+    return None

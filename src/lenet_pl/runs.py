@@ -1,37 +1,26 @@
 """Run folders: find, open, resume and repeat them; package versions and git state.
 
-Opening a run needs neither ``conf/`` nor the command that trained it. This module does not import
-torch before a run is opened, so ``resume=RUN`` is resolved quickly.
+Opening a run needs neither ``conf/`` nor the command that trained it. What cannot be used is a
+ConfigError. This module imports torch only to open a run, so ``resume=RUN`` is resolved quickly.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl import __version__, trust
+from lenet_pl import __version__, records, trust
 from lenet_pl.config import check_values
-from lenet_pl.errors import ConfigError, DataError, UserError
-from lenet_pl.records import (
-    DATA_KEY,
-    damaged,
-    hydra_mode,
-    load_weights,
-    override_key,
-    read_checkpoint,
-    read_config,
-    read_metrics,
-    read_overrides,
-    read_result,
-)
+from lenet_pl.errors import ConfigError, DataError
+from lenet_pl.files import quoted
 
 if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not need it
     from torch import nn
@@ -45,11 +34,7 @@ INTERACTIVE = ("bash", "interactive")  # names of Slurm jobs in which commands a
 
 
 def find_run(name: str) -> Path:
-    """Find the run folder, given its path, a checkpoint or ``best.pth`` in it, or ``latest``.
-
-    Raises:
-        ConfigError: if there is no latest run.
-    """
+    """Find the run folder, given its path, a checkpoint or ``best.pth`` in it, or ``latest``."""
     if name == "latest":
         runs = [(path.stat().st_mtime_ns, path) for path in Path("outputs/runs").glob("*/*/.hydra")]
         if not runs:
@@ -69,8 +54,6 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     precedence.
 
     Raises:
-        ConfigError: if there is no such run, it cannot be continued, or its overrides are not
-            allowed.
         SystemExit: with status 0 if a restarted Slurm job had finished this run.
     """
     requested = [argument for argument in arguments if argument.startswith(("resume=", "from="))]
@@ -79,24 +62,21 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     given = [argument for argument in arguments if argument not in requested]
     key, _, name = requested[-1].partition("=")
     run = find_run(name)
-    if not (overrides := run / ".hydra" / "overrides.yaml").exists():
-        raise ConfigError(f"{key}={run}: not a run folder ({overrides} is missing)")
-    own = read_overrides(run)
+    own = records.read_overrides(run)
     if key == "resume":
-        added, replaced = _continue(run, given), {*map(override_key, given)}
-    elif read_metrics(run):
-        added, replaced = (
-            [f"repeat={_quoted(run.absolute())}"],
-            {*map(override_key, given), "repeat"},
-        )
+        added = _continue(run, given)
+    elif records.read_metrics(run):
+        added = [f"repeat={quoted(run.absolute())}"]
     else:
         raise ConfigError(f"from={run}: no finished epoch to compare with")
+    replaced = {*map(records.override_key, [*added, *given])}
     # either classifier resumes the other's checkpoints, without its options
     if "classifier" in replaced:
         replaced.add("classifier.steps_per_execution")
-    own = [item for item in own if override_key(item) not in replaced]
     # a run that started from another run's checkpoint starts from it again
-    own = [item for item in own if not _is_own_checkpoint(item, run)]
+    own = [
+        x for x in own if records.override_key(x) not in replaced and not _is_own_checkpoint(x, run)
+    ]
     trust.check_overrides(own, run)
     result = [*own, *added, *given]
     return result if key == "resume" else _slurm_arguments(result, arguments)
@@ -104,33 +84,37 @@ def resume_arguments(arguments: list[str]) -> list[str]:
 
 def _is_own_checkpoint(override: str, run: Path) -> bool:
     path = Path(override.partition("=")[2].strip("'").replace(r"\'", "'")).absolute()
-    return override_key(override) == "ckpt_path" and path.is_relative_to(run.absolute())
+    return records.override_key(override) == "ckpt_path" and path.is_relative_to(run.absolute())
 
 
 def _continue(run: Path, given: list[str]) -> list[str]:
     """The overrides that continue a run, or start it again if no epoch was finished."""
     checkpoint = run / "checkpoints" / "last.ckpt"
-    if hydra_mode(run) == "MULTIRUN":  # results written there would not match the sweep
+    if records.hydra_mode(run) == "MULTIRUN":  # results written there would not match the sweep
         raise ConfigError(
             f"resume={run}: a job of a sweep; repeat the sweep's command with "
             f"hydra.sweep.dir={run.parent}, or train longer in a new folder with the job's "
             f"overrides and ckpt_path={checkpoint}"
         )
-    result = read_result(run)
-    values = {override_key(item): item.partition("=")[2] for item in given}
-    epochs = values.get("trainer.max_epochs", "0")
+    result = records.read_result(run)
+    epochs = _values(given).get("trainer.max_epochs", "0")
     longer = not epochs.isdigit() or int(epochs) > result.get("epochs", 0)
     if result.get("status") == "finished" and not (longer and checkpoint.exists()):
         raise ConfigError(
             f"resume={run}: finished after {result['epochs']} epochs; give a larger "
             "trainer.max_epochs to train longer"
         )
-    folder = f"hydra.run.dir={_quoted(run)}"
-    return [f"ckpt_path={_quoted(checkpoint)}", folder] if checkpoint.exists() else [folder]
+    return [*_from_checkpoint(run), f"hydra.run.dir={quoted(run)}"]
 
 
-def _quoted(path: Path) -> str:
-    return "'" + path.as_posix().replace("'", r"\'") + "'"
+def _from_checkpoint(folder: Path) -> list[str]:
+    """The override that continues from the last checkpoint in a folder, if there is one."""
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    return [f"ckpt_path={quoted(checkpoint)}"] if checkpoint.exists() else []
+
+
+def _values(overrides: list[str]) -> dict[str, str]:
+    return {records.override_key(item): item.partition("=")[2].strip("'\"") for item in overrides}
 
 
 def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
@@ -138,9 +122,7 @@ def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
 
     Commands of one script differ in their folders, while the processes of one command share it.
     """
-    job, values = os.environ.get("SLURM_JOB_ID"), {}
-    for argument in typed:
-        values[override_key(argument)] = argument.partition("=")[2].strip("'\"")
+    job, values = os.environ.get("SLURM_JOB_ID"), _values(typed)
     sweep = {"-m", "--multirun", "hydra.mode", "sweep"} & values.keys()
     if not job or os.environ.get("SLURM_JOB_NAME") in INTERACTIVE or sweep:
         return arguments
@@ -150,60 +132,47 @@ def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
         arguments = [*arguments, f"hydra.run.dir={folder.as_posix()}"]
     if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return arguments
-    if read_result(folder).get("status") == "finished":
+    if records.read_result(folder).get("status") == "finished":
         print(f"{folder}: finished before the job was restarted")
         raise SystemExit(0)
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    return [*arguments, f"ckpt_path={_quoted(checkpoint)}"] if checkpoint.exists() else arguments
+    return [*arguments, *_from_checkpoint(folder)]
 
 
 def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str, Any]:
-    """Compare the figures of a repeated run with those of the run that it repeats.
+    """Compare a run with that in ``folder``, which repeats it and has these metrics.
 
-    Args:
-        run: the folder of the first run.
-        folder: the folder of the repeated run.
-        metrics: its validation and test metrics.
-
-    Returns:
-        For ``result.json``: the first run, whether all figures are the ``same``, and the first
-        ``difference``, None if there is none. Times are not compared.
+    The answer is for ``result.json``, with the first difference. Times are not compared.
     """
     try:
-        pairs: Any = zip_longest(read_metrics(run), read_metrics(folder), fillvalue={})
-        figures = [(f"epoch {number}", *pair) for number, pair in enumerate(pairs, 1)]
-        if before := read_result(run).get("metrics"):
-            figures.append(("best epoch", before, metrics))
-        differences = []
-    except UserError as error:
-        figures, differences = [], [str(error)]
+        difference = next(_differences(run, folder, metrics), None)
+    except ConfigError as error:
+        difference = str(error)
+    return {"run": str(run), "same": difference is None, "difference": difference}
+
+
+def _differences(run: Path, folder: Path, metrics: dict[str, float]) -> Iterator[str]:
+    pairs: Any = zip_longest(records.read_metrics(run), records.read_metrics(folder), fillvalue={})
+    figures = [(f"epoch {number}", *pair) for number, pair in enumerate(pairs, 1)]
+    if before := records.read_result(run).get("metrics"):
+        figures.append(("best epoch", before, metrics))
     for name, old, new in figures:
         keys = (old.keys() & new.keys()) - {"seconds"}
-        changed = [
-            f"{key} was {old[key]}, is {new[key]}" for key in sorted(keys) if old[key] != new[key]
-        ]
-        differences += [f"{name}: {text}" for text in (changed if keys else ["only in one run"])]
-    difference = next(iter(differences), None)
-    return {"run": str(run), "same": difference is None, "difference": difference}
+        if not keys:
+            yield f"{name}: only in one run"
+        for key in sorted(keys):
+            if old[key] != new[key]:
+                yield f"{name}: {key} was {old[key]}, is {new[key]}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run with at least one finished epoch.
-
-    Attributes:
-        folder: the run folder.
-        checkpoint: the checkpoint whose weights are used, by default the best one.
-        config: the configuration as composed for the run.
-        result: the content of ``result.json``; empty while the run is in progress.
-        state: the content of the checkpoint.
-    """
+    """A run with at least one finished epoch."""
 
     folder: Path
-    checkpoint: Path
-    config: DictConfig
-    result: dict[str, Any]
-    state: dict[str, Any]
+    checkpoint: Path  # whose weights are used, by default the best one
+    config: DictConfig  # as composed for the run
+    result: dict[str, Any]  # the content of result.json; empty while the run is in progress
+    state: dict[str, Any]  # the content of the checkpoint
 
     @property
     def name(self) -> str:
@@ -218,7 +187,7 @@ class Run:
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names, in the order of the logits."""
-        return tuple(self.state[DATA_KEY]["classes"])
+        return tuple(self.state[records.DATA_KEY]["classes"])
 
     @property
     def tested(self) -> bool:
@@ -232,23 +201,17 @@ class Run:
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A value of the configuration; the default where it is null or missing."""
-        try:
+        with records.checking(self.folder / ".hydra" / "config.yaml"):
             value = OmegaConf.select(self.config, key)
-        except OmegaConfBaseException as error:
-            raise damaged(self.folder / ".hydra" / "config.yaml", error) from error
         return default if value is None else value
 
     def network(self) -> "PixelNet":
-        """The network with the checkpoint's weights, in evaluation mode.
-
-        Raises:
-            ConfigError: if the weights do not fit the configured network.
-        """
+        """The network with the checkpoint's weights, in evaluation mode."""
         from lenet_pl.models.pixelnet import PixelNet
 
         net = PixelNet(trust.build(without_weights(self.config), "model", self.folder))
         misfit = "does not fit the run's model"
-        load_weights(net, self.state["state_dict"], self.checkpoint, misfit)
+        records.load_weights(net, self.state["state_dict"], self.checkpoint, misfit)
         return net.eval()
 
     def loss(self) -> "nn.Module":
@@ -257,15 +220,11 @@ class Run:
         return loss
 
     def data(self) -> "DigitsDataModule":
-        """The run's data, split as for training.
-
-        Raises:
-            DataError: if the data cannot be loaded or has changed since training.
-        """
+        """The run's data, split as for training; DataError if it has changed since."""
         data: DigitsDataModule = trust.build(self.config, "data", self.folder)
         data.prepare_data()
         data.setup()
-        before, now = self.state[DATA_KEY], data.state_dict()
+        before, now = self.state[records.DATA_KEY], data.state_dict()
         for key in ("digest", "split_digest"):
             if before[key] != now[key]:
                 raise DataError(
@@ -276,28 +235,22 @@ class Run:
 
 
 def open_run(name: str) -> Run:
-    """Open a run folder, a checkpoint in one, or the ``latest`` run.
-
-    Raises:
-        ConfigError: if there is no such run, it has no finished epoch, or it is damaged.
-    """
+    """Open a run folder, a checkpoint in one, or the ``latest`` run."""
     folder = find_run(name)
     best = folder / "checkpoints" / "best.ckpt"
     checkpoint = Path(name) if name.endswith(".ckpt") else best
-    if (config := read_config(folder)) is None:
+    if (config := records.read_config(folder)) is None:
         raise ConfigError(f"{name}: {_describe(Path(name), folder)}")
     if not checkpoint.exists():
         raise ConfigError(f"{name}: no finished epoch ({checkpoint} is missing)")
-    result, state = read_result(folder), read_checkpoint(checkpoint)
-    try:
+    result, state = records.read_result(folder), records.read_checkpoint(checkpoint)
+    with records.checking(folder / ".hydra" / "config.yaml"):
         check_values(config, ("data", "model", "loss"))
-        classes = len(state[DATA_KEY]["classes"])
+        classes = len(state[records.DATA_KEY]["classes"])
         if config.model.get("num_classes", classes) != classes:
             raise ConfigError(
                 f"model.num_classes={config.model.num_classes}: {checkpoint} has {classes} classes"
             )
-    except (ConfigError, OmegaConfBaseException, RecursionError) as error:
-        raise damaged(folder / ".hydra" / "config.yaml", error) from error
     return Run(folder, checkpoint, config, result, state)
 
 
@@ -307,10 +260,8 @@ def _describe(path: Path, folder: Path) -> str:
         return "no such folder"
     if path.suffix in (".pth", ".pt") and path.is_file():
         return "bare weights without a run; test and predict take them with --model lenet"
-    names = [job.parent.name for job in folder.glob("*/.hydra")]
-    if jobs := sorted(int(name) for name in names if name.isdecimal()):
-        listed = "its job is 0/" if jobs == [0] else f"its jobs are {jobs[0]}/ to {jobs[-1]}/"
-        return f"a sweep; {listed}; name one"
+    if jobs := sorted(folder.glob("*/.hydra")):
+        return f"holds runs; name one, such as {jobs[0].parent}"
     return f"not a run folder ({folder / '.hydra/config.yaml'} is missing)"
 
 
@@ -329,13 +280,7 @@ def program_name() -> str:
 
 def package_versions() -> dict[str, str]:
     """The versions of lenet-pl and of the packages that affect a run's results."""
-    versions = {"lenet-pl": __version__}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
+    return {"lenet-pl": __version__, **{name: version(name) for name in PACKAGES}}
 
 
 def git_state() -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """What a run folder from someone else may make this program import, call and write.
 
 ``_target_`` in its configuration or overrides can name any function, so its name is checked before
-anything is imported. ``LENET_PL_TRUST=NAME[,NAME]`` allows further modules and keys.
+anything is imported. ``LENET_PL_TRUST=NAME[,NAME]`` allows further modules and keys; anything else
+is a ConfigError.
 """
 
 import os
@@ -13,21 +14,18 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.errors import ConfigError, one_line
-from lenet_pl.records import override_key
+from lenet_pl.records import checking, override_key
 
 VARIABLE = "LENET_PL_TRUST"
 CLASSES = ("lenet_pl", "torch.nn", "torch.optim", "torchvision.models")  # where classes may be from
 FUNCTIONS = ("lenet_pl.optim",)  # whose functions may be called: schedules
-LIGHTNING = tuple(
-    f"pytorch_lightning.{name}"
-    for name in ("Trainer", "callbacks.EarlyStopping", "loggers.TensorBoardLogger")
-)
+LIGHTNING = ("Trainer", "callbacks.EarlyStopping", "loggers.TensorBoardLogger")
 # base classes, or the names of methods, by the key of the part
 KINDS: dict[str, str | tuple[str, ...]] = {
     "data.source": ("prepare", "load"),
@@ -60,21 +58,9 @@ def trusted_names() -> list[str]:
 
 
 def build(config: DictConfig, key: str, folder: Path) -> Any:
-    """Build a part of a run's configuration.
-
-    Args:
-        config: the configuration in a run folder.
-        key: of the part.
-        folder: the run folder.
-
-    Raises:
-        ConfigError: if it names anything that is not allowed, which is not run, or if its
-            construction fails.
-    """
-    try:
+    """Build a part of the configuration in a run folder, of classes that are allowed."""
+    with checking(folder / ".hydra" / "config.yaml"):
         plain = OmegaConf.to_container(config[key], resolve=True)
-    except (OmegaConfBaseException, RecursionError) as error:
-        raise ConfigError(f"{folder}: damaged run folder: {key}: {one_line(error, 30)}") from error
     for path, value in leaves(plain, key):
         if path.endswith("._target_"):
             find_class(path, value, folder)
@@ -100,14 +86,12 @@ def leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def find_class(path: str, target: Any, folder: Path) -> Any:
-    """The class that ``path`` (``model._target_``) names, imported only if it may be built.
-
-    Raises:
-        ConfigError: if it may not.
-    """
+    """The class that ``path`` (``model._target_``) names, imported only if it may be built."""
     target = str(target)
     top = target.partition(".")[0]
-    allowed = within(target, (*trusted_names(), *LIGHTNING))
+    allowed = within(
+        target, (*trusted_names(), *(f"pytorch_lightning.{name}" for name in LIGHTNING))
+    )
     ours, own = within(target, CLASSES), not allowed and _is_users(top, folder)
     refused = ConfigError(
         f"{path}={target[:80]}: not allowed in a run folder, and not run; if you trust it, set "
@@ -163,32 +147,38 @@ def _is_users(name: str, folder: Path) -> bool:
     )
 
 
+def parse_override(text: str) -> Override:
+    """Parse an argument of the command line."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+        override.value()
+    except Exception as error:  # of many types
+        raise ConfigError(f"{text[:60]}: not an override of the form key=value") from error
+    return override
+
+
 def check_overrides(overrides: Iterable[str], folder: Path) -> None:
     """Check the overrides in a run folder, before they become part of a command line.
 
-    Raises:
-        ConfigError: for one that is an option, configures Hydra, names a class that is not
-            allowed, or lets files be written outside the new run's folder.
+    None may be an option, configure Hydra, name a class that is not allowed, or let files be
+    written outside the new run's folder.
     """
-    file, parser = folder / ".hydra" / "overrides.yaml", OverridesParser.create()
-    for item in overrides:
-        key = override_key(item)
-        try:
+    with checking(folder / ".hydra" / "overrides.yaml"):
+        for item in overrides:
+            key = override_key(item)
+            refused = ConfigError(f"{item[:60]}: not an override of a single run")
             if item.startswith("-") or len(item) > MAX_LENGTH or HYDRA.match(key):
-                raise ValueError
-            override = parser.parse_override(item)
-            if override.is_sweep_override():
-                raise ValueError
-        except (HydraException, ValueError, RecursionError) as error:
-            raise ConfigError(f"{file}: {item[:60]}: not an override of a single run") from error
-        for path, value in leaves(override.value(), key):
-            if path.endswith("_target_"):
-                find_class(path, value, folder)
-            elif _is_outside(path, value) and not within(path, trusted_names()):
-                raise ConfigError(
-                    f"{file}: {path}={value[:60]}: may lead outside the run folder; if you "
-                    f"trust it, set {VARIABLE}={path}"
-                )
+                raise refused
+            if (override := parse_override(item)).is_sweep_override():
+                raise refused
+            for path, value in leaves(override.value(), key):
+                if path.endswith("_target_"):
+                    find_class(path, value, folder)
+                elif _is_outside(path, value) and not within(path, trusted_names()):
+                    raise ConfigError(
+                        f"{path}={value[:60]}: may lead outside the run folder; if you trust it, "
+                        f"set {VARIABLE}={path}"
+                    )
 
 
 def _is_outside(key: str, value: Any) -> bool:

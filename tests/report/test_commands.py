@@ -89,7 +89,7 @@ def test_paths_that_are_not_a_run(tested, tmp_path, lenet_pl):
             "weights.pth",
             "bare weights without a run; test and predict take them with --model lenet",
         ),
-        ("sweep", "a sweep; its jobs are 0/ to 10/; name one"),
+        ("sweep", f"holds runs; name one, such as {tmp_path / 'sweep' / '0'}"),
         ("nowhere", "no such folder"),
     ):
         path = tmp_path / name

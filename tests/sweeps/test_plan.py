@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 
 from lenet_pl import training
-from lenet_pl.cli import PRESETS, prefer_own_presets
+from lenet_pl.cli import prefer_own_presets
+from lenet_pl.config import options
 from lenet_pl.sweeps import plan
 
 RunSweep = Callable[..., int]
@@ -112,7 +113,9 @@ def test_a_job_with_a_damaged_result_starts_again(run_sweep: RunSweep, tmp_path:
     assert read_results(tmp_path / "s")["1"]["status"] == "finished"
 
 
-@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in PRESETS.items() for n in names])
+@pytest.mark.parametrize(
+    ("group", "name"), [(g, n) for g in ("launcher", "sweeper") for n in options(f"hydra/{g}")]
+)
 def test_presets_match_the_arguments_of_their_plugins(group: str, name: str) -> None:
     prefer_own_presets()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):

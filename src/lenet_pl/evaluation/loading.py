@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from torch import Tensor, nn
+from torch import nn
 
 from lenet_pl.data.preprocess import Auto
 from lenet_pl.errors import ConfigError
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.models.pixelnet import PixelNet
-from lenet_pl.records import load_weights, mismatch, read_tensors
+from lenet_pl.records import WEIGHTS, load_weights, read_tensors
 from lenet_pl.runs import Run, open_run
 from lenet_pl.trust import find_class
 
@@ -60,37 +59,18 @@ def open_model(name: str, model: str | None = None) -> LoadedModel:
         run = open_run(name)
         prefix = "" if run.checkpoint.stem == "best" else f"{run.checkpoint.stem}-"
         return LoadedModel(run.network(), run.classes, run.folder, prefix, run)
-    if not path.is_file():
-        reason = "is a folder; --model is for bare weights" if path.is_dir() else "no such file"
-        raise ConfigError(f"{path}: {reason}")
-    if not model:
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file")
+    if model not in MODELS:
         raise ConfigError(
             f"{path}: not in a run folder; name the network of these weights: "
             f"--model {'|'.join(MODELS)} (trained on pixels scaled to [0, 1])"
         )
-    if model not in MODELS:
-        raise ConfigError(f"--model {model}: no such network; choose from {', '.join(MODELS)}")
-    net = MODELS[model]()
-    load_weights(net, _read_weights(path), path, f"does not fit --model {model}")
-    return LoadedModel(PixelNet(net).eval(), DIGITS, path.parent, f"{path.stem}-", None)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict; code in the file is rejected, never run."""
-    state, reason = None, "not a state dict (tensors by name), or damaged"
     try:
-        state = read_tensors(path)
-    except EOFError:
-        reason = "an empty file"
-    except ValueError as error:
-        reason = str(error)
-    except Exception as error:
-        if "GLOBAL" in str(error):
-            reason = "a pickled object that contains code, which is not run; save its weights "
-            reason += f"alone: torch.save(net.state_dict(), {path.name!r})"
-    if not mismatch(state, {str: Tensor}):
-        return cast("dict[str, Tensor]", state)
-    if isinstance(state, dict) and "state_dict" in state:
-        reason = "a checkpoint, with the weights under 'state_dict'; save these alone: "
-        reason += f"torch.save(torch.load({path.name!r})['state_dict'], 'weights.pth')"
-    raise ConfigError(f"{path}: {reason}")
+        weights = read_tensors(path, WEIGHTS)
+    except ConfigError as error:
+        advice = f"save weights by torch.save(net.state_dict(), {path.name!r})"
+        raise ConfigError(f"{error}; {advice}") from error
+    net = MODELS[model]()
+    load_weights(net, weights, path, f"does not fit --model {model}")
+    return LoadedModel(PixelNet(net).eval(), DIGITS, path.parent, f"{path.stem}-", None)
