@@ -36,6 +36,15 @@ def one_of(*choices: Any) -> Rule:
     return text, lambda x: any(x == y and type(x) is type(y) for y in choices)
 
 
+def rising(low: float, high: float) -> Rule:
+    """Two numbers in a range, the second not below the first."""
+    valid = list_of(number(low, high), 2)[1]
+    return (
+        f"two numbers, rising, from {low:,} to {high:,}",
+        lambda x: valid(x) and x[0] <= x[1],
+    )
+
+
 def list_of(rule: Rule, length: int | None = None) -> Rule:
     """A list whose items all satisfy a rule."""
     text, valid = rule
@@ -69,7 +78,6 @@ TEXT: Rule = (
     lambda x: isinstance(x, str) and max(map(len, x.split("/"))) < 256,
 )
 NODE: Rule = ("a mapping", lambda x: isinstance(x, dict))
-NUMBER = number()
 POSITIVE = number(0, above=True)
 NOT_NEGATIVE = number(0)
 BELOW_1 = number(0, 1, below=True)
@@ -125,11 +133,19 @@ RULES: dict[str, dict[str, Rule]] = {
         "on_error": one_of("skip", "stop"),
     },
     "Folder": {"invert": AUTO, "centre": AUTO},
-    # the augmentations themselves check the ranges
-    "Affine": {"degrees": NUMBER, "translate": NUMBER, "scale": NUMBER, "shear": NUMBER},
-    "Elastic": {"alpha": NUMBER, "sigma": NUMBER},
-    "Erasing": {"probability": NUMBER, "area": list_of(NUMBER, 2), "aspect": list_of(NUMBER, 2)},
-    "Noise": {"std": NUMBER},
+    "Affine": {
+        "degrees": number(0, 180),
+        "translate": number(0, 1),
+        "scale": number(0, 0.9),
+        "shear": number(0, 80),
+    },
+    "Elastic": {"alpha": number(0, 1000), "sigma": number(0.1, 100)},
+    "Erasing": {
+        "probability": number(0, 1),
+        "area": rising(0.001, 1),
+        "aspect": rising(0.01, 100),
+    },
+    "Noise": {"std": number(0, 1)},
     "LeNet": {"num_classes": CLASSES},
     "MLP": {"hidden": list_of(integer(1, 10**6)), "dropout": BELOW_1, "num_classes": CLASSES},
     "LSTM": {
