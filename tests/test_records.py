@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from lenet_pl.errors import ConfigError
 from lenet_pl.records import hydra_mode, mismatch, read_metrics, read_overrides, read_result
+from lenet_pl.runs import resume_arguments
 
 ALIASES = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
@@ -133,6 +134,14 @@ def test_pipes_devices_and_folders_are_not_opened(lenet_pl, run, file):
         replace(path)
         assert f"{path}: damaged" in refused(lenet_pl, "test", run)
         assert "not a regular file" in refused(lenet_pl, "test", run)
+
+
+def test_no_pipe_is_written_when_a_run_is_resumed(run):
+    path = run / ".hydra" / "config.yaml"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match=rf"{path}: not a regular file"):
+        resume_arguments([f"resume={run}"])
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,9 @@ def _continue(run: Path, given: list[str]) -> list[str]:
             f"hydra.sweep.dir={run.parent}, or train longer in a new folder with the job's "
             f"overrides and ckpt_path={checkpoint}"
         )
+    config = run / ".hydra" / "config.yaml"
+    if config.exists() and not config.is_file():  # Hydra writes it, which would block on a pipe
+        raise ConfigError(f"{config}: not a regular file")
     result = read_result(run)
     values = {override_key(item): item.partition("=")[2] for item in given}
     epochs = values.get("trainer.max_epochs", "0")
