@@ -41,14 +41,16 @@ def test_the_shipped_digits_name_their_origin():
 
 
 def test_mini_names_missing_files(tmp_path):
-    with pytest.raises(DataError, match=r"data.root=.*train-images-idx3-ubyte.gz.* not found"):
+    with pytest.raises(
+        DataError, match=r"data.root=.*cannot read train-images-idx3-ubyte.gz: No such file"
+    ):
         Mini(str(tmp_path)).prepare()
 
 
 def test_mini_names_damaged_files(tmp_path):
     for path in Mini().paths():
         (tmp_path / path.name).write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"data.root=.*: a damaged file: "):
+    with pytest.raises(DataError, match=r"data.root=.*: cannot read "):
         Mini(str(tmp_path)).load()
 
 
@@ -70,7 +72,7 @@ def test_mini_names_files_of_another_kind(tmp_path, change, message):
     for path in Mini().paths():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     change(tmp_path / "t10k-labels-idx1-ubyte.gz")
-    with pytest.raises(DataError, match=rf"a damaged file: t10k-labels-idx1-ubyte.gz: .*{message}"):
+    with pytest.raises(DataError, match=rf"cannot read t10k-labels-idx1-ubyte.gz: .*{message}"):
         Mini(str(tmp_path)).load()
 
 

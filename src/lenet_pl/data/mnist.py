@@ -202,12 +202,10 @@ class Mini(MNIST):
                     decode_idx(uncompress(read_regular(path, file.limit), file.size + 1))
                 )
             return self._make("shipped with lenet-pl", *tensors)
-        except FileNotFoundError as error:
-            raise DataError(f"data.root={self.folder}: {path.name} not found") from error
         except (OSError, EOFError, ValueError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(
-                f"data.root={self.folder}: a damaged file: {path.name}: {reason}"
+                f"data.root={self.folder}: cannot read {path.name}: {reason}"
             ) from error
 
 
