@@ -136,10 +136,12 @@ def test_pipes_devices_and_folders_are_not_opened(lenet_pl, run, file):
         assert "not a regular file" in refused(lenet_pl, "test", run)
 
 
-def test_no_pipe_is_written_when_a_run_is_resumed(run):
-    path = run / ".hydra" / "config.yaml"
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("file", [".hydra/config.yaml", "metrics.csv", "checkpoints/best.ckpt"])
+def test_a_resumed_run_writes_regular_files_only(run, file, make):
+    path = run / file
     path.unlink()
-    os.mkfifo(path)
+    make(path)
     with pytest.raises(ConfigError, match=rf"{path}: not a regular file"):
         resume_arguments([f"resume={run}"])
 
