@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from lenet_pl.errors import ConfigError
 from lenet_pl.records import hydra_mode, read_metrics, read_overrides, read_result
 from lenet_pl.rules import BOOL, FINITE, NATURAL, STRING, invalid, with_schema
+from lenet_pl.runs import resume_arguments
 
 ALIASES = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
@@ -138,6 +139,16 @@ def test_pipes_devices_and_folders_are_not_opened(lenet_pl, run, file):
         replace(path)
         assert f"{path}: cannot be used" in refused(lenet_pl, "test", run)
         assert "not a regular file" in refused(lenet_pl, "test", run)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("file", [".hydra/config.yaml", "metrics.csv", "checkpoints/best.ckpt"])
+def test_a_resumed_run_writes_regular_files_only(run, file, make):
+    path = run / file
+    path.unlink()
+    make(path)
+    with pytest.raises(ConfigError, match=rf"{path}: not a regular file"):
+        resume_arguments([f"resume={run}"])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from torch import nn
 
 from trust_checks import base
 from trust_checks.base import QUICK, Case, require, run
+from trust_checks.damages import ANY_FILE, Damage, change, cut, flip, instead, write
 
 ITEMS = {"folders": "a damaged or hostile file in a run folder, for each command that reads it"}
 USES = {
@@ -29,7 +30,6 @@ USES = {
     "sweep": ["lenet-pl", "sweep", "sweep"],
     "resume": ["train.py", "resume=run", "trainer.max_epochs=3"],
 }
-Damage = Callable[[Path], object]
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
@@ -68,6 +68,7 @@ def damaged(use: str, file: str, damage: str, w: Path) -> None:
     for name in ("run", "sweep"):
         shutil.copytree(folder / name, w / name)
     shutil.copy(folder / "digit.png", w)
+    (w / "payload.pt").write_bytes(pickle.dumps(Payload()))  # which the run may ask to load
     FILES[file][1][damage](w / ("sweep/0" if use == "sweep" else "run") / file)
     before = _files(w)
     program, *arguments = USES[use]
@@ -112,118 +113,97 @@ class Payload:
         return (open, ("PWNED", "w"))
 
 
-def _text(content: str) -> Damage:
-    return lambda path: path.write_text(content)
-
-
-def _cut(fraction: float) -> Damage:
-    return lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
-
-
-def _flip(fraction: float) -> Damage:
-    def flip(path: Path) -> None:
-        content = bytearray(path.read_bytes())
-        content[int(len(content) * fraction)] ^= 0x40
-        path.write_bytes(content)
-
-    return flip
-
-
-def _saved(value: Any) -> Damage:
+def _save(value: Any) -> Damage:
     return lambda path: torch.save(value, path)
-
-
-def _pickled(path: Path) -> None:
-    path.write_bytes(pickle.dumps(Payload()))
 
 
 def _script(path: Path) -> None:
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
 
 
-def _folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
+def _edit(function: Callable[[Any], Any]) -> Damage:
+    """Change the content of a checkpoint, or of a file in JSON or YAML."""
+
+    def edit(path: Path) -> None:
+        if path.suffix == ".ckpt":
+            torch.save(function(torch.load(path, weights_only=True)), path)
+        else:
+            dump = json.dumps if path.suffix == ".json" else yaml.safe_dump
+            path.write_text(dump(function(yaml.safe_load(path.read_text()))))
+
+    return edit
 
 
-def _set(*keys: str, value: Any = None, remove: bool = False) -> Damage:
-    """Replace or remove a nested value of a file; ``*`` stands for the first key."""
+GONE = object()  # the value of a key to remove
 
-    def change(path: Path) -> None:
-        content = node = _read(path)
-        *parents, last = keys
-        for key in parents:
-            node = node[key] if key != "*" else next(iter(node.values()))
+
+def _set(key: str, value: Any) -> Damage:
+    """Set or remove a nested value, or apply a function to it; ``*`` is the first key."""
+
+    def change(content: Any) -> Any:
+        node = content
+        *parents, last = key.split(".")
+        for name in parents:
+            node = node[name] if name != "*" else next(iter(node.values()))
         last = last if last != "*" else next(iter(node))
-        if remove:
+        if value is GONE:
             del node[last]
         else:
             node[last] = value(node[last]) if callable(value) else value
-        _write(path, content)
+        return content
 
-    return change
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".ckpt":
-        return torch.load(path, weights_only=True)
-    return yaml.safe_load(path.read_text())  # JSON as well
+    return _edit(change)
 
 
-def _write(path: Path, content: Any) -> None:
-    if path.suffix == ".ckpt":
-        torch.save(content, path)
-    else:
-        path.write_text((json.dumps if path.suffix == ".json" else yaml.safe_dump)(content))
-
-
-def _values(*pairs: tuple[str, Any]) -> dict[str, Damage]:
-    """Damages that set keys with dots."""
+def _values(table: dict[str, list[Any]]) -> dict[str, Damage]:
+    """Damages that give a key each of some values."""
     return {
-        f"{key} = {json.dumps(value)[:70]}": _set(*key.split("."), value=value)
-        for key, value in pairs
+        f"no {key}" if value is GONE else f"{key} = {repr(value)[:70]}": _set(key, value)
+        for key, values in table.items()
+        for value in values
     }
 
 
-def _everywhere(number: float) -> Callable[[Any], Any]:
+def _filled(number: float) -> Callable[[Any], Any]:
     return lambda state: {name: torch.full_like(value, number) for name, value in state.items()}
 
 
 DATA = "DigitsDataModule"
 CHECKPOINT: dict[str, Damage] = {
-    **{f"cut at {part:.0%}": _cut(part) for part in (0, 0.01, 0.1, 0.5, 0.9, 0.99)},
-    **{f"flipped bit at {part:.0%}": _flip(part) for part in (0.0, 0.02, 0.3, 0.6, 0.85, 0.98)},
-    "HTML": _text("<!DOCTYPE html>"),
-    "pickled code": _pickled,
-    "saved code": _saved({"state_dict": Payload(), "epoch": 1}),
-    "TorchScript": _script,
-    "a tensor": _saved(torch.zeros(3)),
-    "a list": _saved([1, 2]),
-    "nothing": _saved({}),
-    "a folder": _folder,
-    **{
-        f"no {key}": _set(*key.split("."), remove=True)
-        for key in (
-            *("state_dict", "epoch", "settings", DATA, f"{DATA}.classes", f"{DATA}.digest"),
-            *(f"{DATA}.mean", "state_dict.*", "optimizer_states", "callbacks", "loops"),
-            *("callbacks.*", "global_step"),
-        )
-    },
+    **ANY_FILE,
+    **{f"cut at {part:.0%}": cut(part) for part in (0.01, 0.1, 0.9, 0.99)},
+    **{f"flipped bit at {part:.0%}": flip(part) for part in (0.0, 0.02, 0.3, 0.6, 0.85, 0.98)},
+    "pickled code": write(pickle.dumps(Payload())),
+    "saved code": _save({"state_dict": Payload(), "epoch": 1}),
+    "TorchScript": instead(_script),
+    "a tensor": _save(torch.zeros(3)),
+    "a list": _save([1, 2]),
+    "nothing": _save({}),
     **_values(
-        *(("epoch", "x"), ("epoch", -5), ("epoch", None), ("settings", []), ("state_dict", [])),
-        *((f"{DATA}.classes", ["a"]), (f"{DATA}.classes", 7), (f"{DATA}.mean", "x")),
-        *((f"{DATA}.digest", 1), ("callbacks", []), ("callbacks.*", 3)),
-        *(("optimizer_states", [{}]), ("lr_schedulers", 1)),
+        {
+            "epoch": [GONE, "x", -5, None],
+            "settings": [GONE, []],
+            "state_dict": [GONE, []],
+            "state_dict.*": [GONE, "x", torch.zeros(2)],
+            DATA: [GONE],
+            f"{DATA}.classes": [GONE, ["a"], 7],
+            f"{DATA}.digest": [GONE, 1],
+            f"{DATA}.mean": [GONE, "x"],
+            "callbacks": [GONE, []],
+            "callbacks.*": [GONE, 3],
+            "optimizer_states": [GONE, [{}]],
+            "lr_schedulers": [1],
+            "loops": [GONE],
+            "global_step": [GONE],
+        }
     ),
-    "weights NaN": _set("state_dict", value=_everywhere(float("nan"))),
-    "weights infinite": _set("state_dict", value=_everywhere(float("inf"))),
-    "weights of one layer NaN": _set("state_dict", "*", value=lambda old: old * float("nan")),
-    "weights of another shape": _set("state_dict", "*", value=torch.zeros(2)),
-    "weights that are text": _set("state_dict", "*", value="x"),
-    "whole-numbered names": _set("state_dict", value=lambda old: dict(enumerate(old.values()))),
+    "weights NaN": _set("state_dict", _filled(float("nan"))),
+    "weights infinite": _set("state_dict", _filled(float("inf"))),
+    "weights of one layer NaN": _set("state_dict.*", lambda old: old * float("nan")),
+    "whole-numbered names": _set("state_dict", lambda old: dict(enumerate(old.values()))),
 }
 
-
+# code that a configuration may name, with its arguments
 TARGETS: dict[str, dict[str, Any]] = {
     "os.system": {"command": "touch PWNED"},
     "subprocess.check_output": {"args": ["touch", "PWNED"]},
@@ -234,86 +214,76 @@ TARGETS: dict[str, dict[str, Any]] = {
     "antigravity.x": {},
     "lenet_pl.files.write_bytes": {"path": "PWNED", "data": ""},
     "lenet_pl.models.lenet.os.system": {"command": "touch PWNED"},
+    "torch.load": {"f": "payload.pt", "weights_only": False},
+    "numpy.load": {"file": "payload.pt", "allow_pickle": True},
 }
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n"
     for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
-CONFIG: dict[str, Damage] = {
-    "empty": _text(""),
-    "binary": lambda path: path.write_bytes(bytes(range(256))),
-    "a list": _text("[1, 2]"),
-    "brackets": _text("[" * 3000),
-    "alias bomb": _text(BOMB),
-    **_values(
-        *(("model", "${model}"), ("model", None), ("data", 3), ("model.num_classes", "x")),
-        *(("data.batch_size", "x"), ("data.eval_batch_size", -1), ("data.val_size", "x")),
-        *(("loss", "x"), ("data.source", None), ("model._args_", [1, 2, 3])),
-        *(("model", {"_target_": target, **TARGETS[target]}) for target in TARGETS),
-        *(("data.augment", {"x": {"_target_": target, **TARGETS[target]}}) for target in TARGETS),
-    ),
-}
+YAML = ANY_FILE | {"a list": write("[1, 2]"), "a mapping": write("{a: 1}"), "bomb": write(BOMB)}
+PARTS = [{"_target_": target, **arguments} for target, arguments in TARGETS.items()]
+CONFIG: dict[str, Damage] = YAML | _values(
+    {
+        "model": ["${model}", None, *PARTS],
+        "model.num_classes": ["x"],
+        "model._args_": [[1, 2, 3]],
+        "data": [3],
+        "data.batch_size": ["x"],
+        "data.eval_batch_size": [-1],
+        "data.val_size": ["x"],
+        "data.source": [None],
+        "data.augment": [{"x": part} for part in PARTS],
+        "loss": ["x"],
+    }
+)
+WORDS = [
+    *("--config-dir=.", "-cd=x", "--multirun", "--help", "--cfg=job", "hydra.job.chdir=x"),
+    *("hydra.run.dir=PWNED", "hydra/launcher=joblib", "hydra.searchpath=[file://.]"),
+    *("hydra.callbacks.x._target_=os.system", "run_dir=PWNED", "ckpt_path=nope"),
+    *("model._target_=os.system", "hydra.output_subdir=PWNED", "resume=other", "no_such_key=1"),
+]
+CALLBACKS = [
+    [f"+callbacks.x.{name}={json.dumps(value)}" for name, value in part.items()] for part in PARTS
+]
 
 
-def _overrides(*added: str) -> Damage:
-    """Add overrides; beside the run lies a pickle, which they may load."""
-
-    def change(path: Path) -> None:
-        Path(path.parents[2] / "payload.pt").write_bytes(pickle.dumps(Payload()))
-        _write(path, [*_read(path), *added])
-
-    return change
-
-
-def _callback(target: str, arguments: dict[str, Any]) -> Damage:
-    words = [f"+callbacks.x.{name}={json.dumps(value)}" for name, value in arguments.items()]
-    return _overrides(f"+callbacks.x._target_={target}", *words)
+def _override(*words: str) -> Damage:
+    return _edit(lambda overrides: [*overrides, *words])
 
 
 OVERRIDES: dict[str, Damage] = {
-    "empty": _text(""),
-    "numbers": _text("[1, 2]"),
-    "a mapping": _text("{a: 1}"),
-    "brackets": _text("[" * 3000),
-    "alias bomb": _text(BOMB),
-    "no key": _overrides("no_such_key=1"),
-    **{target: _callback(target, arguments) for target, arguments in TARGETS.items()},
-    "torch.load": _callback("torch.load", {"f": "payload.pt", "weights_only": False}),
-    "numpy.load": _callback("numpy.load", {"file": "payload.pt", "allow_pickle": True}),
-    **{
-        word: _overrides(word)
-        for word in (
-            *("--config-dir=.", "-cd=x", "--multirun", "--help", "--cfg=job", "hydra.job.chdir=x"),
-            *("hydra.run.dir=PWNED", "hydra/launcher=joblib", "hydra.searchpath=[file://.]"),
-            *("hydra.callbacks.x._target_=os.system", "run_dir=PWNED", "ckpt_path=nope"),
-            *("model._target_=os.system", "hydra.output_subdir=PWNED", "resume=other"),
-        )
-    },
+    # a link to nothing is like no file: a job of a sweep that has not started
+    **{name: damage for name, damage in YAML.items() if name != "loop of links"},
+    **{word: _override(word) for word in WORDS},
+    **{words[0]: _override(*words) for words in CALLBACKS},
 }
-
-
 RESULT: dict[str, Damage] = {
-    "half": _cut(0.5),
-    "HTML": _text("<!DOCTYPE html>"),
-    "a number": _text("3"),
-    "a list": _text("[[1, 2]]"),
-    "brackets": _text("[" * 100_000),
-    "not UTF-8": lambda path: path.write_bytes(b'{"status": "\xff"}'),
+    **ANY_FILE,
+    "a number": write("3"),
+    "a list": write("[[1, 2]]"),
+    "not UTF-8": write(b'{"status": "\xff"}'),
     **_values(
-        *(("metrics", 3), ("metrics", {"val/acc": "x"}), ("metrics", {"test/acc": None})),
-        *(("data", 7), ("seconds", []), ("status", 5), ("status", "x" * 5000), ("epochs", "x")),
-        *(("versions", 1), ("git", "x"), ("overrides", 1), ("best_epoch", "x"), ("epochs", -1)),
-        ("metrics", {"val/acc": float("nan"), "val/loss": 1e999}),
+        {
+            "metrics": [3, {"val/acc": "x"}, {"test/acc": None}],
+            "metrics.val/acc": [float("nan"), 1e999],
+            "status": [5, "x" * 5000],
+            "epochs": ["x", -1],
+            "best_epoch": ["x"],
+            "data": [7],
+            "seconds": [[]],
+            "versions": [1],
+            "git": ["x"],
+            "overrides": [1],
+        }
     ),
 }
 METRICS: dict[str, Damage] = {
-    "empty": _text(""),
-    "binary": lambda path: path.write_bytes(bytes(range(256)) * 9),
-    "text": _text("epoch,val/acc\n1,x\n"),
-    "no columns": _text("epoch\n1\n2\n"),
-    "half": _cut(0.5),
-    "too many columns": lambda path: path.write_text(path.read_text() + "1,2,3,4,5,6,7,8,9\n"),
-    "infinite": lambda path: path.write_text(path.read_text().replace("0.", "1e999")),
+    **ANY_FILE,
+    "text": write("epoch,val/acc\n1,x\n"),
+    "no columns": write("epoch\n1\n2\n"),
+    "too many columns": change(lambda old: old + b"1,2,3,4,5,6,7,8,9\n"),
+    "infinite": change(lambda old: old.replace(b"0.", b"1e999")),
 }
 READERS = ("test", "predict", "report", "export", "resume")
 # the files of a run, the commands that read them, and what happens to them

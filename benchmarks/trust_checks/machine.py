@@ -28,18 +28,7 @@ ITEMS = {
 }
 WORDS = [*QUICK, "trainer.max_epochs=3"]
 NAMES = [
-    "two words",
-    "it's",
-    'a "quote"',
-    "a=b,c",
-    "数据",
-    "[x]",
-    "-x",
-    "${x}",
-    "a#b",
-    "%d",
-    "~",
-    "é",
+    *("two words", "it's", 'a "quote"', "a=b,c", "数据", "[x]", "-x", "${x}", "a#b", "%d", "~", "é")
 ]
 
 

@@ -14,17 +14,7 @@ from pathlib import Path
 from helpers.commands import ROOT, Running
 
 from trust_checks import base
-from trust_checks.base import (
-    SMALL,
-    Case,
-    quoted,
-    reference,
-    require,
-    require_same,
-    result,
-    rows,
-    run,
-)
+from trust_checks.base import SMALL, Case, quoted, reference, require, require_same, run
 from trust_checks.interruptions import DDP, second_rank
 
 ITEMS = {
@@ -54,13 +44,13 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
 
 def require_close(folder: Path, other: Path) -> None:
     """Losses agree to 1e-5; accuracies are counts of images and agree unless one is at the edge."""
-    one, two = rows(folder), rows(other)
+    one, two = base.rows(folder), base.rows(other)
     require(len(one) == len(two) > 0, f"{len(one)} and {len(two)} epochs")
     for row, expected in zip(one, two, strict=True):
         for key in ("train/loss", "val/loss"):
             difference = abs(float(row[key]) - float(expected[key]))
             require(difference <= 1e-5, f"{key} of epoch {row['epoch']} differs by {difference}")
-    tests = [result(path)["metrics"]["test/loss"] for path in (folder, other)]
+    tests = [base.result(path)["metrics"]["test/loss"] for path in (folder, other)]
     require(abs(tests[0] - tests[1]) <= 1e-5, f"test/loss: {tests}")
 
 
@@ -76,7 +66,7 @@ def rank_killed(rank: int, w: Path) -> None:
     expected, folder = reference(words), w / "run"
     command = [*words, quoted("hydra.run.dir", folder)]
     running = base.start(w, *command)
-    base.wait_until(lambda: rows(folder), 60, "no epoch")
+    base.wait_until(lambda: base.rows(folder), 60, "no epoch")
     running.send_signal(signal.SIGKILL) if rank == 0 else _kill_second(running)
     base.require_ended(running)
     base.complete(w, folder, command)

@@ -22,9 +22,10 @@ def show(value: Any) -> str:
     return names[value] if value is None or isinstance(value, bool) else shorten(str(value))
 
 
-def number(text: str, low: float, high: float) -> Rule:
-    """A number, but no bool, in a range that includes both ends and that ``text`` describes."""
-    return f"a number {text}", lambda x: type(x) in (int, float) and low <= x <= high
+def number(low: float, high: float = LARGEST, text: str = "") -> Rule:
+    """A number, but no bool, in a range that includes both ends; ``text`` describes open ones."""
+    text = f"a number {text or f'from {low:,} to {high:,}'}"
+    return text, lambda x: type(x) in (int, float) and low <= x <= high
 
 
 def integer(low: int, high: int = LARGEST) -> Rule:
@@ -37,6 +38,15 @@ def one_of(*choices: Any) -> Rule:
     text = ", ".join(map(show, choices))
     text = f"one of {text}" if len(choices) > 1 else text
     return text, lambda x: any(x == y and type(x) is type(y) for y in choices)
+
+
+def rising(low: float, high: float) -> Rule:
+    """Two numbers in a range, the second not below the first."""
+    valid = list_of(number(low, high), 2)[1]
+    return (
+        f"two numbers, rising, from {low:,} to {high:,}",
+        lambda x: valid(x) and x[0] <= x[1],
+    )
 
 
 def list_of(rule: Rule, length: int | None = None) -> Rule:
@@ -75,13 +85,12 @@ STRING: Rule = ("text", lambda x: isinstance(x, str))
 TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))
 NODE: Rule = ("a mapping", lambda x: isinstance(x, dict))
 LIST: Rule = ("a list", lambda x: isinstance(x, list))
-FINITE: Rule = ("a finite number", number("", -1e300, 1e300)[1])
-NUMBER = number(f"from {-LARGEST:,} to {LARGEST:,}", -LARGEST, LARGEST)
-POSITIVE = number(f"above 0 up to {LARGEST:,}", ABOVE_0, LARGEST)
-NOT_NEGATIVE = number(f"from 0 to {LARGEST:,}", 0, LARGEST)
-FROM_1 = number(f"from 1 to {LARGEST:,}", 1, LARGEST)
-BELOW_1 = number("from 0 to below 1", 0, LAST_BELOW_1)
-FRACTION = number("above 0 up to 1", ABOVE_0, 1)
+FINITE: Rule = ("a finite number", number(-1e300, 1e300)[1])
+POSITIVE = number(ABOVE_0, text=f"above 0 up to {LARGEST:,}")
+NOT_NEGATIVE = number(0)
+FROM_1 = number(1)
+BELOW_1 = number(0, LAST_BELOW_1, "from 0 to below 1")
+FRACTION = number(ABOVE_0, 1, "above 0 up to 1")
 NATURAL = integer(0)
 COUNT = integer(1)
 SEED = integer(0, 2**32 - 1)
@@ -122,7 +131,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "root": optional(TEXT),
         "batch_size": COUNT,
         "eval_batch_size": COUNT,
-        "val_size": either(COUNT, number("above 0 and below 1", ABOVE_0, LAST_BELOW_1)),
+        "val_size": either(COUNT, number(ABOVE_0, LAST_BELOW_1, "above 0 and below 1")),
         "split": optional(("three numbers above 0, as in [7,2,1]", list_of(POSITIVE, 3)[1])),
         "split_seed": SEED,
         "fraction": FRACTION,
@@ -130,16 +139,24 @@ RULES: dict[str, dict[str, Rule]] = {
         "clean": BOOL,
         "suspect_folds": either(one_of(0), integer(2, 20)),
         "augment": NODE,
-        "augment_until": number("from 0 to 1", 0, 1),
+        "augment_until": number(0, 1),
         "seed": SEED,
         "on_error": one_of("skip", "stop"),
     },
     "Folder": {"invert": AUTO, "centre": AUTO},
-    # the augmentations themselves check the ranges
-    "Affine": {"degrees": NUMBER, "translate": NUMBER, "scale": NUMBER, "shear": NUMBER},
-    "Elastic": {"alpha": NUMBER, "sigma": NUMBER},
-    "Erasing": {"probability": NUMBER, "area": list_of(NUMBER, 2), "aspect": list_of(NUMBER, 2)},
-    "Noise": {"std": NUMBER},
+    "Affine": {
+        "degrees": number(0, 180),
+        "translate": number(0, 1),
+        "scale": number(0, 0.9),
+        "shear": number(0, 80),
+    },
+    "Elastic": {"alpha": number(0, 1000), "sigma": number(0.1, 100)},
+    "Erasing": {
+        "probability": number(0, 1),
+        "area": rising(0.001, 1),
+        "aspect": rising(0.01, 100),
+    },
+    "Noise": {"std": number(0, 1)},
     "LeNet": {"num_classes": CLASSES},
     "MLP": {"hidden": list_of(integer(1, 10**6)), "dropout": BELOW_1, "num_classes": CLASSES},
     "LSTM": {

@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not n
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf")
 RUN_HELP = "a run folder, a checkpoint in it, or latest"  # help of the argument RUN
 INTERACTIVE = ("bash", "interactive")  # names of Slurm jobs in which commands are typed
+# files that a resumed run writes, besides those that are read first
+WRITTEN = (".hydra/config.yaml", "train.log", "metrics.csv", "best.pth", "checkpoints/best.ckpt")
 
 
 def find_run(name: str) -> Path:
@@ -96,6 +98,9 @@ def _continue(run: Path, given: list[str]) -> list[str]:
             f"hydra.sweep.dir={run.parent}, or train longer in a new folder with the job's "
             f"overrides and ckpt_path={checkpoint}"
         )
+    for path in (run / name for name in WRITTEN):  # writing to a pipe would block
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a regular file")
     result = records.read_result(run)
     epochs = _values(given).get("trainer.max_epochs", "0")
     longer = not epochs.isdigit() or int(epochs) > result.get("epochs", 0)

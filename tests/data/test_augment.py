@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lenet_pl.config import check
 from lenet_pl.data.augment import Affine, Elastic, Erasing, Noise, affine
 from lenet_pl.data.mnist import Mini
 from lenet_pl.errors import ConfigError
@@ -213,30 +214,30 @@ def test_no_loop_over_images_and_no_synchronisation(name):
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("override", "message"),
     [
-        (lambda: Affine(181, 0, 0, 0), "degrees=181: must be a number from 0 to 180"),
-        (lambda: Affine(0, -0.1, 0, 0), "translate=-0.1: must be a number from 0 to 1"),
-        (lambda: Affine(0, 0, 1, 0), "scale=1: must be a number from 0 to 0.9"),
-        (lambda: Affine(0, 0, 0, float("nan")), "shear=nan: must be a number"),
-        (lambda: Noise("much"), "std=much: must be a number from 0 to 1"),
-        (lambda: Elastic(34, 0), "sigma=0: must be a number from 0.1"),
-        (lambda: Erasing(True, (0.1, 0.2), (1, 1)), "probability=True: must be"),
-        (lambda: Erasing(1, (0.4, 0.02), (1, 1)), "area=.*: must be two numbers, rising"),
-        (lambda: Erasing(1, 0.4, (1, 1)), "area=0.4: must be two numbers"),
-        (lambda: Erasing(1, (0.1, 0.2), ("a", "b")), "aspect=.*: must be two numbers"),
-        (lambda: Erasing(1, (0.1, 0.9), (3, 4)), "no rectangle of 0.9 of a square image"),
+        ("affine.degrees=181", "must be a number from 0 to 180"),
+        ("affine.translate=-0.1", "must be a number from 0 to 1"),
+        ("affine.scale=1", "must be a number from 0 to 0.9"),
+        ("affine.shear=nan", "must be a number from 0 to 80"),
+        ("noise.std=much", "must be a number from 0 to 1"),
+        ("elastic.sigma=0", "must be a number from 0.1 to 100"),
+        ("erasing.probability=true", "must be a number from 0 to 1"),
+        ("erasing.area=[0.4,0.02]", "must be two numbers, rising, from 0.001 to 1"),
+        ("erasing.area=0.4", "must be two numbers"),
+        ("erasing.aspect=[a,b]", "must be two numbers"),
     ],
 )
-def test_invalid_values(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+def test_an_invalid_value_is_reported_with_its_key(composed, override, message):
+    cfg = composed("augment=[affine,elastic,erasing,noise]", f"augment.{override}")
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^augment\.{key}=.*: {message}"):
+        check(cfg)
 
 
-def test_an_invalid_value_is_reported_with_its_key(composed):
-    cfg = composed("data=mini", BOTH, "augment.noise.std=2")
-    with pytest.raises(ConfigError, match=r"^augment\.noise\.std=2: must be a number from 0 to 1$"):
-        build(cfg)
+def test_a_rectangle_must_fit():
+    with pytest.raises(ValueError, match=r"no rectangle of 0.9 of a square image"):
+        Erasing(1, (0.1, 0.9), (3, 4))
 
 
 def test_only_training_images_are_augmented(composed):

@@ -23,18 +23,20 @@ def check_labels(raw: RawDataset, clean: bool) -> list[int]:
     Raises:
         DataError: if there are some and ``clean`` does not remove them, or in another split.
     """
-    wrong: dict[str, list[int]] = {}
+    removed: list[int] = []
     for name, split in raw.splits().items():
         outside = (split.labels < 0) | (split.labels >= len(raw.classes))
-        wrong[name] = outside.nonzero().flatten().tolist()
-        if wrong[name] and (name != "train" or not clean):
-            first = ", ".join(map(str, wrong[name][:5])) + ", …" * (len(wrong[name]) > 5)
+        wrong = outside.nonzero().flatten().tolist()
+        if name == "train" and clean:
+            removed = wrong
+        elif wrong:
+            first = ", ".join(map(str, wrong[:5])) + ", …" * (len(wrong) > 5)
             remedy = "data.clean=true removes them" if name == "train" else "correct the files"
             raise DataError(
                 f"data: labels of {name} are out of range 0 to {len(raw.classes) - 1}, at {first} "
-                f"({len(wrong[name]):,} images); {remedy}"
+                f"({len(wrong):,} images); {remedy}"
             )
-    return wrong["train"]
+    return removed
 
 
 def inspect(

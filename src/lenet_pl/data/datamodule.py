@@ -19,6 +19,7 @@ from lenet_pl.errors import DataError
 
 RATIOS = [7, 2, 1]  # of train, validation and test where there is no official test split
 LISTED = 10  # files named on the console
+POOLED = "with the official test set: do not compare with published results"
 MOMENTS = {"scale": (0.0, 1.0), "none": (0.0, 1 / 255)}  # mean and std that are not measured
 
 Loader = DataLoader[tuple[Tensor, Tensor]]
@@ -207,12 +208,10 @@ class DigitsDataModule(LightningDataModule):
         """Lines for the console about everything unusual in the data."""
         loaded, facts, lines = self._loaded, self._loaded.facts, []
         if facts["split"]:
-            lines.append(
-                f"split       {' : '.join(map('{:g}'.format, facts['split']))} of all images"
-            )
+            ratios = " : ".join(f"{ratio:g}" for ratio in facts["split"])
+            lines.append(f"split       {ratios} of all images")
         if facts["pooled"]:
-            advice = "do not compare with published results"
-            lines.append(f"pooled      with the official test set: {advice}")
+            lines.append(f"pooled      {POOLED}")
         if loaded.report:
             lines.append(f"cleaned     {cleaning.summary(loaded.report)}")
         if self.suspect_folds:

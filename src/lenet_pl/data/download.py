@@ -41,9 +41,8 @@ class File:
 
     name: str  # without .gz
     size: int  # of the uncompressed content in bytes; not much more is read or unpacked
-    md5: str  # of the uncompressed content, or of the gzipped file
+    md5: str  # of the uncompressed content
     gzipped: bool = False  # whether the checksum is the gzipped file's, which is then stored
-    is_plausible: Callable[[bytes], bool] = lambda content: False  # without a checksum
 
     @property
     def stored(self) -> str:
@@ -55,18 +54,23 @@ class File:
         """More bytes than the file has, plain or gzipped."""
         return self.size + self.size // 1000 + 1024
 
-    def unpack(self, data: bytes) -> tuple[bytes, bool] | None:
-        """The content, uncompressed, and whether its checksum is right; None if unusable."""
+    def verify(self, data: bytes) -> bytes | None:
+        """The bytes to store of a plain or gzipped file; None if their checksum is wrong."""
         try:
-            content = gunzip(data, self.size + 1) if data[:2] == b"\x1f\x8b" else data
+            stored = data if self.gzipped else uncompress(data, self.size + 1)
         except (OSError, EOFError, zlib.error):
             return None
-        verified = md5(data if self.gzipped else content) == self.md5
-        return (content, verified) if verified or self.is_plausible(content) else None
+        return stored if md5(stored) == self.md5 else None
 
 
-def gunzip(data: bytes, limit: int) -> bytes:
-    """Uncompress at most ``limit`` bytes; OSError, EOFError or zlib.error if it is damaged."""
+def uncompress(data: bytes, limit: int) -> bytes:
+    """At most ``limit`` bytes of a gzipped file, or a plain file as it is.
+
+    Raises:
+        OSError, EOFError, zlib.error: if a gzipped file is damaged.
+    """
+    if not data.startswith(b"\x1f\x8b"):
+        return data
     with gzip.open(BytesIO(data)) as stream:
         return stream.read(limit)
 
@@ -90,12 +94,12 @@ def fetch(
         DataError: if the folder cannot be written to or no provider has the files.
     """
     try:
-        results = [read(folder, file) for file in files]
-        if None in results:
+        contents = [read(folder, file) for file in files]
+        if None in contents:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
                 _bring(root, folder, files, providers)
-            results = [read(folder, file) for file in files]
+            contents = [read(folder, file) for file in files]
         note = folder / ORIGIN
         text = read_regular(note, 10_000).decode(errors="replace") if note.exists() else ""
     except OSError as error:
@@ -104,19 +108,14 @@ def fetch(
             f"data.root={root}: cannot write there ({problem}); choose a folder that you can "
             "write to, or data=mini, which needs none"
         ) from error
-    contents, verified = zip(*filter(None, results), strict=True)
-    origin = text or f"by hand, in {folder}"
-    if not all(verified):
-        origin += " (plain files without a known checksum; header, shape and labels are right)"
-    return origin, list(contents)
+    return text or f"by hand, in {folder}", [content for content in contents if content]
 
 
-def read(folder: Path, file: File) -> tuple[bytes, bool] | None:
-    """The content of a file in the folder, see :meth:`File.unpack`; None if it is missing."""
-    for path in dict.fromkeys((folder / file.stored, folder / file.name)):
-        if path.is_file() and (result := file.unpack(read_regular(path, file.limit))):
-            return result
-    return None
+def read(folder: Path, file: File) -> bytes | None:
+    """The uncompressed content of a file in the folder; None if it is missing or damaged."""
+    path = folder / file.stored
+    stored = file.verify(read_regular(path, file.limit)) if path.is_file() else None
+    return stored and uncompress(stored, file.size)
 
 
 def _bring(root: Path, folder: Path, files: Sequence[File], providers: Sequence[Provider]) -> None:
@@ -128,7 +127,8 @@ def _bring(root: Path, folder: Path, files: Sequence[File], providers: Sequence[
     for path in (path for file in missing() for path in folder.glob(f"{file.name}*")):
         if not path.is_file():
             raise DataError(f"data.root={root}: {path} is not a regular file; move it away")
-    origins = [f"by hand, from {root}"] if _take_by_hand(root, folder, missing()) else []
+    by_hand = [_take_by_hand(root, folder, file) for file in missing()]
+    origins = [f"by hand, from {root}"] if any(by_hand) else []
     errors = []
     for provider in providers:
         if not (before := missing()):
@@ -141,43 +141,36 @@ def _bring(root: Path, folder: Path, files: Sequence[File], providers: Sequence[
         if len(missing()) < len(before):
             origins.append(origin)
     if rest := missing():
-        names = ", ".join(file.name for file in rest)
+        names = ", ".join(file.stored for file in rest)
+        kind = "as published" if rest[0].gzipped else "plain or .gz"
         raise DataError(
             f"data.root={root}: {names} missing, and could not be downloaded "
-            f"({'; '.join(errors)}); put the files (plain or .gz) into {folder}, or use data=mini, "
+            f"({'; '.join(errors)}); put the files ({kind}) into {folder}, or use data=mini, "
             "which needs no network"
         )
     if origins:
         write_bytes(folder / ORIGIN, "; ".join(origins).encode())
 
 
-def _take_by_hand(root: Path, folder: Path, files: Sequence[File]) -> bool:
-    """Install what was placed by hand; damaged files in the folder itself are renamed."""
-    taken = False
-    for file in files:
-        dotted = file.name.replace("-idx", ".idx")  # as some archives spell it
-        names = (f"{file.name}.gz", file.name, f"{dotted}.gz", dotted)
-        for path in filter(Path.is_file, (at / name for at in (folder, root) for name in names)):
-            in_folder = path.parent == folder  # the root is shared with other data sets
-            if install(folder, file, read_regular(path, file.limit), unverified=in_folder):
-                taken = True
-                break
-            if in_folder:
-                path.replace(path.with_name(f"{path.name}.damaged"))
-            outcome = f"renamed to {path.name}.damaged" if in_folder else "ignored"
-            log.warning("%s has a wrong checksum: %s", path, outcome)
-    return taken
+def _take_by_hand(root: Path, folder: Path, file: File) -> bool:
+    """Install a file that was placed into the folder or the data root, and verifies."""
+    dotted = file.name.replace("-idx", ".idx")  # as some archives spell it
+    names = (f"{file.name}.gz", file.name, f"{dotted}.gz", dotted)
+    for path in filter(Path.is_file, (at / name for at in (folder, root) for name in names)):
+        if install(folder, file, read_regular(path, file.limit)):
+            return True
+        log.warning("%s has a wrong checksum: not used", path)
+    return False
 
 
-def install(folder: Path, file: File, data: bytes, unverified: bool = False) -> bool:
-    """Write a file if its checksum is right or, if ``unverified``, its content is plausible."""
-    content, verified = file.unpack(data) or (b"", False)
-    if not verified and not (unverified and content):
+def install(folder: Path, file: File, data: bytes) -> bool:
+    """Write a file if its checksum is right; one that is in its place is kept as ``.damaged``."""
+    if (stored := file.verify(data)) is None:
         return False
-    write_bytes(
-        folder / (file.stored if verified else file.name),
-        data if verified and file.gzipped else content,
-    )
+    path = folder / file.stored
+    if path.exists():
+        path.replace(path.with_name(f"{path.name}.damaged"))
+    write_bytes(path, stored)
     return True
 
 

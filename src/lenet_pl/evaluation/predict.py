@@ -2,7 +2,7 @@
 
 import glob
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lenet_pl.data.preprocess import (
-    MAX_BYTES,
-    SIDE,
-    Auto,
-    image_files,
-    open_image,
-    preprocess,
-)
+from lenet_pl.data.preprocess import MAX_BYTES, SIDE, Auto, image_files, open_image, preprocess
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.evaluation.loading import LoadedModel
 from lenet_pl.files import replacing
@@ -74,13 +67,15 @@ def _find(name: str) -> dict[str, Path | bytes]:
     """The images that an argument stands for: their names with their paths or content."""
     if name == "-":
         return {name: sys.stdin.buffer.read(MAX_BYTES + 1)}
-    path, paths = Path(name), glob.iglob(name, recursive=True)  # noqa: PTH207, may be absolute
-    matches: Iterable[Path] = filter(Path.is_file, map(Path, paths))
+    path = Path(name)
     if path.is_dir():
-        matches = image_files(path)
+        paths = sorted(image_files(path))
     elif path.exists():
-        matches = [path]
-    return {str(match): match for match in sorted(matches)}
+        paths = [path]
+    else:
+        matches = glob.glob(name, recursive=True)  # noqa: PTH207, may be absolute
+        paths = sorted(filter(Path.is_file, map(Path, matches)))
+    return {str(path): path for path in paths}
 
 
 def write_preview(model: LoadedModel, predictions: Sequence[Prediction]) -> Path:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.config import check, check_hydra, flatten, task_config
 from lenet_pl.errors import ConfigError, one_line
-from lenet_pl.records import read_overrides
+from lenet_pl.records import read_config, read_overrides
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
 EXTRAS = {  # of lenet-pl, by the Hydra plugin that it installs
@@ -28,8 +28,6 @@ EXTRAS = {  # of lenet-pl, by the Hydra plugin that it installs
     "hydra_submitit_launcher": "slurm",
     "hydra_optuna_sweeper": "optuna",
 }
-
-
 KEPT = ("result.json", "checkpoints")  # of an earlier start of a job
 
 
@@ -81,13 +79,17 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         for name, before in existing.items():
             reason = f"job {name} was started with {shlex.join(before) or 'no overrides'}"
             if tasks.get(name) == before:
-                reason = _difference(folder / name / ".hydra" / "config.yaml", by_name[name])
+                reason = _difference(folder / name, by_name[name])
             if reason:
                 raise folder_error(config, f"holds another sweep: {reason}; choose another folder")
     else:  # the sweeper chooses the jobs as it goes
         _check_devices(config)
         file = folder / "multirun.yaml"
-        if file.is_file() and _search(_load(file)) != _search(config):
+        try:
+            same = not file.is_file() or _search(OmegaConf.load(file)) == _search(config)
+        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{file}: damaged: {one_line(error)}") from error
+        if not same:
             raise folder_error(config, "holds another sweep; choose another folder")
         configs, total = [config], sweeper.get("n_trials")
     for data in {OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values():
@@ -153,13 +155,6 @@ def _check_devices(cfg: DictConfig) -> None:
             )
 
 
-def _load(file: Path) -> Any:
-    try:
-        return OmegaConf.load(file)
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{file}: damaged: {one_line(error)}") from error
-
-
 def _search(config: Any) -> list[Any]:
     """What identifies a search, whose jobs are not known beforehand."""
     sweeper = config.hydra.sweeper
@@ -173,13 +168,12 @@ def _parameters(config: Any) -> dict[str, Any]:
     return flatten(OmegaConf.to_container(OmegaConf.masked_copy(config, keys)))
 
 
-def _difference(file: Path, config: DictConfig) -> str:
+def _difference(job: Path, config: DictConfig) -> str:
     """How a job's configuration differs from that of an earlier start; empty if it does not."""
-    now = _parameters(config)
-    before = _parameters(_load(file)) if file.is_file() else now
+    now, before = _parameters(config), _parameters(read_config(job) or config)
     for key in now | before:
         if (old := before.get(key)) != (new := now.get(key)):
-            return f"in its job {file.parents[1].name} {key} was {old}, now {new}"
+            return f"in its job {job.name} {key} was {old}, now {new}"
     return ""
 
 

@@ -281,12 +281,10 @@ def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
         names = short_names(sweep.varied)
         values = (f"{names[key]} {readable(winner.values.get(key, 'default'))}" for key in keys)
         jobs = f"job{'' if single else 's'} {', '.join(winner.names)}"
+        name = "winner" if sweep.complete else "best so far"
         not_tested = f"none: {sweep.test_error}" if sweep.test_error else "not yet"
         lines = [
-            (
-                "winner" if sweep.complete else "best so far",
-                f"{jobs}  {', '.join(values)}".rstrip(),
-            ),
+            (name, f"{jobs}  {', '.join(values)}".rstrip()),
             ("validation", _score(winner, "val")),
             ("test", _score(winner, "test") or not_tested),
         ]
