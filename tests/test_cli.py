@@ -32,7 +32,7 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: must be null or an integer from 1 "
     "to 1,000,000,000, or a number above 0 up to 1",
     "ckpt_path=nowhere.ckpt": "ckpt_path=nowhere.ckpt: no such file",
-    "resume=nowhere": "nowhere: not a run folder (nowhere/.hydra/overrides.yaml is missing)",
+    "resume=nowhere": "resume=nowhere: not a run folder (nowhere/.hydra/overrides.yaml is missing)",
     "test=no": "test=no: must be one of true, false",
     "+trainer.max_time=5": "trainer.max_time=5: must be left out: runs consist of whole epochs; "
     "set trainer.max_epochs",

@@ -121,7 +121,7 @@ def test_text_files(run, file, content, reason):
     (run / file).write_text(content)
     with pytest.raises(ConfigError) as caught:
         READERS[file](run)
-    assert str(caught.value).startswith(f"{run / file}: cannot be used: ")
+    assert str(caught.value).startswith(f"damaged run folder: {run / file}: ")
     assert reason in str(caught.value)
 
 
@@ -137,7 +137,7 @@ def test_pipes_devices_and_folders_are_not_opened(lenet_pl, run, file):
         path = run / file
         path.rmdir() if path.is_dir() else path.unlink()
         replace(path)
-        assert f"{path}: cannot be used" in refused(lenet_pl, "test", run)
+        assert f"damaged run folder: {path}: " in refused(lenet_pl, "test", run)
         assert "not a regular file" in refused(lenet_pl, "test", run)
 
 
@@ -199,7 +199,7 @@ def test_yaml_that_takes_forever(lenet_pl, run):
     file = run / ".hydra" / "config.yaml"
     for text in (ALIASES + file.read_text(), "a: " + "[" * 100_000, "!!python/name:os.mkdir x"):
         file.write_text(text)
-        assert "config.yaml: cannot be used: " in refused(lenet_pl, "test", run)
+        assert "config.yaml: " in refused(lenet_pl, "test", run)
 
 
 @pytest.mark.parametrize(

@@ -89,12 +89,12 @@ def exists(path: Path, limit: int) -> bool:
 
 
 @contextmanager
-def checking(path: Path) -> Iterator[None]:
+def checking(path: Path, problem: str = "damaged run folder") -> Iterator[None]:
     """Turn the errors of code that uses a file into a ConfigError that names the file."""
     try:
         yield
     except (*ERRORS, *PARSER_ERRORS) as error:
-        raise ConfigError(f"{path}: cannot be used: {one_line(error, 30)}") from error
+        raise ConfigError(f"{problem}: {path}: {one_line(error, 30)}") from error
 
 
 def _require(content: Any, schema: Any) -> None:
@@ -171,11 +171,11 @@ def hydra_mode(folder: Path) -> str:
     return next((mode for mode in ("MULTIRUN", "RUN") if f"mode: {mode}\n" in text), "")
 
 
-def read_tensors(path: Path, schema: Any) -> Any:
+def read_tensors(path: Path, schema: Any, problem: str = "damaged run folder") -> Any:
     """What ``torch.save`` wrote to a file, on the CPU; code in it is rejected, not run."""
     import torch
 
-    with checking(path):
+    with checking(path, problem):
         if not exists(path, MAX_TENSORS):
             raise ConfigError("no such file")
         try:

@@ -101,7 +101,7 @@ def test_a_sweep_is_recognised_by_the_configuration_of_its_jobs(
     assert message in capsys.readouterr().err
     file.write_text("a: [")
     assert run_sweep(*arguments) == 2
-    assert "s/1/.hydra/config.yaml: damaged run folder: while parsing" in capsys.readouterr().err
+    assert "s/1/.hydra/config.yaml: while parsing" in capsys.readouterr().err
 
 
 def test_a_job_with_a_damaged_result_starts_again(run_sweep: RunSweep, tmp_path: Path) -> None:

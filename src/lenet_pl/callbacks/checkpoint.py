@@ -6,14 +6,16 @@ import shutil
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from lenet_pl.errors import ConfigError
 from lenet_pl.files import replacing, write_bytes
+from lenet_pl.records import read_tensors
+from lenet_pl.rules import NATURAL
 
 log = logging.getLogger(__name__)
 
@@ -140,9 +142,6 @@ def _save(state: dict[str, Any], path: Path) -> None:
 def _epoch(path: Path) -> int:
     """The epoch of a checkpoint, from 1; 0 if the file is missing or damaged."""
     try:
-        with ZipFile(path) as file:
-            damaged = file.testzip()  # torch.load does not verify checksums
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        return 0 if damaged else int(state["epoch"]) + 1
-    except Exception:
+        return int(read_tensors(path, {"epoch": NATURAL})["epoch"]) + 1
+    except ConfigError:
         return 0

@@ -67,7 +67,7 @@ def open_model(name: str, model: str | None = None) -> LoadedModel:
             f"--model {'|'.join(MODELS)} (trained on pixels scaled to [0, 1])"
         )
     try:
-        weights = read_tensors(path, WEIGHTS)
+        weights = read_tensors(path, WEIGHTS, "unusable weights")
     except ConfigError as error:
         advice = f"save weights by torch.save(net.state_dict(), {path.name!r})"
         raise ConfigError(f"{error}; {advice}") from error
