@@ -17,13 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--download", action="store_true", help="also fetch MNIST and train on it")
-    parser.addoption("--trust", action="store_true", help="also kill, damage and draw at random")
+    parser.addoption(
+        "--trust", action="store_true", help="also kill runs, damage files, and use Slurm"
+    )
     parser.addoption("--record-golden", action="store_true", help="renew what test_golden pins")
 
 
 # the slowest files first, so that two workers end together
 SLOWEST = (
-    "test_trust",
+    "test_reliability",
+    "test_slurm",
     "test_slurm",
     "test_hydra_callback",
     "test_training",

@@ -17,9 +17,12 @@ import torch
 from helpers.commands import ROOT, Running
 from helpers.runs import FAST, result, rows
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("slurmctld") or os.geteuid() != 0, reason="needs Slurm and root"
-)
+pytestmark = [
+    pytest.mark.trust,
+    pytest.mark.skipif(
+        not shutil.which("slurmctld") or os.geteuid() != 0, reason="needs Slurm and root"
+    ),
+]
 WORDS = [*FAST, "logger=none", "data.fraction=0.2", "trainer.max_epochs=12"]
 WORDS += ["callbacks.early_stopping=null"]
 

@@ -36,6 +36,8 @@ def working(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("trainer", "pytorch_lightning.Trainer"),
         ("callbacks.x", "pytorch_lightning.callbacks.EarlyStopping"),
         ("logger.x", "pytorch_lightning.loggers.TensorBoardLogger"),
+        ("trainer.plugins.0", "lenet_pl.callbacks.checkpoint.AtomicCheckpointIO"),
+        ("model._args_.0", "torch.nn.ReLU"),
     ],
 )
 def test_classes_of_the_project_are_allowed(working, key, target):
@@ -58,6 +60,15 @@ def test_classes_of_the_project_are_allowed(working, key, target):
         ("model", "lenet_pl.files.write_json"),
         ("model", "lenet_pl.data.mnist.Mini"),
         ("model", "lenet_pl.Missing"),
+        ("model", "lenet_pl.errors.BestEffortOutput"),
+        ("model._args_.0", "lenet_pl.errors.BestEffortOutput"),
+        ("model._args_.0", "lenet_pl.export.export.Export"),
+        ("model._args_.0", "pytorch_lightning.Trainer"),
+        ("model._args_.0", "pytorch_lightning.Trainer.validate"),
+        ("trainer", "pytorch_lightning.Trainer.fit"),
+        ("callbacks.x", "pytorch_lightning.Trainer"),
+        ("logger.x", "pytorch_lightning.loggers.TensorBoardLogger.save"),
+        ("model._args_.0", "torch.optim.lr_scheduler.partial"),
         ("callbacks.x", "lenet_pl.models.lenet.LeNet"),
         ("callbacks.x", "tensorboard.program.TensorBoard"),
         ("data.source", "${x}"),
@@ -101,8 +112,21 @@ def test_modules_in_the_run_folder_and_installed_ones_are_not_the_users(working)
     assert not (working / "imported").exists()
 
 
+def test_packages_that_hold_the_run_folder_are_not_the_users(working):
+    """An archive with a top folder would be a package of the working folder."""
+    run = working / "shared" / "run"
+    run.mkdir(parents=True)
+    (run / "evil.py").write_text(MODULE)
+    for init in (False, True):
+        if init:
+            (working / "shared" / "__init__.py").touch()
+        with pytest.raises(ConfigError, match="not allowed in a run folder"):
+            find_class("model._target_", "shared.run.evil.Net", run)
+    assert not (working / "imported").exists()
+
+
 def test_the_user_can_trust_a_module(working, monkeypatch):
-    with pytest.raises(ConfigError, match=r"set LENET_PL_TRUST=pathlib, or give --trust pathlib"):
+    with pytest.raises(ConfigError, match=r"set LENET_PL_TRUST=pathlib "):
         find_class("model._target_", "pathlib.Path", working)
     monkeypatch.setenv("LENET_PL_TRUST", "other,pathlib")
     assert find_class("model._target_", "pathlib.Path", working) is Path
@@ -180,6 +204,11 @@ def test_overrides_of_ordinary_runs_are_allowed(working):
         "logger.tensorboard.sub_dir=../..",
         "trainer.default_root_dir=~/x",
         "label=../../x",
+        "label='${oc.env:HOME}/x'",
+        "label='${repeat}'",
+        "callbacks.checkpoint.weights='${run_dir}/${repeatx}'",
+        "+repeatx=../../victim",
+        "data=../../evil",
         "+callbacks.e={_target_: lenet_pl.callbacks.history.EpochHistory, path: metrics.csv}",
     ],
 )

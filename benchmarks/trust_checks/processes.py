@@ -129,7 +129,7 @@ def two_hosts(w: Path) -> None:
 
 
 def slurm_test(name: str, w: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "--trust", "-p", "no:cacheprovider"]
     command += [f"{ROOT / 'tests' / 'test_slurm.py'}::{name}", f"--basetemp={w / 'pytest'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if " skipped" in done.stdout:

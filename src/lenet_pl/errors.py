@@ -32,7 +32,7 @@ class DataError(UserError):
 
 
 class VerificationError(Exception):
-    """Work that was done but does not pass its check; nothing of it is kept."""
+    """Figures or an export that do not pass their check."""
 
 
 def one_line(error: BaseException, max_words: int | None = None) -> str:

@@ -131,7 +131,9 @@ def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
     """
     job, values = os.environ.get("SLURM_JOB_ID"), _values(typed)
     sweep = {"-m", "--multirun", "hydra.mode", "sweep"} & values.keys()
-    if not job or os.environ.get("SLURM_JOB_NAME") in INTERACTIVE or sweep:
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    interactive = terminal or os.environ.get("SLURM_JOB_NAME") in INTERACTIVE
+    if not job or interactive or sweep:
         return arguments
     digest = sha256("\0".join(typed).encode()).hexdigest()[:8]
     folder = Path(values.get("hydra.run.dir", f"outputs/runs/slurm/{job}-{digest}"))

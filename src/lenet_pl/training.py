@@ -151,7 +151,8 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             if main_process:
                 show(end_summary(result, folder, program_name(), extendable, not _in_sweep()))
                 write_json(folder / "result.json", result)
-                if parts and parts.signals.received == getattr(signal, "SIGUSR1", None):
+                usr1 = parts and parts.signals.received == getattr(signal, "SIGUSR1", 0)
+                if usr1 and result["status"] == "interrupted" and not _in_sweep():
                     _requeue()
     return cast("float | None", result["metrics"].get("val/acc"))
 
@@ -309,7 +310,7 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
         # hydra.job.chdir changes the current folder
         ckpt_path = cfg.ckpt_path and to_absolute_path(cfg.ckpt_path)
         trainer.fit(parts.classifier, parts.data, ckpt_path=ckpt_path, weights_only=True)
-    except Exception as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         if cast(Any, trainer)._checkpoint_connector._loaded_checkpoint:  # until it is restored
             reason = f"{type(error).__name__}: {one_line(error, 30)}"
             raise ConfigError(f"ckpt_path={cfg.ckpt_path}: damaged checkpoint: {reason}") from error
@@ -360,7 +361,7 @@ def _verify(parts: Parts, best: int, metrics: dict[str, float]) -> None:
     images = len(parts.classifier.outputs["val"][1])
     for name, tolerance in (("val/loss", 1e-4), ("val/acc", 1.5 / images)):
         before, now = parts.history.rows[best - 1][name], metrics[name]
-        if not abs(now - before) <= (0 if exact else tolerance):
+        if not abs(now - before) <= (0 if exact else tolerance * max(1, abs(before))):
             raise VerificationError(
                 f"{name} of epoch {best} was {before:.6g}, but is {now:.6g} with the saved weights"
             )

@@ -23,10 +23,21 @@ from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.records import checking, override_key
 
 VARIABLE = "LENET_PL_TRUST"
-CLASSES = ("lenet_pl", "torch.nn", "torch.optim", "torchvision.models")  # where classes may be from
+# where classes may be from; nothing here does more than build an object
+MODULES = (
+    *(
+        f"lenet_pl.{name}"
+        for name in ("models", "data", "optim", "classifier", "fast", "callbacks")
+    ),
+    *("torch.nn", "torch.optim", "torchvision.models"),
+)
 FUNCTIONS = ("lenet_pl.optim",)  # whose functions may be called: schedules
-LIGHTNING = ("Trainer", "callbacks.EarlyStopping", "loggers.TensorBoardLogger")
-# base classes, or the names of methods, by the key of the part
+LIGHTNING = {  # and the group that each may be in
+    "pytorch_lightning.Trainer": "trainer",
+    "pytorch_lightning.callbacks.EarlyStopping": "callbacks",
+    "pytorch_lightning.loggers.TensorBoardLogger": "logger",
+}
+# base classes, or the names of methods, by the key of the part or of the mapping that holds it
 KINDS: dict[str, str | tuple[str, ...]] = {
     "data.source": ("prepare", "load"),
     "data.augment": ("__call__",),
@@ -39,9 +50,9 @@ KINDS: dict[str, str | tuple[str, ...]] = {
     "callbacks": "pytorch_lightning.Callback",
     "logger": "pytorch_lightning.loggers.Logger",
 }
-WRITERS = ("callbacks.", "logger.", "trainer.")  # groups whose parts write files
+NESTED = ("torch.nn.Module", "torch.optim.Optimizer", "enum.Enum")  # kinds of arguments
 WRITTEN = {"dirpath", "weights", "save_dir", "default_root_dir", "path", "root_dir"}
-READ = ("data.", "model.", "ckpt_path", "repeat")  # keys that may name files anywhere
+READ = re.compile(r"data\.|model\.|(ckpt_path|repeat)$")  # keys that may name files anywhere
 MAX_LENGTH = 4096  # of an override
 HYDRA = re.compile(r"hydra\b|run_dir$|.*@(hydra|_)")  # keys that Hydra never saves with a run
 SIMPLE = re.compile(r"\$\{([\w.]+|(oc\.env|now):[^${}]*)\}")  # interpolations that build no mapping
@@ -87,34 +98,37 @@ def leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def find_class(path: str, target: Any, folder: Path) -> Any:
     """The class that ``path`` (``model._target_``) names, imported only if it may be built."""
-    target = str(target)
-    top = target.partition(".")[0]
-    allowed = within(
-        target, (*trusted_names(), *(f"pytorch_lightning.{name}" for name in LIGHTNING))
-    )
-    ours, own = within(target, CLASSES), not allowed and _is_users(top, folder)
+    target, part = str(target), path.removesuffix("._target_")
+    module = target.rpartition(".")[0]
+    places = (part, part.rpartition(".")[0])  # a part, or a mapping of parts such as callbacks
+    trusted = within(target, trusted_names()) or LIGHTNING.get(target) in places
+    ours = within(target, MODULES)
     refused = ConfigError(
         f"{path}={target[:80]}: not allowed in a run folder, and not run; if you trust it, set "
-        f"{VARIABLE}={top}, or give --trust {top}"
+        f"{VARIABLE}={module or target[:80]} (lenet-pl: --trust)"
     )
-    if not re.fullmatch(r"\w+(\.\w+)+", target) or not (allowed or ours or own):
+    if not re.fullmatch(r"\w+(\.\w+)+", target):
         raise refused
-    if own and str(Path.cwd()) not in sys.path:
+    if not trusted and not ours and not _is_users(target.partition(".")[0], folder):
+        raise refused
+    if not ours and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
         found = get_object(target)
     except (HydraException, ImportError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}={target}: {one_line(error, 30)}") from error
-    if allowed:
+    if trusted:
         return found
     home = str(getattr(found, "__module__", ""))
-    is_class = isinstance(found, type) and within(home, CLASSES if ours else (top,))
-    if not is_class and not (callable(found) and within(home, FUNCTIONS)):
-        raise refused
-    part = path.removesuffix("._target_")
-    kind = next((key for key in KINDS if within(part, (key,))), "model")
-    expected = own or kind in (part, part.rpartition(".")[0])  # below, any class of ours will do
-    if is_class and expected and not _is_kind(found, KINDS[kind]):
+    if not isinstance(found, type):
+        if not (callable(found) and within(home, FUNCTIONS)):
+            raise refused
+        return found
+    kind = next((KINDS[place] for place in places if place in KINDS), None)
+    known = _is_kind(found, kind) if kind else any(_is_kind(found, base) for base in NESTED)
+    if not within(home, MODULES if ours else (target.partition(".")[0],)) or not (
+        known or (kind is None and within(home, ("lenet_pl",)))
+    ):
         raise refused
     return found
 
@@ -132,18 +146,17 @@ def _is_users(name: str, folder: Path) -> bool:
     """
     if name in sys.stdlib_module_names or not name.isidentifier():
         return False
-    working = Path.cwd()
+    working, run = Path.cwd(), folder.resolve()
     roots = [working, *map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
     spec = PathFinder.find_spec(name, [*sys.path, str(working)])
-    if spec is None:
+    if spec is None or not spec.origin:  # any folder without __init__.py is a namespace package
         return False
-    found = [spec.origin] if spec.origin else spec.submodule_search_locations or []
-    places = [Path(place).resolve() for place in found if place]
-    return bool(places) and all(
-        any(place.is_relative_to(root.resolve()) for root in roots)
-        and not {"site-packages", "dist-packages"}.intersection(place.parts)
-        and not place.is_relative_to(folder.resolve())
-        for place in places
+    file = Path(spec.origin).resolve()
+    holds_run = spec.submodule_search_locations and run.is_relative_to(file.parent)
+    return (
+        any(file.is_relative_to(root.resolve()) for root in roots)
+        and not {"site-packages", "dist-packages"}.intersection(file.parts)
+        and not (file.is_relative_to(run) or holds_run)
     )
 
 
@@ -161,37 +174,37 @@ def check_overrides(overrides: Iterable[str], folder: Path) -> None:
     """Check the overrides in a run folder, before they become part of a command line.
 
     None may be an option, configure Hydra, name a class that is not allowed, or let files be
-    written outside the new run's folder.
+    written outside the new run's folder (but data sets are downloaded to ``data.root``).
     """
-    with checking(folder / ".hydra" / "overrides.yaml"):
-        for item in overrides:
-            key = override_key(item)
-            refused = ConfigError(f"{item[:60]}: not an override of a single run")
-            if item.startswith("-") or len(item) > MAX_LENGTH or HYDRA.match(key):
-                raise refused
-            if (override := parse_override(item)).is_sweep_override():
-                raise refused
-            for path, value in leaves(override.value(), key):
-                if path.endswith("_target_"):
-                    find_class(path, value, folder)
-                elif _is_outside(path, value) and not within(path, trusted_names()):
-                    raise ConfigError(
-                        f"{path}={value[:60]}: may lead outside the run folder; if you trust it, "
-                        f"set {VARIABLE}={path}"
-                    )
+    file = folder / ".hydra" / "overrides.yaml"
+    for item in overrides:
+        key = override_key(item)
+        refused = ConfigError(f"{file}: {item[:60]}: not an override of a single run")
+        if item.startswith("-") or len(item) > MAX_LENGTH or HYDRA.match(key):
+            raise refused
+        with checking(file):
+            override = parse_override(item)
+        if override.is_sweep_override():
+            raise refused
+        for path, value in leaves(override.value(), key):
+            if path.endswith("_target_"):
+                find_class(path, value, folder)
+            elif _is_outside(path, value) and not within(path, trusted_names()):
+                raise ConfigError(
+                    f"{file}: {path}={value[:60]}: may lead outside the run folder; if you trust "
+                    f"it, set {VARIABLE}={path}"
+                )
 
 
 def _is_outside(key: str, value: Any) -> bool:
     """Whether a value can name a file outside the run folder that is written or composed."""
     if not isinstance(value, str):
         return False
-    if key.startswith(READ):
+    if READ.match(key):
         return "${" in SIMPLE.sub("", value)
-    path = value.removeprefix("${run_dir}/")
-    if key.startswith(WRITERS):
-        below = path != value or value == "${run_dir}"
-        if not below and ("${" in value or key.rpartition(".")[2] in WRITTEN):
-            return True
+    path = "." if value == "${run_dir}" else value.removeprefix("${run_dir}/")
+    if "${" in path or (path == value and key.rpartition(".")[2] in WRITTEN):
+        return True
     parts = PurePosixPath(path.replace("\\", "/")).parts
     absolute = path.startswith(("/", "~", "\\")) or PureWindowsPath(path).drive
-    return bool(absolute) or ".." in parts or "${" in SIMPLE.sub("", path)
+    return bool(absolute) or ".." in parts

@@ -74,6 +74,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         trainer.save_checkpoint(last, weights_only=False)
         if self.epoch != previous and trainer.is_global_zero:
             self._keep(last)
+        trainer.strategy.barrier()  # other processes read best.ckpt after training
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         # ModelCheckpoint calls this after an improvement; last.ckpt is written first
@@ -131,6 +132,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         }
         if trainer.is_global_zero:
             self._keep(source)
+        trainer.strategy.barrier()
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
