@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--download", action="store_true", help="also fetch MNIST and train on it")
-    parser.addoption("--trust", action="store_true", help="also kill, damage and draw at random")
+    parser.addoption("--trust", action="store_true", help="also kill runs and damage files")
     parser.addoption("--record-golden", action="store_true", help="renew what test_golden pins")
 
 

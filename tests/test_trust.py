@@ -102,7 +102,7 @@ def test_modules_in_the_run_folder_and_installed_ones_are_not_the_users(working)
 
 
 def test_the_user_can_trust_a_module(working, monkeypatch):
-    with pytest.raises(ConfigError, match=r"set LENET_PL_TRUST=pathlib, or give --trust pathlib"):
+    with pytest.raises(ConfigError, match=r"set LENET_PL_TRUST=pathlib"):
         find_class("model._target_", "pathlib.Path", working)
     monkeypatch.setenv("LENET_PL_TRUST", "other,pathlib")
     assert find_class("model._target_", "pathlib.Path", working) is Path

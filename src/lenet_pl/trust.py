@@ -26,7 +26,7 @@ VARIABLE = "LENET_PL_TRUST"
 CLASSES = ("lenet_pl", "torch.nn", "torch.optim", "torchvision.models")  # where classes may be from
 FUNCTIONS = ("lenet_pl.optim",)  # whose functions may be called: schedules
 LIGHTNING = ("Trainer", "callbacks.EarlyStopping", "loggers.TensorBoardLogger")
-# base classes, or the names of methods, by the key of the part
+# the base class, or the required methods, of each part by its key
 KINDS: dict[str, str | tuple[str, ...]] = {
     "data.source": ("prepare", "load"),
     "data.augment": ("__call__",),
@@ -58,18 +58,18 @@ def trusted_names() -> list[str]:
 
 
 def build(config: DictConfig, key: str, folder: Path) -> Any:
-    """Build a part of the configuration in a run folder, of classes that are allowed."""
+    """Build a part of a run folder's configuration if all classes in it are allowed."""
     with checking(folder / ".hydra" / "config.yaml"):
         plain = OmegaConf.to_container(config[key], resolve=True)
     for path, value in leaves(plain, key):
         if path.endswith("._target_"):
             find_class(path, value, folder)
-        elif isinstance(value, str) and "${" in value:  # would be resolved once more
+        elif isinstance(value, str) and "${" in value:  # would be resolved again
             raise ConfigError(f"{folder}: {path}={value[:60]}: not allowed in a run folder")
     try:
         part = instantiate(plain)
         if not _is_kind(type(part), KINDS[key]):
-            raise TypeError(f"is a {type(part).__name__}")
+            raise TypeError(f"it is a {type(part).__name__}")
     except Exception as error:  # the arguments may be of any type
         reason = one_line(error.__cause__ or error, 30)
         raise ConfigError(f"{folder}: cannot build {key}: {reason}") from error
@@ -86,7 +86,7 @@ def leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def find_class(path: str, target: Any, folder: Path) -> Any:
-    """The class that ``path`` (``model._target_``) names, imported only if it may be built."""
+    """The class that ``path`` (``model._target_``) names; it is imported only if it is allowed."""
     target = str(target)
     top = target.partition(".")[0]
     allowed = within(
@@ -95,7 +95,7 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
     ours, own = within(target, CLASSES), not allowed and _is_users(top, folder)
     refused = ConfigError(
         f"{path}={target[:80]}: not allowed in a run folder, and not run; if you trust it, set "
-        f"{VARIABLE}={top}, or give --trust {top}"
+        f"{VARIABLE}={top}"
     )
     if not re.fullmatch(r"\w+(\.\w+)+", target) or not (allowed or ours or own):
         raise refused
@@ -113,7 +113,7 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
         raise refused
     part = path.removesuffix("._target_")
     kind = next((key for key in KINDS if within(part, (key,))), "model")
-    expected = own or kind in (part, part.rpartition(".")[0])  # below, any class of ours will do
+    expected = own or kind in (part, part.rpartition(".")[0])  # deeper, any class of ours is
     if is_class and expected and not _is_kind(found, KINDS[kind]):
         raise refused
     return found
@@ -128,7 +128,8 @@ def _is_kind(cls: type, kind: str | tuple[str, ...]) -> bool:
 def _is_users(name: str, folder: Path) -> bool:
     """Whether a module is in the working folder or on PYTHONPATH, and not in the run folder.
 
-    It is found without importing it; installed packages and the standard library are not meant.
+    The module is located without importing it. Installed packages and the standard library do not
+    count.
     """
     if name in sys.stdlib_module_names or not name.isidentifier():
         return False
@@ -160,8 +161,8 @@ def parse_override(text: str) -> Override:
 def check_overrides(overrides: Iterable[str], folder: Path) -> None:
     """Check the overrides in a run folder, before they become part of a command line.
 
-    None may be an option, configure Hydra, name a class that is not allowed, or let files be
-    written outside the new run's folder.
+    They may not be options, configure Hydra, name a class that is not allowed, or cause files to
+    be written outside the new run's folder.
     """
     with checking(folder / ".hydra" / "overrides.yaml"):
         for item in overrides:
@@ -176,13 +177,13 @@ def check_overrides(overrides: Iterable[str], folder: Path) -> None:
                     find_class(path, value, folder)
                 elif _is_outside(path, value) and not within(path, trusted_names()):
                     raise ConfigError(
-                        f"{path}={value[:60]}: may lead outside the run folder; if you trust it, "
+                        f"{path}={value[:60]}: may point outside the run folder; if you trust it, "
                         f"set {VARIABLE}={path}"
                     )
 
 
 def _is_outside(key: str, value: Any) -> bool:
-    """Whether a value can name a file outside the run folder that is written or composed."""
+    """Whether a value can name a file outside the run folder, to write or to compose."""
     if not isinstance(value, str):
         return False
     if key.startswith(READ):
