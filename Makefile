@@ -19,7 +19,7 @@ check: ## check style, formatting and types
 bench: ## run a benchmark: make bench BENCHMARK=epoch, inference, startup, sweep, ...
 	python benchmarks/$(BENCHMARK).py $(ARGS)
 
-trust: ## kill runs, damage files, fill disks and draw command lines for 45 minutes, and count
+trust: ## stress tests: kill runs, damage files, fill disks, fuzz command lines (45 minutes)
 	python benchmarks/trust.py $(ARGS)
 
 docs: ## test what the documentation shows: commands, links, import diagram, model, notebooks

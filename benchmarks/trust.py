@@ -1,11 +1,11 @@
-"""What the project promises on bad days, tried again and again, and counted.
+"""Stress tests of what the project promises, repeated and counted.
 
     python benchmarks/trust.py [--quick] [--only kills,signals] [--seed 0] [--json FILE]
 
-Runs are killed, signalled and resumed, files are damaged, disks are filled, command lines are drawn
-at random; docs/reliability.md describes the items. Each case runs in an empty folder. The table
-counts the cases that were tried and that held; a failure is printed with what was tried. Exit
-status 1 if there is one.
+Runs are killed, signalled and resumed, files are damaged, disks are filled, and command lines are
+generated at random; docs/reliability.md describes the items. Each case runs in an empty folder. The
+table counts the cases that were tried and that held; failures are printed with their case. The exit
+status is 1 if there are any.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: cases run side by side
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: cases run in parallel
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from common import markdown, positive_int, save
@@ -33,7 +33,7 @@ ITEMS = {name: text for module in MODULES for name, text in module.ITEMS.items()
 
 
 def run_case(case: base.Case, folder: Path) -> tuple[str, str]:
-    """``held``, ``failed`` or ``skipped``, and why; called in a worker process."""
+    """Return ``held``, ``failed`` or ``skipped``, and why; called in a worker process."""
     (folder / "w").mkdir(parents=True)
     try:
         case.check(folder / "w")
@@ -84,8 +84,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few cases of each item")
     parser.add_argument("--only", help=f"items, separated by commas: {', '.join(ITEMS)}")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--workers", type=positive_int, default=2, help="cases side by side")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--workers", type=positive_int, default=2, help="cases run in parallel")
     parser.add_argument("--mnist", type=Path, help="a folder with MNIST/raw, for the item data")
     parser.add_argument("--json", type=Path, help="write all outcomes to this file")
     options = parser.parse_args()

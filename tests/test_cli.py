@@ -14,7 +14,7 @@ from lenet_pl.training import lock_run
 MAIN = "from lenet_pl.cli import main; main()"
 OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "data.batch_size=0": "data.batch_size=0: must be an integer from 1 to 1,000,000,000",
-    "optimizer.lr=-1": "optimizer.lr=-1: must be a number above 0 up to 1,000,000,000",
+    "optimizer.lr=-1": "optimizer.lr=-1: must be a number above 0 and up to 1,000,000,000",
     "trainer.max_epochs=abc": "trainer.max_epochs=abc: must be an integer from 1 to 1,000,000,000",
     "seed=-1": "seed=-1: must be an integer from 0 to 4,294,967,295",
     "model=lenett": "model=lenett: no such choice; choose from lenet, lstm, mlp, pretrained",
@@ -30,7 +30,7 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "callbacks.checkpoint.monitor=val/loss": "callbacks.checkpoint.mode=max: must be min for "
     "val/loss",
     "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: must be null or an integer from 1 "
-    "to 1,000,000,000, or a number above 0 up to 1",
+    "to 1,000,000,000, or a number above 0 and up to 1",
     "ckpt_path=nowhere.ckpt": "ckpt_path=nowhere.ckpt: no such file",
     "resume=nowhere": "resume=nowhere: not a run folder (nowhere/.hydra/overrides.yaml is missing)",
     "test=no": "test=no: must be one of true, false",

@@ -93,7 +93,7 @@ def test_no_network_and_no_files(composed, tmp_path, monkeypatch):
 def test_file_that_is_no_checkpoint(composed, tmp_path, content):
     path = tmp_path / "some.ckpt"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"not as torch\.save wrote it, or contains code"):
+    with pytest.raises(ConfigError, match=r"not a valid torch\.save file, or contains code"):
         build(composed("data=mini", f"ckpt_path={path}"))
 
 
@@ -129,7 +129,7 @@ def test_checkpoint_of_another_version(composed, checkpoint, version, name):
     state = torch.load(checkpoint)
     del state["lenet-pl_version"]
     torch.save(state | ({"lenet-pl_version": version} if version else {}), checkpoint)
-    message = rf"last.ckpt: written by lenet-pl {name}, which lenet-pl 0\.2\.\d+ cannot open"
+    message = rf"last.ckpt: written by lenet-pl {name}; lenet-pl 0\.2\.\d+ cannot open"
     with pytest.raises(ConfigError, match=message) as caught:
         build(composed(*FAST, f"ckpt_path={checkpoint}"))
     assert "\n" not in str(caught.value)

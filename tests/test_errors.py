@@ -97,7 +97,7 @@ def test_output_that_cannot_be_written(tmp_path, redirection, status, errors):
     assert (done.returncode, done.stderr) == (status, errors)
 
 
-def test_reader_that_has_gone(tmp_path):
+def test_reader_that_has_exited(tmp_path):
     (tmp_path / "script.py").write_text(OUTPUT)
     line = f"'{sys.executable}' script.py | true"
     done = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)

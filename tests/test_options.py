@@ -124,7 +124,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(composed, tmp_path, monkeypat
 
 
 def test_every_random_number_depends_on_the_epoch_only(composed, tmp_path):
-    """A layer of one's own may use any of the global generators."""
+    """A user's layer may use any of the global generators."""
     draws = []
 
     class Draws(LeNet):

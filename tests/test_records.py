@@ -1,4 +1,4 @@
-"""Readers of run folders that are damaged, or were made to do harm."""
+"""Readers of damaged and hostile run folders."""
 
 import json
 import os
@@ -32,7 +32,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 
 class Trap:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("sprung",)
@@ -40,7 +40,7 @@ class Trap:
 
 @pytest.fixture(scope="module")
 def original(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run without what the tests do not read."""
+    """A finished run, with only the files that the tests read."""
     return Path(shutil.copytree(trained, tmp_path_factory.mktemp("original") / "run"))
 
 
@@ -209,7 +209,7 @@ def test_yaml_that_takes_forever(lenet_pl, run):
         ("DigitsDataModule/classes", 5, "DigitsDataModule.classes=5: must be a list"),
         ("DigitsDataModule/classes", ..., "DigitsDataModule.classes=null: must be a list"),
         ("epoch", "x", "epoch=x: must be an integer"),
-        ("epoch", 1, "callbacks: must be those of epoch 2"),
+        ("epoch", 1, "callbacks: do not match epoch 2"),
         ("settings", [], "settings=[]: must be a mapping"),
         ("settings/model", torch.zeros(1), "not JSON serializable"),
         ("optimizer_states", ..., "optimizer_states=null: must be a list"),
@@ -249,7 +249,7 @@ def test_files_that_torch_did_not_write(lenet_pl, run, tmp_path, model):
         assert str(file) in refused(lenet_pl, "test", file if model else run, *model)
 
 
-def test_a_damaged_last_checkpoint_says_what_to_do(lenet_pl, run):
+def test_the_error_of_a_damaged_last_checkpoint_says_what_to_do(lenet_pl, run):
     file = run / "checkpoints" / "last.ckpt"
     before = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps(before | {"status": "interrupted"}))

@@ -1,4 +1,4 @@
-"""A short selection of ``benchmarks/trust.py`` holds, and its checks can fail."""
+"""A quick selection of ``benchmarks/trust.py`` passes, and its checks can fail."""
 
 import json
 import random

@@ -129,7 +129,7 @@ def test_a_run_is_repeated_to_the_bit(command, tmp_path):
     short = [*FAST, "data.fraction=0.2", "trainer.max_epochs=2", "logger=none"]
     assert command(*short, "hydra.run.dir=first").returncode == 0
     done = command("from=first", "hydra.run.dir=second")
-    assert (done.returncode, "all figures are the same" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "all figures agree" in done.stdout) == (0, True), done.stderr
     expected = {"run": str(tmp_path / "first"), "same": True, "difference": None}
     assert result(tmp_path / "second")["repeats"] == expected
     done = command("from=first", "optimizer.lr=0.04", "hydra.run.dir=third")
@@ -154,7 +154,7 @@ def test_a_folder_is_occupied_by_a_run_to_continue_or_a_finished_one(tmp_path):
 
 @pytest.fixture
 def job(tmp_path, monkeypatch) -> Path:
-    """In a Slurm batch job that has been restarted; the folder of its runs."""
+    """A restarted Slurm batch job; the folder of its runs."""
     monkeypatch.chdir(tmp_path)
     values = {"SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "train.sh", "SLURM_RESTART_COUNT": "1"}
     for key, value in values.items():

@@ -1,4 +1,4 @@
-"""Runs under a real Slurm: requeued, out of time, cancelled. Needs root and Debian's slurm-wlm."""
+"""Runs under a real Slurm: requeued, out of time, cancelled. Needs root and slurm-wlm."""
 
 import os
 import re
@@ -29,7 +29,7 @@ WORDS += ["callbacks.early_stopping=null"]
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A Slurm of this machine alone, which the commands in this process find."""
+    """A single-node Slurm cluster, which commands started by this process use."""
     folder = tmp_path_factory.mktemp("slurm")
     script = ROOT / "tests" / "helpers" / "slurm.sh"
     subprocess.run([script, folder], check=True, timeout=60)
@@ -113,7 +113,7 @@ def seconds(run: Path) -> list[str]:
 
 
 def assert_resumed(job: Job, before: list[str], uninterrupted: Path) -> None:
-    """The job has gone on after the epochs that it had finished, with the same numbers."""
+    """The job has continued after its finished epochs, with the same numbers."""
     job.wait_for(lambda: job.state() in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"))
     assert job.state() == "COMPLETED", job.log()
     assert job.restarts() == 1
@@ -126,7 +126,7 @@ def assert_resumed(job: Job, before: list[str], uninterrupted: Path) -> None:
     assert not list(job.folder.rglob("hpc_ckpt*"))
 
 
-def test_requeued_job_goes_on(submit, uninterrupted):
+def test_requeued_job_continues(submit, uninterrupted):
     job = submit()
     job.wait_for_epochs(2)
     _output(["scontrol", "requeue", job.number])
@@ -136,7 +136,7 @@ def test_requeued_job_goes_on(submit, uninterrupted):
     assert_resumed(job, before, uninterrupted)
 
 
-def test_job_out_of_time_is_requeued_and_goes_on(submit, uninterrupted):
+def test_job_out_of_time_is_requeued_and_continues(submit, uninterrupted):
     # every 30 s, Slurm sends what is due within 30 s, here after 50 to 80 s
     job = submit("--time=3", "--signal=USR1@100")
     job.wait_for_epochs(2)
@@ -168,7 +168,7 @@ def process(job: Job) -> int:
 
 
 def signal_is_pending(pid: int) -> bool:
-    """Whether a stopped process has got SIGUSR1; true as well if Slurm has continued it, too."""
+    """Whether a stopped process has received SIGUSR1, or has even been continued by Slurm."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -398,7 +398,7 @@ def test_an_epoch_that_is_cut_short_is_not_recorded(composed, tmp_path, monkeypa
     assert last["epoch"] == 0
 
 
-def test_a_run_says_that_its_epochs_were_limited(composed, tmp_path, caplog):
+def test_limited_epochs_are_reported(composed, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     train(composed(*PLAIN, "trainer.max_epochs=1", "trainer.limit_train_batches=2"))
     assert result(tmp_path / "run")["limits"] == {"limit_train_batches": 2}
@@ -459,7 +459,7 @@ def test_a_checkpoint_of_lightnings_slurm_support_is_not_used(composed, tmp_path
 
 @pytest.mark.parametrize("job", ["", "42"])
 def test_sigusr1_requeues_a_slurm_job(composed, tmp_path, monkeypatch, job):
-    """The command that stands in for scontrol is given the job."""
+    """The command that replaces scontrol gets the job."""
     script = tmp_path / "scontrol"
     script.write_text(f"#!/bin/sh\necho $@ > {tmp_path}/requeued\n")
     script.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What the checks share: commands and their answers, reference runs, equality of runs."""
+"""Shared by the checks: starting commands, checking their output, comparing runs."""
 
 import csv
 import json
@@ -33,7 +33,7 @@ Hook = Callable[[], object] | None
 
 
 class FailedError(AssertionError):
-    """The project does not do what it promises; the message says what it did."""
+    """The project does not keep a promise; the message says what it did instead."""
 
 
 class SkippedError(Exception):
@@ -41,7 +41,7 @@ class SkippedError(Exception):
 
 
 class Case(NamedTuple):
-    """One thing to try: its row in the table, its name, and a check of it in an empty folder."""
+    """A case: its row in the table, its name, and its check, which gets an empty folder."""
 
     item: str
     name: str
@@ -111,7 +111,7 @@ def _prepare(environment: Mapping[str, str | None], hook: Hook) -> None:
 def finish(
     running: Running, status: Collection[int] = (0,), seconds: float = 120, lines: int = 1
 ) -> Done:
-    """Wait for the end of a command; raise FailedError unless it answers as it should."""
+    """Wait for a command to end; raise FailedError if its status or output is wrong."""
     try:
         done = running.wait(seconds)
     except TimeoutError as error:
@@ -127,15 +127,15 @@ def run(
 
 
 def check_answer(done: Done, status: Collection[int], lines: int = 1) -> None:
-    """Raise FailedError for another status, a traceback, or an error of more than so many lines."""
+    """Raise FailedError for another status, a traceback, or more than ``lines`` lines of errors."""
     answer = f"status {done.returncode}: {done.stderr.strip()[-300:]!r}"
     require(done.returncode in status, f"{answer}; expected {sorted(status)}")
     require("Traceback (most" not in done.stdout + done.stderr, f"traceback; {answer}")
     if done.returncode:
-        # argparse repeats the usage, and a download says what it tries
+        # argparse prints the usage, and a download its name
         ignored = ("usage:", " ", "downloading ")
         errors = [line for line in done.stderr.splitlines() if not line.startswith(ignored)]
-        least = 1 if done.returncode == 2 or not done.stdout else 0  # a summary may say it
+        least = 1 if done.returncode == 2 or not done.stdout else 0  # the summary may have it
         require(least <= len(errors) <= lines, f"{len(errors)} lines; {answer}")
         require(all("error:" in line and len(line) < 2000 for line in errors), answer)
 
@@ -159,7 +159,7 @@ def require_ended(running: Running) -> None:
 
 
 def end_all() -> None:
-    """Kill what a check has left behind."""
+    """Kill the processes that a check left behind."""
     for running in _started:
         for pid in session(running):
             with suppress(ProcessLookupError):
@@ -169,10 +169,10 @@ def end_all() -> None:
 
 
 def at_change(folder: Path, log: Path, number: int, action: Callable[[], object]) -> None:
-    """A hook that acts before a change below a folder: a file opened to write, renamed or removed.
+    """A hook that acts before a change in a folder: a file is opened to write, renamed or removed.
 
     Args:
-        folder: where changes count.
+        folder: the folder in which changes count.
         log: gets a byte per change.
         number: the change to act before, from 1; 0 never acts.
         action: what to do then.
@@ -198,7 +198,7 @@ def at_change(folder: Path, log: Path, number: int, action: Callable[[], object]
 
 
 def quoted(key: str, value: Path | str) -> str:
-    """An override whose value may have any characters."""
+    """An override whose value may contain any characters."""
     return f"{key}='" + str(value).replace("'", r"\'") + "'"
 
 
@@ -215,7 +215,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def require_same(folder: Path, expected: Path) -> None:
-    """Compare, to the bit, all that must not depend on interruptions."""
+    """Compare, bit for bit, everything that must not depend on interruptions."""
     one, other = _outcome(folder), _outcome(expected)
     different = [key for key in other if not _same(one[key], other[key])]
     require(not different, f"differs from the uninterrupted run: {', '.join(different)}")
@@ -256,7 +256,7 @@ def complete(cwd: Path, folder: Path, command: list[str]) -> None:
 
 
 def once(name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that one worker makes and all share; ``seconds`` is how long that took."""
+    """A folder that one worker creates and all share; its file ``seconds`` has the time taken."""
     folder = shared / name
     shared.mkdir(parents=True, exist_ok=True)
     with FileLock(shared / f"{name}.lock"):
@@ -274,7 +274,7 @@ def seconds_of(folder: Path) -> float:
 
 
 def reference(words: list[str]) -> Reference:
-    """The uninterrupted run of some overrides."""
+    """The uninterrupted run with these overrides."""
 
     def train(folder: Path) -> None:
         hook = partial(at_change, folder / "run", folder / "changes", 0, print)

@@ -1,4 +1,4 @@
-"""Ways to damage a file; a linked file is replaced, so that the other link stays as it is."""
+"""Ways to damage a file; a hard link is replaced, so that its other name is unaffected."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ Damage = Callable[[Path], object]
 
 
 def instead(make: Damage) -> Damage:
-    """Put something else in the place of a file."""
+    """Replace a file by something else."""
 
     def replace(path: Path) -> None:
         path.unlink(missing_ok=True)

@@ -41,7 +41,7 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
 
 
 def _originals(folder: Path) -> None:
-    """A finished run, a sweep of two, an image, and the answer of each command to them."""
+    """A finished run, a sweep of two, an image, and the output of each command for them."""
     words = [*QUICK, "trainer.max_epochs=2"]
     run(folder, *words, "hydra.run.dir=run")
     run(folder, "-m", *words, "seed=0,1", "hydra.sweep.dir=sweep")
@@ -68,7 +68,7 @@ def damaged(use: str, file: str, damage: str, w: Path) -> None:
     for name in ("run", "sweep"):
         shutil.copytree(folder / name, w / name)
     shutil.copy(folder / "digit.png", w)
-    (w / "payload.pt").write_bytes(pickle.dumps(Payload()))  # which the run may ask to load
+    (w / "payload.pt").write_bytes(pickle.dumps(Payload()))  # a configuration may try to load it
     FILES[file][1][damage](w / ("sweep/0" if use == "sweep" else "run") / file)
     before = _files(w)
     program, *arguments = USES[use]
@@ -86,7 +86,7 @@ def damaged(use: str, file: str, damage: str, w: Path) -> None:
         base.require_same(w / "run", folder / "answers" / "resume" / "run")
     elif done.returncode == 0:
         extra = _figures(done.stdout) - _figures((folder / "answers" / use / "answer").read_text())
-        require(not extra, f"accepted, but other figures: {', '.join(sorted(extra)[:4])}")
+        require(not extra, f"accepted, but with different figures: {', '.join(sorted(extra)[:4])}")
 
 
 def _figures(text: str) -> set[str]:
@@ -94,7 +94,7 @@ def _figures(text: str) -> set[str]:
 
 
 def _set_browser(path: Path) -> None:
-    """Make opening a web page, as ``import antigravity`` does, leave a file."""
+    """Let opening a web page, as ``import antigravity`` does, create a file."""
     os.environ["BROWSER"] = f"touch {path} #%s"
 
 
@@ -107,7 +107,7 @@ def _files(folder: Path) -> dict[Path, bytes]:
 
 
 class Payload:
-    """Leaves a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (open, ("PWNED", "w"))
@@ -203,7 +203,7 @@ CHECKPOINT: dict[str, Damage] = {
     "whole-numbered names": _set("state_dict", lambda old: dict(enumerate(old.values()))),
 }
 
-# code that a configuration may name, with its arguments
+# code that a hostile configuration could name, with its arguments
 TARGETS: dict[str, dict[str, Any]] = {
     "os.system": {"command": "touch PWNED"},
     "subprocess.check_output": {"args": ["touch", "PWNED"]},
@@ -286,7 +286,7 @@ METRICS: dict[str, Damage] = {
     "infinite": change(lambda old: old.replace(b"0.", b"1e999")),
 }
 READERS = ("test", "predict", "report", "export", "resume")
-# the files of a run, the commands that read them, and what happens to them
+# for each file of a run: the commands that read it, and its damages
 FILES: dict[str, tuple[tuple[str, ...], dict[str, Damage]]] = {
     "checkpoints/best.ckpt": (READERS, CHECKPOINT),
     "checkpoints/last.ckpt": (("resume",), CHECKPOINT),

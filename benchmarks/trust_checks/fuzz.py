@@ -1,4 +1,4 @@
-"""Random command lines: valid, mistyped, of the wrong type, at the boundary, absurd."""
+"""Random command lines: valid, mistyped, of the wrong type, at a boundary, nonsensical."""
 
 import argparse
 import random
@@ -18,7 +18,7 @@ from trust_checks import base
 from trust_checks.base import QUICK, Case, reference, require
 
 ITEMS = {
-    "fuzz-train": "random command lines of train.py: accepted, or one line and no folder",
+    "fuzz-train": "random command lines of train.py: accepted, or one line and no run folder",
     "fuzz-tools": "random command lines of lenet-pl's other commands",
 }
 CONF = ROOT / "conf"
@@ -64,7 +64,7 @@ class Grammar:
 
     def overrides(self, rng: random.Random) -> list[str]:
         drawn = [self._override(rng) for _ in range(rng.choice([1, 1, 2, 3]))]
-        # a valid line, too, so that values are tried where they take effect
+        # sometimes with valid options, so that values are tried where they take effect
         groups = rng.sample(["model", "loss", "optimizer", "scheduler", "augment", "callbacks"], 2)
         valid = [f"{group}={rng.choice(self.options[group])}" for group in groups]
         return [*BASE, *rng.choice([[], valid]), *drawn]
@@ -100,7 +100,7 @@ class Grammar:
 
 
 def _flat(prefix: str, node: Any) -> dict[str, Any]:
-    """Keys, with dots, and values of the leaves."""
+    """The leaves by dotted key."""
     if not isinstance(node, dict):
         return {prefix: "null" if node is None else node}
     pairs = (_flat(f"{prefix}.{key}".lstrip("."), value) for key, value in node.items())
@@ -108,7 +108,7 @@ def _flat(prefix: str, node: Any) -> dict[str, Any]:
 
 
 def fuzz_train(words: list[str], w: Path) -> None:
-    """Accepted, or refused in one line without a trace; one that trains for long can be stopped."""
+    """Accepted, or refused in one line without leaving files; a long run can be stopped."""
     running = base.start(w, *words)
     running.process.join(60)
     if running.poll() is None:

@@ -22,7 +22,7 @@ from trust_checks.base import SMALL, Case, quoted, reference, require, run
 from trust_checks.damages import ANY_FILE, Damage, change, flip, instead, link, write
 
 ITEMS = {
-    "data": "a damaged file among the four of a data set; the others stay as they are",
+    "data": "one of a data set's four files is damaged; the others must not change",
     "images": "a damaged or hostile image, in a class folder or for predict",
 }
 DEBUG = ["trainer=debug", "logger=none"]
@@ -87,7 +87,7 @@ def _fake_data(folder: Path) -> None:
 
 
 def _expect(raw: Path) -> None:
-    """Make the checksums of the generated files those of Fashion-MNIST, in this process."""
+    """Replace Fashion-MNIST's checksums by those of the generated files, in this process."""
     FashionMNIST.files = tuple(
         replace(file, md5=md5((raw / file.name).read_bytes())) for file in FashionMNIST.files
     )
@@ -99,10 +99,10 @@ def _copy(mnist: Path, folder: Path) -> None:
 
 
 def damaged_data(mnist: Path | None, file: str, damage: str, w: Path) -> None:
-    """Without a network, a damaged file is one line; the other files keep their content.
+    """Without a network, a damaged file is reported in one line; the other files do not change.
 
     Args:
-        mnist: a folder that has ``MNIST/raw``; None stands for generated files.
+        mnist: a folder that has ``MNIST/raw``; None for generated files.
         file: the file to damage.
         damage: a key of DATA.
         w: the working folder.
@@ -127,7 +127,7 @@ def damaged_data(mnist: Path | None, file: str, damage: str, w: Path) -> None:
 
 
 def _png(width: int, height: int, pixels: bytes) -> bytes:
-    """A grey PNG whose header may promise any size."""
+    """A grey PNG whose header may declare any size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         body = kind + content
@@ -173,7 +173,7 @@ IMAGES: dict[str, Damage] = {
 
 
 def damaged_image(image: str, use: str, w: Path) -> None:
-    """An image is read, or left out and listed, or ends the command in one line."""
+    """An image is read, skipped and listed, or reported in one line that ends the command."""
     for name in ("a", "b"):
         (w / "images" / name).mkdir(parents=True)
         for number in range(12):

@@ -1,4 +1,4 @@
-"""Runs and sweeps that are killed or told to stop, and go on as if nothing had happened."""
+"""Runs and sweeps that are killed or stopped must continue as if never interrupted."""
 
 import argparse
 import json
@@ -21,12 +21,12 @@ from trust_checks.base import QUICK, Case, quoted, reference, require, require_s
 
 ITEMS = {
     "kills": "SIGKILL at a random moment or file-system change, over all of `conf/`; resumed",
-    "signals": "SIGINT, SIGTERM or SIGUSR1 at a random moment; the printed command goes on",
+    "signals": "SIGINT, SIGTERM or SIGUSR1 at a random moment; the printed command completes it",
     "ddp-signals": "SIGTERM to rank 0, rank 1 or both, or SIGINT to the group; resumed",
     "sweeps": "a sweep killed at a random moment, with basic and joblib launcher; repeated",
 }
 GROUPS = ("model", "loss", "optimizer", "scheduler", "augment", "callbacks", "classifier")
-# what an option needs to be quick or to have an effect, and options beside those of the files
+# what an option needs to be quick or to have an effect, and options that are not files
 NEEDS = {
     "model=pretrained": ["model.name=shufflenet_v2_x0_5", "data.fraction=0.02"],
     "model=lstm": ["model.num_layers=2", "model.dropout=0.2"],
@@ -78,11 +78,11 @@ def configurations(rng: random.Random, count: int) -> list[list[str]]:
 
 
 def killed(words: list[str], number: float, at_a_change: bool, elsewhere: bool, w: Path) -> None:
-    """A run killed once or twice equals the uninterrupted one to the bit.
+    """A run killed once or twice equals the uninterrupted one bit for bit.
 
     Args:
         words: the overrides.
-        number: from 0 to 1, seeds what is drawn.
+        number: from 0 to 1, the seed.
         at_a_change: kill when a file changes, or within milliseconds; else at any moment.
         elsewhere: whether the run folder is on another file system than TMPDIR.
         w: the working folder.
@@ -139,14 +139,14 @@ def interrupt(
             return running, done
         shutil.rmtree(folder)  # it had finished, or was about to
         moment /= 2
-    raise base.FailedError("takes no notice of the signal")
+    raise base.FailedError("ignores the signal")
 
 
-def go_on(cwd: Path, folder: Path, words: list[str], stdout: str) -> None:
+def continue_as_printed(cwd: Path, folder: Path, words: list[str], stdout: str) -> None:
     """Run the command that an interrupted run has printed, as a shell splits it."""
     printed = re.findall(r"python train\.py (.*)", stdout)
     if printed or (folder / "checkpoints" / "last.ckpt").exists():
-        require(printed, f"no command to go on with: {stdout[-200:]!r}")
+        require(printed, f"no command to continue with: {stdout[-200:]!r}")
         run(cwd, *shlex.split(printed[-1]))
     else:
         base.complete(cwd, folder, [*words, quoted("hydra.run.dir", folder)])
@@ -154,11 +154,11 @@ def go_on(cwd: Path, folder: Path, words: list[str], stdout: str) -> None:
 
 
 def signalled(kind: signal.Signals, moment: float, w: Path) -> None:
-    """A stopped run says so, and the command that it prints completes it as asked."""
+    """A stopped run is recorded as interrupted, and the command that it prints completes it."""
     words = [*QUICK, "trainer.max_epochs=4"]
     send = partial(Running.send_signal, number=kind)
     _, done = interrupt(w, words, w / "run", moment, send)
-    go_on(w, w / "run", words, done.stdout)
+    continue_as_printed(w, w / "run", words, done.stdout)
 
 
 def second_rank(running: Running) -> int | None:
@@ -171,7 +171,7 @@ def second_rank(running: Running) -> int | None:
 
 
 def ddp_signalled(target: str, moment: float, w: Path) -> None:
-    """All processes of a stopped ddp run end soon; it can be resumed."""
+    """All processes of a stopped DDP run end soon; it can be resumed."""
     words = [*QUICK, "data.batch_size=32", *DDP, "trainer.max_epochs=12"]
     words += ["callbacks.early_stopping=null"]
     folder = w / "run"
@@ -196,7 +196,7 @@ def ddp_signalled(target: str, moment: float, w: Path) -> None:
 
 
 def sweep_killed(launcher: str, moment: float, w: Path) -> None:
-    """A killed sweep leaves no worker; repeated, it repeats nothing and ends as it would have."""
+    """A killed sweep leaves no worker; repeated, it skips finished jobs and completes the rest."""
     words = ["-m", *QUICK, "trainer.max_epochs=2", "hydra.sweep.dir=sweep"]
     words += ["optimizer.lr=0.03,0.05", "data.batch_size=32,64"]
     words += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"] if launcher == "joblib" else []

@@ -1,4 +1,4 @@
-"""Bad days of the machine: full disks, vanished folders, closed outputs, odd names."""
+"""Faults of the machine: full disks, deleted folders, closed outputs, odd names."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ from helpers.commands import ROOT, Done, Running
 
 from trust_checks import base
 from trust_checks.base import QUICK, Case, quoted, reference, require, require_same, result, run
-from trust_checks.interruptions import go_on, interrupt
+from trust_checks.interruptions import continue_as_printed, interrupt
 
 ITEMS = {
     "disk": "the disk is full, or the run folder deleted, at a random file-system change",
@@ -68,9 +68,9 @@ def _fill(path: Path) -> None:
 
 
 def disk_full(number: float, w: Path) -> None:
-    """Filled before a random change of a file, the disk ends a run in one line; it can be resumed.
+    """A disk that fills up before a random change ends the run in one line; it can be resumed.
 
-    What a run does without, such as its log, may be missing.
+    Optional files, such as the log, may be missing.
     """
     expected, rng = reference(WORDS), random.Random(number)
     with small_disk(w.parent / "disk") as disk:
@@ -89,7 +89,7 @@ def disk_full(number: float, w: Path) -> None:
 
 
 def folder_deleted(number: float, w: Path) -> None:
-    """Deleted before a random change of a file, the run folder ends a run in one line."""
+    """A run folder that is deleted before a random change ends the run in one line."""
     changes = reference(WORDS).changes
     folder = w / "run"
     action = partial(shutil.rmtree, folder, ignore_errors=True)
@@ -100,7 +100,7 @@ def folder_deleted(number: float, w: Path) -> None:
 
 
 def _trains(w: Path, **options: Any) -> None:
-    """A run that must not be disturbed equals any other."""
+    """A run that must be unaffected equals the reference."""
     run(w, *WORDS, "hydra.run.dir=run", **options)
     require_same(w / "run", reference(WORDS).folder)
 
@@ -130,7 +130,7 @@ def _redirect(path: str) -> None:
 
 
 def _shell(w: Path, line: str, **environment: str) -> Done:
-    """A line of bash; TRAIN and TOOL stand for the commands, as processes of their own."""
+    """Run a line of bash, in which TRAIN and TOOL stand for the commands."""
     main = "from lenet_pl.cli import main; main()"
     line = line.replace("TRAIN", f"{sys.executable} {ROOT / 'train.py'} {shlex.join(WORDS)}")
     line = line.replace("TOOL", f"{sys.executable} -c {shlex.quote(main)}")
@@ -142,7 +142,7 @@ def _shell(w: Path, line: str, **environment: str) -> Done:
 
 
 def closed_pipe(w: Path) -> None:
-    """Output to head, which closes it after three lines."""
+    """Output to head, which closes the pipe after three lines."""
     done = _shell(w, "TRAIN hydra.run.dir=run | head -3")
     base.check_answer(done, (0, 1))
     if result(w / "run").get("status") != "finished":
@@ -176,7 +176,7 @@ def closed_streams(w: Path) -> None:
 
 
 def another_run(w: Path) -> None:
-    """A second run into the same folder."""
+    """A second run in the same folder."""
     _trains(w)
     before = (w / "run" / "result.json").read_bytes()
     run(w, *WORDS, "hydra.run.dir=run", status=(2,))
@@ -190,10 +190,10 @@ MACHINE: list[Callable[[Path], None]] = [
 
 
 def odd_name(name: str, moment: float, w: Path) -> None:
-    """Interrupted in an oddly named folder, a run prints a command that completes it there."""
+    """A run interrupted in an oddly named folder prints a command that completes it there."""
     cwd = w / name
     cwd.mkdir()
     send = partial(Running.send_signal, number=signal.SIGINT)
     _, done = interrupt(cwd, WORDS, cwd / name, moment, send)
-    go_on(cwd, cwd / name, WORDS, done.stdout)
+    continue_as_printed(cwd, cwd / name, WORDS, done.stdout)
     run(cwd, "test", f"./{name}", program="lenet-pl")

@@ -18,8 +18,8 @@ from trust_checks.base import SMALL, Case, quoted, reference, require, require_s
 from trust_checks.interruptions import DDP, second_rank
 
 ITEMS = {
-    "ddp": "two processes train like one, losses to 1e-5",
-    "ddp-kills": "a rank is killed: the other ends too; then resumed",
+    "ddp": "two processes train like one: losses agree to 1e-5",
+    "ddp-kills": "a rank is killed, and the other ends; resumed",
     "hosts": "two hosts in network namespaces, with torchrun, train like one process",
     "slurm": "tests/test_slurm.py: requeued, out of time, cancelled, on a one-node Slurm",
 }
@@ -43,7 +43,7 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
 
 
 def require_close(folder: Path, other: Path) -> None:
-    """Losses agree to 1e-5; accuracies are counts of images and agree unless one is at the edge."""
+    """Losses must agree to 1e-5; accuracies may differ by images at the decision boundary."""
     one, two = base.rows(folder), base.rows(other)
     require(len(one) == len(two) > 0, f"{len(one)} and {len(two)} epochs")
     for row, expected in zip(one, two, strict=True):

@@ -1,7 +1,7 @@
 """Validation of the configuration: values, their combinations, and the objects built from them.
 
 Every check raises ConfigError for the first thing that is invalid. Only the checks of built objects
-import torch, so a mistyped value is reported at once.
+import torch, so a mistyped value is reported immediately.
 """
 
 import os
@@ -59,7 +59,7 @@ def options(group: str) -> list[str]:
 
 
 def check_hydra(hydra: DictConfig) -> None:
-    """Check Hydra's own configuration, of which tools rely on ``hydra.output_subdir``."""
+    """Check Hydra's own configuration; tools rely on ``hydra.output_subdir``."""
     raw: Any = OmegaConf.to_container(hydra)  # hydra.job.num is missing before a sweep
     for key, value in flatten({group: raw[group] for group in ("run", "sweep")}).items():
         if key.endswith("dir") and not value:
@@ -208,7 +208,7 @@ def check_optimizer(
     """Build optimizer and schedule once, to check that they accept their arguments.
 
     Returns:
-        The optimizer steps of the run if the schedule ends with it, else None.
+        The optimizer steps of the run if its schedule has a fixed length, else None.
     """
     from lenet_pl.callbacks.finetuning import Unfreeze
     from lenet_pl.classifier import DEBUG_STEPS
@@ -241,19 +241,19 @@ def check_optimizer(
 
 
 def _check_processes(trainer: "Trainer") -> None:
-    """Require processes that keep the result, and that this one is the main one if it is alone."""
+    """Reject strategies that lose the result, and a run of one process that is not the main one."""
     from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(
-            "trainer.strategy: trains in child processes, whose result is lost; choose ddp, and no "
-            "notebook"
+            "trainer.strategy: trains in child processes, whose result is lost; choose ddp, and "
+            "run it outside a notebook"
         )
     if trainer.num_devices * trainer.num_nodes == 1:
         for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
             if (rank := os.environ.get(name, "0")) != "0":
                 raise ConfigError(
-                    f"{name}={rank}: this environment variable makes it process {rank} of several, "
+                    f"{name}={rank}: this environment variable is for one of several processes, "
                     "but the run has one device; unset it, or set trainer=ddp trainer.devices"
                 )
 
@@ -282,7 +282,7 @@ def check_checkpoint(
     """Check that training can continue from ``ckpt_path`` as if it had never stopped.
 
     Its weights are loaded into the classifier. The settings are the run's :func:`resume_settings`,
-    and ``steps`` where its schedule has an end.
+    plus ``steps`` if its schedule has a fixed length.
     """
     path = Path(cfg.ckpt_path)
     checkpoint = read_checkpoint(path)

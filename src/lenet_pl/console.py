@@ -139,7 +139,7 @@ def end_summary(
 ) -> RenderableType:
     """Summarise the outcome of a run, and suggest commands to run next.
 
-    A run is not ``extendable`` if its schedule has ended, not ``resumable`` as a job of a sweep.
+    A run is not ``extendable`` if its schedule has a fixed length; a job is not ``resumable``.
     """
     metrics, shown = result["metrics"], display_path(folder)
     lines = [*_outcome(result), ("run folder", str(shown))]
@@ -174,7 +174,7 @@ def _outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])
         lines.append(("test", f"{_score(metrics, 'test')}  95 % interval {low} to {high}"))
     if repeats := result.get("repeats"):
-        outcome = repeats["difference"] or "all figures are the same"
+        outcome = repeats["difference"] or "all figures agree"
         lines.append(("repeats", f"{repeats['run']}: {outcome}"))
     if result["data"]["pooled"]:
         lines.append(

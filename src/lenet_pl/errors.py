@@ -32,7 +32,7 @@ class DataError(UserError):
 
 
 class VerificationError(Exception):
-    """Figures or an export that do not pass their check."""
+    """A result that does not pass its check."""
 
 
 def one_line(error: BaseException, max_words: int | None = None) -> str:
@@ -116,7 +116,7 @@ class BestEffortOutput(io.FileIO):
 
 
 def protect_output() -> None:
-    """Make sure that printing never raises: not for an encoding, nor a stream that is gone."""
+    """Make printing never raise, even if a stream is closed or cannot encode the text."""
     logging.raiseExceptions = False
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -66,7 +66,7 @@ def read_regular(path: Path, limit: int) -> bytes:
     Raises:
         OSError: if it cannot be read, or is a folder, or a pipe or device, which could block.
     """
-    path.stat()  # raises if there is nothing
+    path.stat()  # raises if it does not exist
     if not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("rb") as file:
@@ -105,7 +105,7 @@ def display_path(path: Path) -> Path:
 
 
 def quoted(path: Path) -> str:
-    """A path as a value of an override, in quotes of Hydra."""
+    """A path as the value of an override, quoted for Hydra."""
     return "'" + path.as_posix().replace("'", r"\'") + "'"
 
 

@@ -1,7 +1,7 @@
 """Readers of the files in a run folder, which may be damaged or come from someone else.
 
-Every file is compared with a schema; the error of a damaged one is a ConfigError. This module
-imports torch only to read tensors.
+Every file is checked against a schema; a damaged one raises ConfigError. This module imports torch
+only to read tensors.
 """
 
 import csv
@@ -78,13 +78,13 @@ PARSER_ERRORS = (csv.Error, yaml.YAMLError, OmegaConfBaseException)
 
 
 def exists(path: Path, limit: int) -> bool:
-    """Whether there is a file; ValueError if it may block, or is larger than any of a run."""
+    """Whether the file exists; ValueError if reading it could block, or it is too large."""
     if not path.exists():
         return False
     if not path.is_file():
         raise ValueError("not a regular file")
     if (size := path.stat().st_size) > limit:
-        raise ValueError(f"{size:,} bytes, more than the {limit:,} of any such file")
+        raise ValueError(f"{size:,} bytes, more than the limit of {limit:,}")
     return True
 
 
@@ -103,7 +103,7 @@ def _require(content: Any, schema: Any) -> None:
 
 
 def _read(path: Path, parse: Callable[[str], Any], schema: Any, limit: int = MAX_TEXT) -> Any:
-    """The parsed content of a text file; None if there is no file."""
+    """The parsed content of a text file; None if it does not exist."""
     with checking(path):
         if not exists(path, limit):
             return None
@@ -118,7 +118,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of ``metrics.csv``, one per epoch; empty before the first has ended."""
+    """The rows of ``metrics.csv``, one per epoch; empty before the first epoch ends."""
     return _read(folder / "metrics.csv", _parse_metrics, METRICS, MAX_JSON) or []
 
 
@@ -140,12 +140,12 @@ def read_overrides(folder: Path) -> list[str]:
 
 
 def override_key(override: str) -> str:
-    """``optimizer.lr`` of ``+optimizer.lr=0.1``."""
+    """The key of an override: ``optimizer.lr`` for ``+optimizer.lr=0.1``."""
     return override.partition("=")[0].lstrip("+~")
 
 
 def read_config(folder: Path) -> DictConfig | None:
-    """The configuration of a run as composed for it; None without one."""
+    """The configuration of a run as composed for it; None if the file is missing."""
     path = folder / ".hydra" / "config.yaml"
     content = _read(path, _parse_yaml, CONFIG)
     with checking(path):
@@ -153,7 +153,7 @@ def read_config(folder: Path) -> DictConfig | None:
 
 
 def _parse_yaml(text: str) -> Any:
-    """Parse YAML without aliases, whose expansion can take forever."""
+    """Parse YAML; aliases are rejected, since their expansion can be exponential."""
     # libyaml's parser, if installed, is ten times faster, which matters with many jobs
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     depth = 0
@@ -172,7 +172,7 @@ def hydra_mode(folder: Path) -> str:
 
 
 def read_tensors(path: Path, schema: Any, problem: str = "damaged run folder") -> Any:
-    """What ``torch.save`` wrote to a file, on the CPU; code in it is rejected, not run."""
+    """Load a file that ``torch.save`` wrote, on the CPU; code in it is rejected, not run."""
     import torch
 
     with checking(path, problem):
@@ -180,13 +180,13 @@ def read_tensors(path: Path, schema: Any, problem: str = "damaged run folder") -
             raise ConfigError("no such file")
         try:
             if zipfile.is_zipfile(path):
-                with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums
+                with zipfile.ZipFile(path) as archive:  # torch does not verify checksums
                     if any(file.compress_type for file in archive.infolist()) or archive.testzip():
                         raise ValueError
             with warnings.catch_warnings(action="ignore"):
                 content = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # of many types
-            reason = "not as torch.save wrote it, or contains code, which is not run"
+            reason = "not a valid torch.save file, or contains code, which is not run"
             raise ValueError(reason) from error
         _require(content, schema)
         return content
@@ -201,7 +201,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             epochs, callbacks = state["epoch"] + 1, state["callbacks"]
             best = callbacks.get("BestAndLast", {"epoch": 0})["epoch"]
             if len(callbacks["EpochHistory"]["rows"]) != epochs or best > epochs:
-                raise ValueError(f"callbacks: must be those of epoch {epochs}")
+                raise ValueError(f"callbacks: do not match epoch {epochs}")
     except ConfigError as error:
         if path.name != "last.ckpt":
             raise
@@ -210,14 +210,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     written = state.get(VERSION_KEY, "0.1.0")  # the last version that did not write its own
     if written.split(".")[:2] != __version__.split(".")[:2]:
         raise ConfigError(
-            f"{path}: written by lenet-pl {written}, which lenet-pl {__version__} cannot open; "
+            f"{path}: written by lenet-pl {written}; lenet-pl {__version__} cannot open it; "
             f"install lenet-pl {written} or train again"
         )
     return cast("dict[str, Any]", state)
 
 
 def load_weights(net: "nn.Module", weights: dict[str, Any], path: Path, misfit: str) -> None:
-    """Load finite weights, read from a file, into a network; ``misfit`` if they do not fit."""
+    """Load weights from a file into a network; ConfigError if they do not fit or are not finite."""
     try:
         net.load_state_dict(weights)
     except Exception as error:  # the values may be of any type and shape

@@ -23,13 +23,13 @@ def show(value: Any) -> str:
 
 
 def number(low: float, high: float = LARGEST, text: str = "") -> Rule:
-    """A number, but no bool, in a range that includes both ends; ``text`` describes open ones."""
+    """A number, not a bool, in a closed range; ``text`` describes an open one."""
     text = f"a number {text or f'from {low:,} to {high:,}'}"
     return text, lambda x: type(x) in (int, float) and low <= x <= high
 
 
 def integer(low: int, high: int = LARGEST) -> Rule:
-    """An integer in a range that includes both ends."""
+    """An integer, not a bool, in a closed range."""
     return f"an integer from {low:,} to {high:,}", lambda x: type(x) is int and low <= x <= high
 
 
@@ -44,7 +44,7 @@ def rising(low: float, high: float) -> Rule:
     """Two numbers in a range, the second not below the first."""
     valid = list_of(number(low, high), 2)[1]
     return (
-        f"two numbers, rising, from {low:,} to {high:,}",
+        f"two numbers in ascending order, from {low:,} to {high:,}",
         lambda x: valid(x) and x[0] <= x[1],
     )
 
@@ -71,7 +71,7 @@ def optional(rule: Rule) -> Rule:
 
 
 def left_out(reason: str) -> Rule:
-    """A key that a run sets itself, or that does not go with runs of whole epochs."""
+    """A key that a run sets itself, or that is incompatible with runs of whole epochs."""
     return f"left out: {reason}", lambda x: x is None
 
 
@@ -86,11 +86,11 @@ TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))
 NODE: Rule = ("a mapping", lambda x: isinstance(x, dict))
 LIST: Rule = ("a list", lambda x: isinstance(x, list))
 FINITE: Rule = ("a finite number", number(-1e300, 1e300)[1])
-POSITIVE = number(ABOVE_0, text=f"above 0 up to {LARGEST:,}")
+POSITIVE = number(ABOVE_0, text=f"above 0 and up to {LARGEST:,}")
 NOT_NEGATIVE = number(0)
 FROM_1 = number(1)
-BELOW_1 = number(0, LAST_BELOW_1, "from 0 to below 1")
-FRACTION = number(ABOVE_0, 1, "above 0 up to 1")
+BELOW_1 = number(0, LAST_BELOW_1, "in the range [0, 1)")
+FRACTION = number(ABOVE_0, 1, "above 0 and up to 1")
 NATURAL = integer(0)
 COUNT = integer(1)
 SEED = integer(0, 2**32 - 1)
@@ -114,8 +114,8 @@ CLASSIFIER: dict[str, Rule] = {
     "seed": SEED,
 }
 
-# by the name of the class or function in _target_, since a key is a constructor argument; those of
-# classes that are not listed, such as your own, are free
+# by the class or function in _target_, since a key is one of its arguments; those of classes that
+# are not listed, such as your own, are not checked
 RULES: dict[str, dict[str, Rule]] = {
     "config": {  # keys without a group
         "seed": SEED,
@@ -198,7 +198,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "accelerator": TEXT,
         "devices": either(one_of("auto", -1), integer(1, 1024), list_of(integer(0, 1023))),
         "num_nodes": integer(1, 10**4),
-        # the strategies that start their processes before training, which keep the result
+        # strategies that start their processes before training; others lose the result
         "strategy": either(
             one_of("auto", "ddp", "ddp_find_unused_parameters_true", "single_device"), NODE
         ),
@@ -232,7 +232,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "callbacks": left_out("set callbacks"),
         "logger": left_out("set logger; logger=none turns it off"),
         "enable_checkpointing": left_out("callbacks=none saves no checkpoints"),
-        "barebones": left_out("callbacks=none logger=none leave out what takes time"),
+        "barebones": left_out("set callbacks=none logger=none for a similar effect"),
     },
 }
 ANYWHERE: dict[str, Rule] = {  # keys in any mapping
@@ -250,7 +250,7 @@ Checks = Iterator[tuple[str, Any, Rule | None]]  # key, value, rule; None where 
 def with_rules(
     values: Mapping[str, Any], path: str = "", own: Mapping[str, Rule] = RULES["config"]
 ) -> Checks:
-    """Yield the values in a node of the configuration, with their rules, ``own`` for its keys."""
+    """Yield each value in a node with its rule; ``own`` has the rules of the node's own keys."""
     for name, value in values.items():
         key = f"{path}.{name}" if path else str(name)
         yield key, value, own.get(name) or ANYWHERE.get(name)
@@ -263,7 +263,7 @@ def with_rules(
 
 
 def with_schema(value: Any, schema: Schema, key: str = "content") -> Checks:
-    """Yield the values in the content of a file, with their rules; containers come first."""
+    """Yield each value in the content of a file with its rule; containers come first."""
     if isinstance(schema, tuple):
         yield key, value, schema
     elif isinstance(schema, list):

@@ -1,6 +1,6 @@
 """Run folders: find, open, resume and repeat them; package versions and git state.
 
-Opening a run needs neither ``conf/`` nor the command that trained it. What cannot be used is a
+Opening a run needs neither ``conf/`` nor the command that trained it; an unusable folder raises
 ConfigError. This module imports torch only to open a run, so ``resume=RUN`` is resolved quickly.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not n
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf")
 RUN_HELP = "a run folder, a checkpoint in it, or latest"  # help of the argument RUN
 INTERACTIVE = ("bash", "interactive")  # names of Slurm jobs in which commands are typed
-# files that a resumed run writes, besides those that are read first
+# files that a resumed run writes without reading them first
 WRITTEN = (".hydra/config.yaml", "train.log", "metrics.csv", "best.pth", "checkpoints/best.ckpt")
 
 
@@ -127,7 +127,7 @@ def _values(overrides: list[str]) -> dict[str, str]:
 def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
     """In a Slurm batch job, name the run folder after job and command; continue after a restart.
 
-    Commands of one script differ in their folders, while the processes of one command share it.
+    Different commands in a script get different folders; the processes of one command share theirs.
     """
     job, values = os.environ.get("SLURM_JOB_ID"), _values(typed)
     sweep = {"-m", "--multirun", "hydra.mode", "sweep"} & values.keys()
@@ -148,9 +148,10 @@ def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
 
 
 def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str, Any]:
-    """Compare a run with that in ``folder``, which repeats it and has these metrics.
+    """Compare a run with its repetition in ``folder``, which has these metrics; times may differ.
 
-    The answer is for ``result.json``, with the first difference. Times are not compared.
+    Returns:
+        The entry for ``result.json``: whether all figures agree, and the first difference.
     """
     try:
         difference = next(_differences(run, folder, metrics), None)

@@ -69,7 +69,7 @@ for message in (
     ".*smaller than the logging interval.*",  # metrics are logged per epoch
     ".*exists and is not empty.*",  # a resumed run writes into its own folder
     ".*in eval mode at the start of training.*",  # frozen layers stay in evaluation mode
-    ".*`srun` command is available.*",  # a run need not be a Slurm job where Slurm is installed
+    ".*`srun` command is available.*",  # not every run on a machine with Slurm is a Slurm job
     ".*isinstance.treespec, LeafSpec.*",  # a torch deprecation that Lightning triggers
 ):
     warnings.filterwarnings("ignore", message)
@@ -177,7 +177,7 @@ def prepare(cfg: DictConfig) -> None:
 
 
 def check_folder(folder: Path, ckpt_path: str | None) -> None:
-    """Raise ConfigError if the folder has a run other than the one being resumed."""
+    """Raise ConfigError if the folder holds a run other than the one being resumed."""
     resumed = ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
     finished = read_result(folder).get("status") == "finished"
     if not resumed and (finished or (folder / "checkpoints" / "last.ckpt").exists()):
@@ -295,7 +295,7 @@ def _as_yaml(cfg: DictConfig) -> str:
 
 
 def _requeue() -> None:
-    """Have Slurm start its job again, which then resumes the run; elsewhere, do nothing."""
+    """Requeue the Slurm job, which then resumes the run; do nothing outside Slurm."""
     job, scontrol = os.environ.get("SLURM_JOB_ID"), shutil.which("scontrol")
     if job and scontrol:
         subprocess.run([scontrol, "requeue", job], check=False)
@@ -354,8 +354,8 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
 
 
 def _verify(parts: Parts, best: int, metrics: dict[str, float]) -> None:
-    """Raise VerificationError if the saved weights do not repeat the best epoch's figures."""
-    # exact in one process on the CPU; a resumed run may have computed the epoch elsewhere
+    """Raise VerificationError if the saved weights do not reproduce the best epoch's figures."""
+    # exact on the CPU, unless the epoch was computed before a resume, perhaps elsewhere
     on_cpu = parts.trainer.strategy.root_device.type == "cpu"
     exact = on_cpu and best > parts.history.restored
     images = len(parts.classifier.outputs["val"][1])

@@ -69,18 +69,18 @@ def trusted_names() -> list[str]:
 
 
 def build(config: DictConfig, key: str, folder: Path) -> Any:
-    """Build a part of the configuration in a run folder, of classes that are allowed."""
+    """Build a part of a run folder's configuration if all classes in it are allowed."""
     with checking(folder / ".hydra" / "config.yaml"):
         plain = OmegaConf.to_container(config[key], resolve=True)
     for path, value in leaves(plain, key):
         if path.endswith("._target_"):
             find_class(path, value, folder)
-        elif isinstance(value, str) and "${" in value:  # would be resolved once more
+        elif isinstance(value, str) and "${" in value:  # would be resolved again
             raise ConfigError(f"{folder}: {path}={value[:60]}: not allowed in a run folder")
     try:
         part = instantiate(plain)
         if not _is_kind(type(part), KINDS[key]):
-            raise TypeError(f"is a {type(part).__name__}")
+            raise TypeError(f"it is a {type(part).__name__}")
     except Exception as error:  # the arguments may be of any type
         reason = one_line(error.__cause__ or error, 30)
         raise ConfigError(f"{folder}: cannot build {key}: {reason}") from error
@@ -125,10 +125,12 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
             raise refused
         return found
     kind = next((KINDS[place] for place in places if place in KINDS), None)
-    known = _is_kind(found, kind) if kind else any(_is_kind(found, base) for base in NESTED)
-    if not within(home, MODULES if ours else (target.partition(".")[0],)) or not (
-        known or (kind is None and within(home, ("lenet_pl",)))
-    ):
+    if kind:
+        fits = _is_kind(found, kind)
+    else:  # an argument of a part
+        ours_below = ours and within(home, ("lenet_pl",))
+        fits = ours_below or any(_is_kind(found, base) for base in NESTED)
+    if not fits or not within(home, MODULES if ours else (target.partition(".")[0],)):
         raise refused
     return found
 
@@ -142,9 +144,10 @@ def _is_kind(cls: type, kind: str | tuple[str, ...]) -> bool:
 def _is_users(name: str, folder: Path) -> bool:
     """Whether a module is in the working folder or on PYTHONPATH, and not in the run folder.
 
-    It is found without importing it; installed packages and the standard library are not meant.
+    The module is located without importing it. Installed packages and the standard library do not
+    count.
     """
-    if name in sys.stdlib_module_names or not name.isidentifier():
+    if name in (*sys.stdlib_module_names, "lenet_pl") or not name.isidentifier():
         return False
     working, run = Path.cwd(), folder.resolve()
     roots = [working, *map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
@@ -197,7 +200,7 @@ def check_overrides(overrides: Iterable[str], folder: Path) -> None:
 
 
 def _is_outside(key: str, value: Any) -> bool:
-    """Whether a value can name a file outside the run folder that is written or composed."""
+    """Whether a value can name a file outside the run folder, to write or to compose."""
     if not isinstance(value, str):
         return False
     if READ.match(key):

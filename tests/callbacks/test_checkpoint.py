@@ -1,4 +1,4 @@
-"""Checkpoints survive a kill at any moment, and what is lost is said."""
+"""Checkpoints survive a kill at any moment, and a lost one is reported."""
 
 import logging
 import shutil

@@ -223,7 +223,7 @@ def test_no_loop_over_images_and_no_synchronisation(name):
         ("noise.std=much", "must be a number from 0 to 1"),
         ("elastic.sigma=0", "must be a number from 0.1 to 100"),
         ("erasing.probability=true", "must be a number from 0 to 1"),
-        ("erasing.area=[0.4,0.02]", "must be two numbers, rising, from 0.001 to 1"),
+        ("erasing.area=[0.4,0.02]", "must be two numbers in ascending order, from 0.001 to 1"),
         ("erasing.area=0.4", "must be two numbers"),
         ("erasing.aspect=[a,b]", "must be two numbers"),
     ],

@@ -240,7 +240,7 @@ def test_normalised_pixels(composed, normalise, low, high):
             (f"data.split={value}", "null or three numbers above 0")
             for value in ("[7,2]", "[7,0,3]", "[7,-2,1]", "[7,2,1,1]", "7", "[a,b,c]", "{a: 1}")
         ),
-        *((f"data.fraction={value}", "a number above 0 up to 1") for value in (0, 1.5, -1, "x")),
+        *((f"data.fraction={value}", "above 0 and up to 1") for value in (0, 1.5, -1, "x")),
         ("data.normalise=standardize", "one of standardise, scale, none"),
         ("data.clean=maybe", "one of true, false"),
         ("data.clean=1", "one of true, false"),

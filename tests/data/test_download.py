@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 @pytest.mark.parametrize("name", ["a-idx1-ubyte", "a-idx1-ubyte.gz.part", "a-idx1-ubyte.damaged"])
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_what_is_no_regular_file_is_named(tmp_path, folder, name, make):
+def test_a_file_that_is_not_regular_is_named(tmp_path, folder, name, make):
     fetch(tmp_path, complete)
     (folder / "a-idx1-ubyte").write_bytes(b"damaged")
     (folder / name).unlink(missing_ok=True)
@@ -115,7 +115,7 @@ def test_what_is_no_regular_file_is_named(tmp_path, folder, name, make):
     fetch(tmp_path, complete)
 
 
-def test_a_note_on_the_origin_that_is_a_folder(tmp_path, folder):
+def test_a_folder_in_the_place_of_the_origin_file(tmp_path, folder):
     fetch(tmp_path, complete)
     (folder / "origin.txt").unlink()
     (folder / "origin.txt").mkdir()
@@ -124,7 +124,7 @@ def test_a_note_on_the_origin_that_is_a_folder(tmp_path, folder):
 
 
 def bomb(size: int) -> bytes:
-    """A gzipped file of zeros that does not fit into memory as a whole."""
+    """A gzipped file of zeros that is too large to unpack in memory."""
     return gzip.compress(bytes(2**20), 1) * (size // 2**20)
 
 
@@ -288,7 +288,7 @@ def test_gzipped_files_come_from_mirrors(tmp_path, folder, mirror, monkeypatch):
     assert fetch_gzipped(tmp_path, mirrors(mirror)) == mirror
 
 
-def test_other_files_than_the_published_ones_are_refused_and_left_alone(tmp_path, folder):
+def test_files_other_than_the_published_ones_are_refused_and_left_alone(tmp_path, folder):
     folder.mkdir()
     plain, compressed_again = folder / "a-idx3-ubyte", folder / "b-idx1-ubyte.gz"
     plain.write_bytes(gzip.decompress(IMAGES))

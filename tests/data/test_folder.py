@@ -116,7 +116,7 @@ def test_the_folders_of_mnist_png(tmp_path):
     assert [len(split) for split in read(tmp_path).splits().values()] == [9, 3]
 
 
-def test_what_is_no_image_is_left_out_under_a_printable_name(folder):
+def test_files_that_are_not_images_are_left_out_under_a_printable_name(folder):
     os.mkfifo(folder / "cat" / "pipe.png")
     (Path(os.fsdecode(os.fsencode(folder / "cat") + b"/\x1b\xe9.png"))).touch()
     assert read(folder).broken == {

@@ -131,7 +131,7 @@ def test_unreadable_images(tmp_path, name):
         assert str(caught.value).startswith(f"{shown}: {MESSAGES[name]}")
 
 
-def test_what_is_no_regular_file(tmp_path):
+def test_a_file_that_is_not_regular(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", tmp_path, Path(os.devnull)):
         with pytest.raises(DataError, match=rf"{path}: not a regular file"):

@@ -49,10 +49,10 @@ def test_weights_that_cannot_be_used(lenet_pl, run, tmp_path):
         ),
         ("other.pth", "does not fit --model lenet"),
         ("list.pth", "must be a mapping; save weights by"),
-        ("nothing.pth", "not as torch.save wrote it"),
+        ("nothing.pth", "not a valid torch.save file"),
         ("checkpoint.pth", "must be a tensor; save weights by"),
         ("module.pth", "contains code, which is not run"),
-        ("text.pth", "not as torch.save wrote it"),
+        ("text.pth", "not a valid torch.save file"),
         ("none.pth", "no such file"),
         (run, "not a regular file"),
     ]:

@@ -1,6 +1,6 @@
-"""Commands in processes of their own that need not import torch and Lightning first.
+"""Commands in separate processes that do not have to import torch and Lightning.
 
-A server that has them imported forks for each command: the same program, some seconds sooner.
+A server that has imported them forks for each command, which saves some seconds.
 """
 
 import multiprocessing
@@ -70,7 +70,7 @@ class Running:
         return Done(self.process.exitcode, *texts)
 
     def wait_for(self, there: Callable[[], bool]) -> None:
-        """Until something is there, while the command runs."""
+        """Wait until a condition holds, while the command runs."""
         for _ in range(1200):
             if there():
                 return
@@ -80,7 +80,7 @@ class Running:
 
 
 def ensure_server() -> None:
-    """Start the server, if it does not run; it finds what it preloads by its PYTHONPATH only."""
+    """Start the server unless it is running; it finds the modules to preload on PYTHONPATH only."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(Path(__file__).parents[1]), *filter(None, [before])]
@@ -114,6 +114,6 @@ def _run(
         else:
             import_module("lenet_pl.cli").main()
     finally:
-        threading._shutdown()  # joblib ends its workers there, whom multiprocessing waits for
+        threading._shutdown()  # joblib ends its workers there; multiprocessing waits for them
         sys.stdout.flush()
         sys.stderr.flush()

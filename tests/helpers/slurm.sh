@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A Slurm cluster of this machine alone: `slurm.sh DIR` starts it with all of its files in DIR, and
-# `slurm.sh DIR stop` ends it. Needs root and the Debian packages slurm-wlm and munge. Commands find
-# the cluster by SLURM_CONF=DIR/slurm.conf.
+# A single-node Slurm cluster on this machine: `slurm.sh DIR` starts it, with all of its files in DIR,
+# and `slurm.sh DIR stop` stops it. Needs root and the Debian packages slurm-wlm and munge. Set
+# SLURM_CONF=DIR/slurm.conf to use the cluster.
 set -euo pipefail
 dir=$1
 
@@ -15,7 +15,7 @@ if [[ ${2:-} == stop ]]; then
 fi
 
 mkdir -p "$dir/state" "$dir/spool"
-port=$((20000 + $$ % 20000)) # beside another cluster on this machine
+port=$((20000 + $$ % 20000)) # another cluster may run on this machine
 cat >"$dir/slurm.conf" <<END
 ClusterName=one
 SlurmctldHost=$(hostname)(127.0.0.1)
@@ -24,7 +24,7 @@ SlurmdPort=$((port + 1))
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=cred_expire=5 # a requeued job starts again after so many seconds, not after two minutes
+AuthInfo=cred_expire=5 # seconds until a requeued job restarts; two minutes by default
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -41,7 +41,7 @@ PartitionName=main Nodes=ALL Default=YES State=UP
 END
 export SLURM_CONF=$dir/slurm.conf
 
-if ! munge -n >/dev/null 2>&1; then # the daemons authenticate each other with it
+if ! munge -n >/dev/null 2>&1; then # the daemons need it to authenticate each other
   key=/etc/munge/munge.key
   [[ -s $key ]] || head -c 1024 /dev/urandom >$key
   mkdir -p /run/munge

@@ -97,7 +97,7 @@ def test_a_sweep_is_recognised_by_the_configuration_of_its_jobs(
     capsys.readouterr()
     file.write_text(text.replace("momentum: 0.9", "momentum: 0.8"))  # as an edit of conf/ would
     assert run_sweep(*arguments) == 2
-    message = "holds another sweep: in its job 1 optimizer.momentum was 0.8, now 0.9; choose"
+    message = "holds another sweep: in job 1, optimizer.momentum was 0.8, now 0.9; choose"
     assert message in capsys.readouterr().err
     file.write_text("a: [")
     assert run_sweep(*arguments) == 2

@@ -11,7 +11,7 @@ from lenet_pl.sweeps import plots
 from lenet_pl.sweeps.results import SweepResults, read_sweep
 
 
-def test_the_plot_follows_from_what_varied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plot_depends_on_what_varied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(**values: str) -> tuple[str, int]:
         """The function that draws the figure, and its number of axes."""
         calls = []

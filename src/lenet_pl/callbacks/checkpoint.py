@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes each checkpoint whole or not at all.
 
-    Lightning writes to ``TMPDIR`` and moves the file. If the run folder is on another file system,
-    that is a copy, and one that breaks off destroys the previous checkpoint.
+    Lightning writes to ``TMPDIR`` and moves the file. To another file system, that is a copy, which
+    destroys the previous checkpoint if it is interrupted.
     """
 
     def save_checkpoint(
@@ -38,7 +38,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     """Saves ``last.ckpt``, ``best.ckpt`` and the state dict of the best network.
 
     Ties go to the earlier epoch. ``best.ckpt`` is a copy of ``last.ckpt`` from the best epoch, so
-    it can be restored if a run is killed between the two files. A run that continues in a new
+    it can be restored if a run is killed before the copy. A run that continues in a new
     folder copies the best weights so far into it.
 
     Args:
@@ -113,7 +113,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         last = Path(str(trainer.ckpt_path)).absolute()
         source, epoch = last.with_name("best.ckpt"), checkpoint["epoch"] + 1
         if (kept := _epoch(source)) != state["epoch"]:
-            # killed before best.ckpt was written, or the file has been lost
+            # killed before best.ckpt was written, or the file is lost
             if kept <= epoch != state["epoch"]:
                 log.warning(
                     "%s is missing or damaged: the weights of epoch %d are lost; epoch %d is now "

@@ -32,7 +32,7 @@ class StopOnSignal(Callback):
 
     @contextmanager
     def handling(self) -> Iterator[None]:
-        """Handle signals within the block, except those that the parent process ignores."""
+        """Handle signals within the block, except those that were ignored at the start."""
         if threading.current_thread() is threading.main_thread():  # others cannot
             known = {getattr(signal, name) for name in NAMES if hasattr(signal, name)}
             self.signals = {x for x in known if signal.getsignal(x) != signal.SIG_IGN}

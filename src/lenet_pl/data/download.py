@@ -51,7 +51,7 @@ class File:
 
     @property
     def limit(self) -> int:
-        """More bytes than the file has, plain or gzipped."""
+        """An upper bound on the size of the file, plain or gzipped."""
         return self.size + self.size // 1000 + 1024
 
     def verify(self, data: bytes) -> bytes | None:
@@ -76,7 +76,7 @@ def uncompress(data: bytes, limit: int) -> bytes:
 
 
 Provider = Callable[[Path, Sequence[File]], str]
-"""Brings files into a folder and returns their origin; raises OSError if it cannot."""
+"""Puts files into a folder and returns their origin; raises OSError if that fails."""
 
 
 def fetch(
@@ -153,7 +153,7 @@ def _bring(root: Path, folder: Path, files: Sequence[File], providers: Sequence[
 
 
 def _take_by_hand(root: Path, folder: Path, file: File) -> bool:
-    """Install a file that was placed into the folder or the data root, and verifies."""
+    """Install a file found in the folder or the data root, if its checksum is right."""
     dotted = file.name.replace("-idx", ".idx")  # as some archives spell it
     names = (f"{file.name}.gz", file.name, f"{dotted}.gz", dotted)
     for path in filter(Path.is_file, (at / name for at in (folder, root) for name in names)):
@@ -164,7 +164,7 @@ def _take_by_hand(root: Path, folder: Path, file: File) -> bool:
 
 
 def install(folder: Path, file: File, data: bytes) -> bool:
-    """Write a file if its checksum is right; one that is in its place is kept as ``.damaged``."""
+    """Write a file if its checksum is right; an existing file is kept as ``.damaged``."""
     if (stored := file.verify(data)) is None:
         return False
     path = folder / file.stored
@@ -183,7 +183,7 @@ def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> st
                 part = folder / f"{file.name}.gz.part"
                 _download(f"{url}{file.name}.gz", part, file.limit)
                 verified = install(folder, file, read_regular(part, file.limit))
-                part.unlink()  # complete, right or wrong
+                part.unlink()  # complete, whether right or wrong
                 if not verified:
                     raise OSError(f"{file.name}.gz does not have the right checksum")
             return url
@@ -193,7 +193,7 @@ def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> st
 
 
 def _download(url: str, part: Path, limit: int) -> None:
-    """Append to the partial file what it still lacks, up to a limit of its size.
+    """Download the rest of a partial file, up to a limit of its size.
 
     Raises:
         OSError: if the connection breaks.
@@ -205,7 +205,7 @@ def _download(url: str, part: Path, limit: int) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and start:  # it was complete
+        if error.code == 416 and start:  # it is complete
             return
         raise
     start = start if response.status == 206 else 0

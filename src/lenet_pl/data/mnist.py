@@ -43,8 +43,8 @@ class RawDataset:
     classes: tuple[str, ...]  # in the order of the labels
     origin: str  # where the files came from
     val: ImageDataset | None = None  # None or empty if there is no official one
-    files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by split, of each image
-    broken: Mapping[str, str] = field(default_factory=dict)  # by file, why it cannot be read
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by split, one per image
+    broken: Mapping[str, str] = field(default_factory=dict)  # the reason, by file
 
     def splits(self) -> dict[str, ImageDataset]:
         """The official splits that are not empty, by name."""
@@ -88,7 +88,7 @@ def decode_idx(content: bytes) -> Tensor:
 
 
 def encode_idx(values: np.ndarray) -> bytes:
-    """The content of the IDX file of a ``uint8`` array of any shape."""
+    """The content of an IDX file with a ``uint8`` array of any shape."""
     header = struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
     return header + values.astype(np.uint8, copy=False).tobytes()
 

@@ -49,7 +49,7 @@ warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against
 class SweepCallback(Callback):
     """Checks a sweep before its first job, runs its jobs and summarises it.
 
-    A parallel launcher sends copies to its worker processes. A single run is left alone.
+    A parallel launcher sends copies to its worker processes. Single runs are not affected.
     """
 
     # data shared by the jobs of a process; Hydra would copy a plain dict
@@ -209,7 +209,7 @@ class SweepCallback(Callback):
 
 @contextmanager
 def _exit_on_error(status: int = INVALID) -> Iterator[None]:
-    """Exit on any exception, with this status on those of the user; Hydra would only warn."""
+    """Exit with this status on any exception; Hydra would only log a warning."""
     try:
         with exit_on_error(cli.explain):
             yield
@@ -245,7 +245,7 @@ def end_with(pid: int) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Delete what an earlier start of a job left, except its log."""
+    """Delete what an earlier start of a job left behind, except its log."""
     for path in folder.iterdir():
         if path.name not in (".hydra", "train.log"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

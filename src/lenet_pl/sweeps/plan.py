@@ -28,7 +28,7 @@ EXTRAS = {  # of lenet-pl, by the Hydra plugin that it installs
     "hydra_submitit_launcher": "slurm",
     "hydra_optuna_sweeper": "optuna",
 }
-KEPT = ("result.json", "checkpoints")  # of an earlier start of a job
+KEPT = ("result.json", "checkpoints")  # what an earlier start of a job leaves
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         configs = _compose(config, loader, jobs)
         total = len(configs)
         if not total:
-            raise ConfigError("-m: no job in this sweep")
+            raise ConfigError("-m: the sweep has no jobs")
         nodes = [cfg.hydra for cfg in configs]
         tasks = {str(n.sweep.subdir): parameter_overrides(n.overrides.task) for n in nodes}
         by_name = dict(zip(tasks, configs, strict=True))
@@ -173,7 +173,7 @@ def _difference(job: Path, config: DictConfig) -> str:
     now, before = _parameters(config), _parameters(read_config(job) or config)
     for key in now | before:
         if (old := before.get(key)) != (new := now.get(key)):
-            return f"in its job {job.name} {key} was {old}, now {new}"
+            return f"in job {job.name}, {key} was {old}, now {new}"
     return ""
 
 

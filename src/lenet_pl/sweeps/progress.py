@@ -13,7 +13,7 @@ from lenet_pl.records import override_key
 from lenet_pl.sweeps.plan import Plan
 from lenet_pl.sweeps.results import Job, read_job, readable, short_names
 
-POLL_SECONDS = 0.5  # between two looks at the jobs of other processes
+POLL_SECONDS = 0.5  # between checks of the jobs in other processes
 
 
 def label(plan: Plan, overrides: Iterable[str]) -> str:
