@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"errors", "files"},
     "classifier": {"metrics"},
     "fast": {"classifier"},
-    "callbacks": {"metrics", "plots", "console", "errors", "files", "records", "rules"},
+    "callbacks": {"metrics", "plots", "console", "errors", "files", "records"},
     "records": {"errors", "rules"},
     "trust": {"errors", "records"},
     "runs": {"config", "data", "errors", "files", "models", "records", "trust"},

@@ -188,7 +188,6 @@ CHECKPOINT: dict[str, Damage] = {
             DATA: [GONE],
             f"{DATA}.classes": [GONE, ["a"], 7],
             f"{DATA}.digest": [GONE, 1],
-            f"{DATA}.mean": [GONE, "x"],
             "callbacks": [GONE, []],
             "callbacks.*": [GONE, 3],
             "optimizer_states": [GONE, [{}]],

@@ -20,7 +20,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl import __version__
 from lenet_pl.errors import ConfigError, one_line
-from lenet_pl.rules import BOOL, FINITE, NATURAL, NODE, STRING, TENSOR, invalid, with_schema
+from lenet_pl.rules import (
+    BOOL,
+    FINITE,
+    MAPPING,
+    NATURAL,
+    NODE,
+    STRING,
+    TENSOR,
+    invalid,
+    with_schema,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +74,7 @@ CHECKPOINT = {
         "EpochHistory": {"rows": METRICS},
         "BestAndLast?": {"epoch": NATURAL, "best_model_path": STRING},
     },
-    "optimizer_states": [NODE],
+    "optimizer_states": [{"state": MAPPING, "param_groups": [NODE]}],
     "lr_schedulers": [NODE],
     "loops": {"fit_loop": NODE},
     "pytorch-lightning_version": STRING,

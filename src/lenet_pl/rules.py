@@ -83,7 +83,11 @@ TEXT: Rule = (
 )
 STRING: Rule = ("text", lambda x: isinstance(x, str))
 TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))
-NODE: Rule = ("a mapping", lambda x: isinstance(x, dict))
+MAPPING: Rule = ("a mapping", lambda x: isinstance(x, dict))
+NODE: Rule = (
+    "a mapping with text as keys",
+    lambda x: isinstance(x, dict) and all(isinstance(key, str) for key in x),
+)
 LIST: Rule = ("a list", lambda x: isinstance(x, list))
 FINITE: Rule = ("a finite number", number(-1e300, 1e300)[1])
 POSITIVE = number(ABOVE_0, text=f"above 0 and up to {LARGEST:,}")

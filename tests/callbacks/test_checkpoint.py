@@ -1,5 +1,6 @@
 """Checkpoints survive a kill at any moment, and a lost one is reported."""
 
+import copy
 import logging
 import shutil
 
@@ -81,7 +82,7 @@ def test_killed_before_any_file_of_an_epoch(composed, tmp_path, monkeypatch, fil
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "newer"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "unnamed", "newer"])
 def test_a_lost_best_checkpoint(composed, tmp_path, damage, caplog):
     overrides = [*SHORT, "trainer.max_epochs=2"]
     train(composed(*overrides))
@@ -98,8 +99,13 @@ def test_a_lost_best_checkpoint(composed, tmp_path, damage, caplog):
         data = bytearray(best.read_bytes())
         data[len(data) // 2] ^= 1
         best.write_bytes(data)
+    elif damage == "unnamed":
+        weights = dict(enumerate(content["state_dict"].values()))
+        torch.save(content | {"epoch": 0, "state_dict": weights}, best)
     else:
-        torch.save(content | {"epoch": 2}, best)
+        callbacks = copy.deepcopy(content["callbacks"])
+        callbacks["EpochHistory"]["rows"].append(callbacks["EpochHistory"]["rows"][-1])
+        torch.save(content | {"epoch": 2, "callbacks": callbacks}, best)
     train(composed(*overrides[:-1], "trainer.max_epochs=3", f"ckpt_path={last}"))
     assert result(run)["best_epoch"] == 3
     lost = "best.ckpt is missing or damaged: the weights of epoch 1 are lost; epoch 2 is now"

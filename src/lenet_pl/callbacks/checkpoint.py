@@ -14,8 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import replacing, write_bytes
-from lenet_pl.records import read_tensors
-from lenet_pl.rules import NATURAL
+from lenet_pl.records import read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +143,6 @@ def _save(state: dict[str, Any], path: Path) -> None:
 def _epoch(path: Path) -> int:
     """The epoch of a checkpoint, from 1; 0 if the file is missing or damaged."""
     try:
-        return int(read_tensors(path, {"epoch": NATURAL})["epoch"]) + 1
+        return int(read_checkpoint(path)["epoch"]) + 1
     except ConfigError:
         return 0
