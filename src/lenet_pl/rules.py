@@ -85,7 +85,7 @@ STRING: Rule = ("text", lambda x: isinstance(x, str))
 TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))
 MAPPING: Rule = ("a mapping", lambda x: isinstance(x, dict))
 NODE: Rule = (
-    "a mapping with text as keys",
+    "a mapping",  # with text as keys
     lambda x: isinstance(x, dict) and all(isinstance(key, str) for key in x),
 )
 LIST: Rule = ("a list", lambda x: isinstance(x, list))
