@@ -189,3 +189,9 @@ def test_help_and_typing_errors_do_not_wait_for_torch(words):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_overrides_may_be_on_both_sides_of_options():
+    arguments = ["data=mini", "-m", "~logger", "--config-name", "config", "seed=0,1"]
+    expected = ["-m", "--config-name", "config", "data=mini", "logger=none", "seed=0,1"]
+    assert cli.check_arguments(arguments) == expected

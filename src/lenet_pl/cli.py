@@ -114,9 +114,12 @@ class Preflight(Callback):
 
 
 def check_arguments(arguments: list[str]) -> list[str]:
-    """Replace ``~logger`` and ``logger=null`` by ``logger=none``; the same for other groups."""
-    replaced = {}
-    for argument in get_args_parser().parse_args(arguments).overrides:
+    """Replace ``~logger`` and ``logger=null`` by ``logger=none``; the same for other groups.
+
+    Options come first in the result, since Hydra takes overrides on one side of them only.
+    """
+    replaced, overrides = {}, get_args_parser().parse_intermixed_args(arguments).overrides
+    for argument in overrides:
         override = parse_override(argument)
         key, value = override.key_or_group, override.value()
         if key == "run_dir" or key.startswith("hydra.callbacks.preflight"):
@@ -132,7 +135,8 @@ def check_arguments(arguments: list[str]) -> list[str]:
             names = [] if key in SINGLE else ["null"]
         if not names or not all(isinstance(name, str) and len(name) < 200 for name in names):
             raise ConfigError(f"{key}={show(value)}: must be one of {', '.join(choices)}")
-    return [replaced.get(argument, argument) for argument in arguments]
+    flags = [argument for argument in arguments if argument not in overrides]
+    return [*flags, *(replaced.get(argument, argument) for argument in overrides)]
 
 
 def explain(error: Exception) -> str | None:
