@@ -203,7 +203,7 @@ def sweep_killed(launcher: str, moment: float, w: Path) -> None:
     whole = base.once(f"sweep-{launcher}", lambda folder: run(folder, *words))
     running = base.start(w, *words)
     running.process.join(moment * base.seconds_of(whole))
-    running.send_signal(signal.SIGKILL)
+    running.process.kill()  # does nothing if the sweep has ended
     running.wait()
     base.require_ended(running)
     finished = {
