@@ -195,3 +195,15 @@ def test_overrides_may_be_on_both_sides_of_options():
     arguments = ["data=mini", "-m", "~logger", "--config-name", "config", "seed=0,1"]
     expected = ["-m", "--config-name", "config", "data=mini", "logger=none", "seed=0,1"]
     assert cli.check_arguments(arguments) == expected
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["report", ""], ["test", "run", "--nope", "A" * 5000], ["export", "x", "--format", "A"]],
+)
+def test_invalid_options_of_commands_take_one_line(lenet_pl, words):
+    status, _, error = lenet_pl(*words)
+    assert status == 2
+    assert error.startswith("error: ")
+    assert len(error.splitlines()) == 1
+    assert len(error) < 2100

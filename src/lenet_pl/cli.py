@@ -20,7 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lenet_pl.config import SINGLE, check, check_hydra, conf_dir, options, task_config
-from lenet_pl.errors import ConfigError, UserError, check_output, exit_on_error, protect_output
+from lenet_pl.errors import (
+    ConfigError,
+    UserError,
+    check_output,
+    exit_on_error,
+    fail,
+    protect_output,
+)
 from lenet_pl.rules import show
 from lenet_pl.runs import resume_arguments
 from lenet_pl.trust import VARIABLE, parse_override
@@ -38,11 +45,18 @@ COMMANDS = {
 sweep_error_hook: Callable[[BaseException], NoReturn] | None = None
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports an invalid option in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; see {self.prog} --help")
+
+
 def main() -> None:
     """The ``lenet-pl`` command: ``train`` takes Hydra overrides, the others take options."""
     protect_output()
     commands = {k: v for k, v in COMMANDS.items() if find_spec(f"lenet_pl.{v[0]}")}
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lenet-pl", description="Train image classifiers and examine what they learnt."
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -57,7 +71,7 @@ def main() -> None:
         Path.cwd()  # in a folder that was deleted, torch would end the process
         package, text = commands[name]
         module = import_module(f"lenet_pl.{package}.commands")
-        parser = argparse.ArgumentParser(prog=f"lenet-pl {name}", description=text)
+        parser = Parser(prog=f"lenet-pl {name}", description=text)
         getattr(module, f"add_{name}_arguments")(parser)
         text = "allow classes of this module in a run folder (or LENET_PL_TRUST=NAME,NAME)"
         parser.add_argument("--trust", metavar="NAME", action="append", default=[], help=text)

@@ -22,7 +22,7 @@ def report(options: argparse.Namespace) -> None:
     from lenet_pl.report.compare import write_comparison
     from lenet_pl.report.page import write_report
 
-    runs = [open_run(name) for name in (options.run, options.other) if name]
+    runs = [open_run(name) for name in (options.run, options.other) if name is not None]
     if len({run.checkpoint.resolve() for run in runs}) < len(runs):
         raise ConfigError(f"{options.run} and {options.other} are the same run: name two")
     first = evaluate_run(runs[0])
