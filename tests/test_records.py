@@ -271,3 +271,9 @@ def test_weights_that_compute_nan_are_an_error(lenet_pl, run):
         status, out, err = lenet_pl(*words)
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert "outputs are NaN or infinite" in err
+
+
+def test_a_link_that_leads_nowhere_is_damage(tmp_path):
+    (tmp_path / "result.json").symlink_to("result.json")
+    with pytest.raises(ConfigError, match="damaged run folder: .*not a regular file"):
+        read_result(tmp_path)

@@ -89,7 +89,7 @@ PARSER_ERRORS = (csv.Error, yaml.YAMLError, OmegaConfBaseException)
 
 def exists(path: Path, limit: int) -> bool:
     """Whether the file exists; ValueError if reading it could block, or it is too large."""
-    if not path.exists():
+    if not (path.exists() or path.is_symlink()):  # a link may lead nowhere
         return False
     if not path.is_file():
         raise ValueError("not a regular file")
