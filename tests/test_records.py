@@ -275,5 +275,5 @@ def test_weights_that_compute_nan_are_an_error(lenet_pl, run):
 
 def test_a_link_that_leads_nowhere_is_damage(tmp_path):
     (tmp_path / "result.json").symlink_to("result.json")
-    with pytest.raises(ConfigError, match="damaged run folder: .*not a regular file"):
+    with pytest.raises(ConfigError, match=r"damaged run folder: .*not a regular file"):
         read_result(tmp_path)
