@@ -108,12 +108,12 @@ def test_mistyped_command_line(command, tmp_path, line):
 def test_group_that_is_removed_is_none():
     given = ["~callbacks", "logger=null", "augment=[]", "scheduler=false", "model=mlp", "-m"]
     expected = [
+        "-m",
         "callbacks=none",
         "logger=none",
         "augment=none",
         "scheduler=none",
         "model=mlp",
-        "-m",
     ]
     assert cli.check_arguments(given) == expected
 
