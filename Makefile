@@ -19,7 +19,7 @@ check: ## check style, formatting and types
 bench: ## run a benchmark: make bench BENCHMARK=epoch, inference, startup, sweep, ...
 	python benchmarks/$(BENCHMARK).py $(ARGS)
 
-trust: ## stress tests: kill runs, damage files, fill disks, fuzz command lines (45 minutes)
+trust: ## stress tests: kill runs, damage files, fill disks, fuzz command lines (about an hour)
 	python benchmarks/trust.py $(ARGS)
 
 docs: ## test what the documentation shows: commands, links, import diagram, model, notebooks
