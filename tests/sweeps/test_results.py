@@ -9,16 +9,8 @@ from pathlib import Path
 from helpers.sweeps import read_table, write_job
 from rich.console import Console
 
-from lenet_pl.sweeps.results import (
-    as_dict,
-    command,
-    markdown,
-    outcome,
-    read_sweep,
-    short_names,
-    summary,
-    write_files,
-)
+from lenet_pl.sweeps.results import read_sweep, short_names
+from lenet_pl.sweeps.summary import as_dict, command, markdown, outcome, summary, write_files
 
 
 def test_jobs_are_ranked_by_validation_accuracy_then_loss(grid: Path) -> None:

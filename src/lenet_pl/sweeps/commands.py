@@ -8,7 +8,8 @@ from lenet_pl.console import console
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import display_path
 from lenet_pl.records import hydra_mode
-from lenet_pl.sweeps.results import as_dict, job_folders, read_sweep, summary, write_files
+from lenet_pl.sweeps.results import job_folders, read_sweep
+from lenet_pl.sweeps.summary import as_dict, summary, write_files
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:

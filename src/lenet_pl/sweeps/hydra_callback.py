@@ -36,9 +36,8 @@ from lenet_pl.sweeps.results import (
     parameter_overrides,
     read_sweep,
     readable_result,
-    summary,
-    write_files,
 )
+from lenet_pl.sweeps.summary import summary, write_files
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
-"""The results of a sweep: read, ranked, printed and written to files."""
+"""The results of a sweep: its jobs, read from their folders and ranked."""
 
-import shlex
 import statistics
 import sys
 from collections import Counter, defaultdict
@@ -10,19 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
-from lenet_pl.console import console, percent
 from lenet_pl.errors import ConfigError
-from lenet_pl.files import write_bytes, write_csv, write_json
 from lenet_pl.records import override_key, read_metrics, read_overrides, read_result
 
 # overrides that do not change what is trained: a preset, and what resuming a job adds
 NOT_PARAMETERS = {"sweep", "resume", "ckpt_path", "test"}
-NUMERIC = {"epoch", "val/acc", "val/loss", "seconds", "mean", "sd", "n"}  # columns
-MAX_ROWS = 30  # of a table on the console
 
 
 @dataclass(frozen=True)
@@ -188,60 +179,6 @@ def _rank(job: Job) -> tuple[float, ...]:
     return order, -accuracy, loss
 
 
-def write_files(sweep: SweepResults) -> None:
-    """Write ``sweep.csv``, ``sweep.md``, ``sweep.json`` and ``sweep.png`` into the folder."""
-    from lenet_pl.sweeps.plots import save_figure  # importing matplotlib takes a second
-
-    content = as_dict(sweep)
-    means = {n: (g.mean(), g.sd(), len(g.jobs)) for g in sweep.groups for n in g.names}
-    rows = []
-    for job in content["jobs"]:
-        row = {"job": job["job"], **job["varied"], **job}
-        del row["varied"]
-        if sweep.has_seeds:
-            values = means.get(job["job"], (None, None, None))
-            row |= zip(("val/acc_mean", "val/acc_sd", "n"), values, strict=True)
-        rows.append(row)
-    write_csv(sweep.folder / "sweep.csv", list(rows[0]), [list(row.values()) for row in rows])
-    write_bytes(sweep.folder / "sweep.md", markdown(sweep).encode())
-    write_json(sweep.folder / "sweep.json", content)
-    save_figure(sweep)
-
-
-def as_dict(sweep: SweepResults) -> dict[str, Any]:
-    """The content of ``sweep.json``."""
-    jobs = [
-        {
-            "job": job.name,
-            "varied": {key: typed(job.values.get(key)) for key in sweep.varied},
-            **{key: getattr(job, key) for key in ("status", "error", "epochs", "best_epoch")},
-            **{key: job.metrics.get(key) for key in ("val/acc", "val/loss")},
-            "seconds": job.seconds,
-            "folder": str(job.folder),
-        }
-        for job in sweep.jobs
-    ]
-    settings = [
-        {
-            "jobs": group.names,
-            "varied": {key: typed(group.values.get(key)) for key in sweep.parameters},
-            **group.statistics("val"),
-        }
-        for group in sweep.groups
-    ]
-    test = (sweep.winner and sweep.winner.statistics("test")) or None
-    winner = sweep.winner and {**settings[0], "command": command(sweep), "test": test}
-    return {
-        "folder": str(sweep.folder),
-        "counts": dict(sweep.counts),
-        "varied": list(sweep.varied),
-        "jobs": jobs,
-        "settings": settings,
-        "winner": winner,
-        "tested": [job.name for job in sweep.jobs if "test/acc" in job.metrics],
-    }
-
-
 def typed(text: str | None) -> Any:
     """The number that a text stands for, or the text."""
     for kind in (int, float):
@@ -261,100 +198,3 @@ def readable(value: str) -> str:
     """A value as typed; a long number, such as a sampled one, with three digits."""
     number = typed(value)
     return value if len(value) <= 7 or isinstance(number, str) else f"{number:.3g}"
-
-
-def command(sweep: SweepResults, program: str = "python train.py") -> str:
-    """The command that trains the winner again, with the seed of its best job."""
-    assert sweep.winner is not None
-    overrides = parameter_overrides(sweep.winner.jobs[0].overrides)
-    shared = set.intersection(*(set(job.overrides) for job in sweep.jobs))
-    overrides += sorted(item for item in shared if item.startswith("test="))
-    return f"{program} {shlex.join(overrides)}".strip()
-
-
-def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
-    """The winner and the jobs that did not finish, a name and a text for each line."""
-    lines = [("winner", "none: no finished job was validated")]
-    if winner := sweep.winner:
-        single = len(winner.jobs) == 1
-        keys = sweep.parameters or (sweep.varied if single else ())
-        names = short_names(sweep.varied)
-        values = (f"{names[key]} {readable(winner.values.get(key, 'default'))}" for key in keys)
-        jobs = f"job{'' if single else 's'} {', '.join(winner.names)}"
-        name = "winner" if sweep.complete else "best so far"
-        not_tested = f"none: {sweep.test_error}" if sweep.test_error else "not yet"
-        lines = [
-            (name, f"{jobs}  {', '.join(values)}".rstrip()),
-            ("validation", _score(winner, "val")),
-            ("test", _score(winner, "test") or not_tested),
-        ]
-    for job in sweep.jobs:
-        if job.status != "finished":
-            reason = job.error or f"running or interrupted after {job.epochs} epochs"
-            lines.append((job.status, f"job {job.name}: {reason}"))
-    return lines
-
-
-def _score(group: SeedGroup, split: str) -> str:
-    if not (values := group.statistics(split)):
-        return ""
-    accuracy, sd, loss, n, *interval = values.values()
-    text = f"{percent(accuracy)}{'' if sd is None else f' ± {percent(sd)}'}  loss {loss:.4f}"
-    if sd is not None:
-        return f"{text}  mean and standard deviation, n = {n}"
-    return f"{text}  95 % interval {' to '.join(map(percent, interval))}" if interval else text
-
-
-def _tables(sweep: SweepResults) -> list[list[list[str]]]:
-    """The lines of the table of jobs and, where seeds vary, of groups; the first is the header."""
-    scores = ("epoch", "val/acc", "val/loss")
-    jobs = [["job", *short_names(sweep.varied).values(), "status", *scores, "seconds", "folder"]]
-    for job in sweep.jobs:
-        line = [job.name, *(readable(job.values.get(key, "")) for key in sweep.varied), job.status]
-        if job.validated and job.status != "failed":
-            acc, loss = job.metrics["val/acc"], job.metrics["val/loss"]
-            line += [str(job.best_epoch), percent(acc), f"{loss:.4f}"]
-        else:
-            line += [""] * len(scores)
-        jobs.append([*line, "" if job.seconds is None else f"{job.seconds:.1f}", f"{job.name}/"])
-    groups = [[*short_names(sweep.parameters).values(), "mean", "sd", "n", "jobs"]]
-    for group in sweep.groups:
-        line = [readable(group.values.get(key, "")) for key in sweep.parameters]
-        line += [percent(group.mean()), percent(sd) if (sd := group.sd()) is not None else ""]
-        groups.append([*line, str(len(group.jobs)), ", ".join(group.names)])
-    return [jobs, groups] if sweep.has_seeds else [jobs]
-
-
-def markdown(sweep: SweepResults) -> str:
-    """The content of ``sweep.md``."""
-    parts = []
-    for header, *rows in _tables(sweep):
-        rule = ["--:" if name in NUMERIC else "---" for name in header]
-        escaped = ([cell.replace("|", "/") for cell in line] for line in (header, rule, *rows))
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in escaped))
-    parts.append("\n".join(f"- {name}: {text}" for name, text in outcome(sweep)))
-    if sweep.winner:
-        parts.append(f"```bash\n{command(sweep)}\n```")
-    if sweep.winner and sweep.varied:
-        parts.append("![validation accuracy](sweep.png)")
-    return "\n\n".join(parts) + "\n"
-
-
-def summary(sweep: SweepResults, program: str = "python train.py") -> RenderableType:
-    """The tables, the outcome and commands to paste, for the console."""
-    parts: list[RenderableType] = []
-    for header, *rows in _tables(sweep):
-        grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for name in header:
-            grid.add_column(name, justify="right" if name in NUMERIC else "left", no_wrap=True)
-        for row in rows[:MAX_ROWS]:
-            grid.add_row(*map(Text, row))
-        # a pipe or a narrow window must not truncate columns
-        grid.width = console.measure(grid, options=console.options.update(max_width=1000)).maximum
-        hidden = len(rows) - MAX_ROWS
-        parts += [grid, f"… and {hidden} more in sweep.csv" if hidden > 0 else ""]
-    commands = [("train again", command(sweep, program))] if sweep.winner else []
-    commands.append(("TensorBoard", f"tensorboard --logdir {shlex.quote(str(sweep.folder))}"))
-    for style, lines in (("bold", outcome(sweep)), ("cyan", commands)):
-        parts += [Text(f"{name:<12} {text}", style=style) for name, text in lines]
-    return Group(*parts)
