@@ -163,12 +163,13 @@ def end_summary(
 
 def _outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     metrics = result["metrics"]
-    if result["status"] != "finished":
+    if result["status"] not in ("finished", "paused"):
         return [(result["status"], result["error"])]
     if not metrics:
         return [("debugged", "one batch each of train, validation and test passed")]
     early = ", stopped early" if result["stopped_early"] else ""
-    lines = [("best epoch", f"{result['best_epoch']} of {result['epochs']}{early}")]
+    end = ", then paused" if result["status"] == "paused" else early
+    lines = [("best epoch", f"{result['best_epoch']} of {result['epochs']}{end}")]
     lines.append(("validation", _score(metrics, "val")))
     if "test/acc" in metrics:
         low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])

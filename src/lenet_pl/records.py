@@ -29,6 +29,7 @@ from lenet_pl.rules import (
     STRING,
     TENSOR,
     invalid,
+    one_of,
     with_schema,
 )
 
@@ -39,7 +40,7 @@ VERSION_KEY = "lenet-pl_version"  # in a checkpoint
 DATA_KEY = "DigitsDataModule"  # in a checkpoint: the data module's state, under its class's name
 
 RESULT = {
-    "status": STRING,
+    "status": one_of("finished", "paused", "pruned", "interrupted", "failed"),
     "epochs": NATURAL,
     "best_epoch?": NATURAL,
     "metrics": {"*": FINITE},
@@ -124,7 +125,12 @@ def _read(path: Path, parse: Callable[[str], Any], schema: Any, limit: int = MAX
 
 def read_result(folder: Path) -> dict[str, Any]:
     """The content of ``result.json``; empty before the run has ended."""
-    return _read(folder / "result.json", json.loads, RESULT, MAX_JSON) or {}
+    return read_json(folder / "result.json", RESULT) or {}
+
+
+def read_json(path: Path, schema: Any) -> dict[str, Any] | None:
+    """The content of a JSON file; None if it does not exist."""
+    return cast("dict[str, Any] | None", _read(path, json.loads, schema, MAX_JSON))
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -125,6 +125,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "seed": SEED,
         "ckpt_path": optional(TEXT),
         "repeat": optional(TEXT),
+        "pause_after": optional(COUNT),
         "test": BOOL,
         "run_dir": TEXT,
         "label": optional(TEXT),

@@ -28,7 +28,7 @@ from rich.console import RenderableType
 
 from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
 from lenet_pl.callbacks.history import EpochHistory
-from lenet_pl.callbacks.signals import StopOnSignal, StoppedError
+from lenet_pl.callbacks.stopping import PauseAfter, StopOnSignal, StoppedError
 from lenet_pl.callbacks.tensorboard import TensorBoardSummary
 from lenet_pl.classifier import Classifier
 from lenet_pl.config import (
@@ -136,7 +136,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                 _evaluate(cfg, parts, result)
             if cfg.repeat and main_process:
                 result["repeats"] = compare_with(Path(cfg.repeat), folder, result["metrics"])
-            result["status"] = "finished"
+            result["status"] = "paused" if _paused(cfg, parts) else "finished"
         except (StoppedError, KeyboardInterrupt, SystemExit) as error:
             stopped = one_line(error) if isinstance(error, StoppedError) else "stopped"
             result |= {"status": "interrupted", "error": stopped}
@@ -240,7 +240,8 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     check_accelerator(cfg.trainer.accelerator)
     signals, history = StopOnSignal(), EpochHistory(Path(cfg.run_dir) / "metrics.csv")
     summary = TensorBoardSummary(hparams(cfg), _as_yaml(cfg))
-    callbacks = [signals, history, summary, *_instantiate_all(cfg, "callbacks", Callback)]
+    callbacks = [signals, history, summary, PauseAfter(cfg.pause_after)]
+    callbacks += _instantiate_all(cfg, "callbacks", Callback)
     trainer: Trainer = _instantiate(
         cfg,
         "trainer",
@@ -325,7 +326,18 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
             result["best_epoch"] = parts.best.epoch
             row = rows[parts.best.epoch - 1]
             result["metrics"] = {name: row[name] for name in ("val/acc", "val/loss")}
-    result["stopped_early"] = len(rows) < (trainer.max_epochs or 0)
+    result["stopped_early"] = len(rows) < (trainer.max_epochs or 0) and not _paused(cfg, parts)
+
+
+def _paused(cfg: DictConfig, parts: Parts) -> bool:
+    """Whether the run has ended because of ``pause_after``, and neither early nor at its end."""
+    epochs, trainer = len(parts.history.rows), parts.trainer
+    early = any(callback.stopped_epoch for callback in trainer.early_stopping_callbacks)
+    return (
+        cfg.pause_after is not None
+        and cfg.pause_after <= epochs < cfg.trainer.max_epochs
+        and not early
+    )
 
 
 def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
@@ -343,7 +355,7 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     if not debugging:
         _verify(parts, best, metrics)
     # the jobs of a sweep must not be selected by test accuracy
-    if cfg.test and not _in_sweep():
+    if cfg.test and not _in_sweep() and not _paused(cfg, parts):
         trainer.test(classifier, data, verbose=False)
         logits, labels = classifier.outputs["test"]
         correct = int((logits.argmax(1) == labels).sum())

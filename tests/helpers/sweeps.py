@@ -40,6 +40,12 @@ def write_job(
     (folder / "result.json").write_text(json.dumps(result))
 
 
+def write_plan(sweep: Path, jobs: dict[str, list[str]], command: str, total: int = 0) -> None:
+    """Write a sweep's plan.json."""
+    plan = {"command": command, "total": total or len(jobs), "jobs": jobs}
+    (sweep / "plan.json").write_text(json.dumps(plan))
+
+
 def read_results(sweep: Path) -> dict[str, dict]:
     """The content of each job's result.json."""
     files = sorted(sweep.glob("*/result.json"))

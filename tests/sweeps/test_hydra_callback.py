@@ -150,7 +150,7 @@ def test_jobs_on_this_machine_end_with_the_main_process(launcher, pids, monkeypa
     monkeypatch.setattr(hydra_callback, "_limit_resources", lambda plan, number: None)
     monkeypatch.setattr(training, "job_hook", None)
     callback = hydra_callback.SweepCallback()
-    callback.plan = Plan(Path("s"), total=2, varied=("seed",), existing={}, threads=1)
+    callback.plan = Plan(Path("s"), {}, total=2, varied=("seed",), existing={}, threads=1)
     prefer_own_presets()
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         words = [f"hydra/launcher={launcher}", "hydra.mode=MULTIRUN", "hydra.job.num=0"]

@@ -6,7 +6,7 @@ import shlex
 import statistics
 from pathlib import Path
 
-from helpers.sweeps import read_table, write_job
+from helpers.sweeps import read_table, write_job, write_plan
 from rich.console import Console
 
 from lenet_pl.sweeps.results import read_sweep, short_names
@@ -24,8 +24,40 @@ def test_jobs_are_ranked_by_validation_accuracy_then_loss(grid: Path) -> None:
     assert lines["winner"] == "job 10  lr 0.1, batch_size 64"
     assert lines["validation"] == "95.00 %  loss 0.1000"
     assert lines["test"] == "not yet"
-    assert outcome(read_sweep(grid, total=5))[0][0] == "best so far"  # a job has not started
     assert lines["failed"] == "job 1: train/loss is nan in epoch 1"
+
+
+def test_pending_jobs_are_listed_with_their_values(grid: Path) -> None:
+    jobs = {"0": ["ignored=1"], "3": ["optimizer.lr=0.1", "data.batch_size=128", "seed=1"]}
+    write_plan(grid, jobs, "python train.py -m")
+    sweep = read_sweep(grid)
+    assert not sweep.complete
+    assert outcome(sweep)[0][0] == "best so far"
+    assert [job.name for job in sweep.jobs] == ["10", "2", "0", "3", "1"]
+    assert sweep.varied == ("optimizer.lr", "data.batch_size", "seed")
+    [_, *lines] = markdown(sweep).splitlines()[1:6]
+    assert lines[3] == "| 3 | 0.1 | 128 | 1 | pending |  |  |  |  | 3/ |"
+
+
+def test_a_search_is_incomplete_until_all_trials_have_ended(grid: Path) -> None:
+    assert read_sweep(grid).complete
+    write_plan(grid, {}, "python train.py -m", total=5)
+    assert not read_sweep(grid).complete
+
+
+def test_pruned_jobs_show_their_rung_and_cannot_win(grid: Path) -> None:
+    for name, status in (("10", "pruned"), ("0", "paused")):
+        file = grid / name / "result.json"
+        file.write_text(file.read_text().replace("finished", status))
+    sweep = read_sweep(grid)
+    assert [job.name for job in sweep.jobs] == ["2", "10", "0", "1"]
+    assert sweep.winner is not None
+    assert sweep.winner.names == ["2"]
+    assert not sweep.complete  # a paused job goes on
+    text = markdown(sweep)
+    assert "| 10 | 0.1 | 64 | pruned at 2 | 2 | 95.00 % |" in text
+    assert "| 0 | 0.01 | 32 | paused at 2 | 2 | 91.00 % |" in text
+    assert as_dict(sweep)["jobs"][1]["status"] == "pruned"
 
 
 def test_files_hold_the_ranked_jobs_and_the_winner(grid: Path) -> None:

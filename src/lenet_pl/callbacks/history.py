@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lenet_pl.callbacks.signals import StoppedError
+from lenet_pl.callbacks.stopping import StoppedError
 from lenet_pl.console import console, percent
 from lenet_pl.files import write_csv
 

@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections import UserDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -27,12 +27,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from lenet_pl import cli
 from lenet_pl.console import ConsoleHandler, console
 from lenet_pl.errors import FAILED, INVALID, UserError, exit_on_error, fail, one_line
-from lenet_pl.files import display_path, reserved, shell_override, write_bytes
+from lenet_pl.files import display_path, reserved, shell_override, write_bytes, write_json
 from lenet_pl.records import override_key
 from lenet_pl.runs import program_name
 from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
-from lenet_pl.sweeps.progress import ParallelProgress, label, print_end, print_line, print_start
+from lenet_pl.sweeps.progress import Progress, label, print_line
 from lenet_pl.sweeps.results import (
+    ended,
     parameter_overrides,
     read_sweep,
     readable_result,
@@ -66,9 +67,9 @@ class SweepCallback(Callback):
             self._announce()
         cli.sweep_error_hook = self.end_early
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # between jobs, too
-        self.progress = ParallelProgress(self.plan)
+        self.progress = Progress(self.plan)
         if self.plan.threads:
-            self.progress.start()
+            self.progress.thread.start()
 
     def _open_folder(self, config: DictConfig) -> None:
         """Lock the folder and record the configuration of the sweep in it."""
@@ -90,20 +91,27 @@ class SweepCallback(Callback):
             if local and hydra.sweeper.get("max_batch_size", 0) is None:
                 hydra.sweeper.max_batch_size = max(1, cpu_count() // (self.plan.threads or 1))
         write_bytes(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
+        jobs = {name: parameter_overrides(job) for name, job in self.plan.jobs.items()}
+        plan = {"command": self._command(), "total": self.plan.total, "jobs": jobs}
+        write_json(folder / "plan.json", plan)
 
     def _announce(self) -> None:
         plan = self.plan
-        title = f"sweep of {plan.total} jobs" if plan.total else "sweep"
+        kind = "halving sweep" if plan.rungs else "sweep"
+        title = f"{kind} of {plan.total} jobs" if plan.total else kind
         title += f" over {', '.join(plan.varied)}" if plan.varied else ""
         console.print(title, style="bold", markup=False, soft_wrap=True)
         print_line(f"folder      {display_path(plan.folder)}")
         if plan.existing:
             results = [readable_result(plan.folder / name) for name in plan.existing]
-            finished = sum(result.get("status") == "finished" for result in results)
-            rest = len(plan.existing) - finished
-            print_line(f"continued   finished jobs: {finished}, to continue or restart: {rest}")
+            done = sum(result.get("status") in ("finished", "pruned") for result in results)
+            rest = len(plan.existing) - done
+            print_line(f"continued   jobs done: {done}, to continue or restart: {rest}")
         if plan.threads:
             print_line(f"threads     {plan.threads} per job")
+        if plan.rungs:
+            epochs = ", ".join(map(str, plan.rungs))
+            print_line(f"rungs       after {epochs} epochs, the best settings go on")
         print_line(f"if stopped  {self._command()}\n")
 
     def _command(self) -> str:
@@ -111,6 +119,12 @@ class SweepCallback(Callback):
         arguments = [item for item in sys.argv[1:] if override_key(item) != "hydra.sweep.dir"]
         folder = shell_override("hydra.sweep.dir", display_path(self.plan.folder))
         return f"{program_name()} {shlex.join(arguments)} {folder}"
+
+    def begin(self, names: Sequence[str], epochs: int | None) -> None:
+        """Begin a rung of successive halving, with the jobs that train up to it."""
+        jobs = "all jobs" if len(names) == self.plan.total else f"jobs {', '.join(names)}"
+        print_line(f"{jobs} to {'the end' if epochs is None else f'epoch {epochs}'}")
+        self.progress.begin(names, epochs)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:
@@ -128,11 +142,12 @@ class SweepCallback(Callback):
             if config.hydra.launcher._target_.endswith(("JoblibLauncher", ".LocalLauncher")):
                 end_with(self.plan.pid)
         else:
-            name = Path(config.hydra.runtime.output_dir).name
-            print_start(self.plan, name, config.hydra.overrides.task)
+            folder = Path(config.hydra.runtime.output_dir)
+            if not ended(readable_result(folder), config.pause_after):
+                self.progress.start(folder.name, config.hydra.overrides.task)
 
     def run_job(self, cfg: DictConfig) -> float | None:
-        """Train a job unless it has finished in an earlier start of the sweep.
+        """Train a job to its end, or to a rung, unless it got there in an earlier start.
 
         An interrupted job continues from its last checkpoint, a failed one starts again. Returns
         the validation accuracy; None if the job failed, with the reason in ``result.json``.
@@ -147,7 +162,7 @@ class SweepCallback(Callback):
             path = display_path(folder)
             fail(f"{path}: holds a job of another sweep; choose another hydra.sweep.dir")
         result = readable_result(folder)
-        if result.get("status") == "finished":
+        if ended(result, cfg.pause_after):
             return cast("float | None", result["metrics"].get("val/acc"))
         checkpoint = folder / "checkpoints" / "last.ckpt"
         if checkpoint.is_file() and result.get("status") != "failed":
@@ -165,10 +180,8 @@ class SweepCallback(Callback):
             return None
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        folder = Path(config.hydra.runtime.output_dir)
-        sequential = config.hydra.mode == RunMode.MULTIRUN and not self.plan.threads
-        if sequential and (folder / "result.json").is_file():
-            print_end(self.plan, folder)
+        if config.hydra.mode == RunMode.MULTIRUN and not self.plan.threads:
+            self.progress.update()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         cli.sweep_error_hook = None
@@ -180,13 +193,13 @@ class SweepCallback(Callback):
     def summarise(self, test: bool) -> bool:
         """Test the winner, unless jobs are missing, and summarise; return whether all went well."""
         self.progress.stop()
-        sweep = read_sweep(display_path(self.plan.folder), self.plan.total or 0)
+        sweep = read_sweep(display_path(self.plan.folder))
         if test and sweep.complete and sweep.winner:
             from lenet_pl.evaluation.evaluate import test_winner  # imports torch
 
             try:
                 test_winner([job.folder for job in sweep.winner.jobs])
-                sweep = read_sweep(sweep.folder, sweep.total)
+                sweep = read_sweep(sweep.folder)
             except UserError as error:
                 sweep = replace(sweep, test_error=str(error))
         write_files(sweep)

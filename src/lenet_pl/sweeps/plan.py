@@ -4,7 +4,6 @@ import importlib.util
 import os
 import shlex
 import shutil
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from lenet_pl.config import check, check_hydra, flatten, task_config
 from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.records import read_config, read_overrides
+from lenet_pl.rules import COUNT, integer, invalid
+from lenet_pl.sweeps.halving import rung_epochs
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
 EXTRAS = {  # of lenet-pl, by the Hydra plugin that it installs
@@ -36,13 +37,14 @@ class Plan:
     """A sweep that has been checked and can start."""
 
     folder: Path  # absolute
-    total: int | None  # the number of jobs, if the sweeper knows it beforehand
+    jobs: dict[str, list[str]]  # by name, their overrides; empty if a search will propose them
+    total: int | None  # the number of jobs, if known beforehand
     varied: tuple[str, ...]  # the keys that are swept over
     existing: dict[str, list[str]]  # by name, the parameters of jobs from an earlier start
     threads: int | None  # CPU threads of a parallel job; None where jobs run one after another
+    rungs: tuple[int, ...] = ()  # the epochs after which successive halving compares the settings
     cwd: Path = field(default_factory=Path.cwd)  # at the start; workers change to it
     pid: int = field(default_factory=os.getpid)  # of the main process
-    started: float = field(default_factory=time.time)  # to compare with the times of files
 
 
 def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
@@ -67,21 +69,23 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     params = sweeper.get("params") or {}
     overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-    if sweeper._target_.endswith(".BasicSweeper"):
-        [jobs] = BasicSweeper.split_arguments(parsed, None)
-        configs = _compose(config, loader, jobs)
-        total = len(configs)
+    jobs: dict[str, list[str]] = {}
+    rungs: list[int] = []
+    if sweeper._target_.endswith((".BasicSweeper", ".HalvingSweeper")):
+        [grid] = BasicSweeper.split_arguments(parsed, None)
+        by_name = _compose(config, loader, grid)
+        configs, total = list(by_name.values()), len(by_name)
         if not total:
             raise ConfigError("-m: the sweep has no jobs")
-        nodes = [cfg.hydra for cfg in configs]
-        tasks = {str(n.sweep.subdir): parameter_overrides(n.overrides.task) for n in nodes}
-        by_name = dict(zip(tasks, configs, strict=True))
+        jobs = dict(zip(by_name, grid, strict=True))
         for name, before in existing.items():
             reason = f"job {name} was started with {shlex.join(before) or 'no overrides'}"
-            if tasks.get(name) == before:
+            if name in jobs and parameter_overrides(jobs[name]) == before:
                 reason = _difference(folder / name, by_name[name])
             if reason:
                 raise folder_error(config, f"holds another sweep: {reason}; choose another folder")
+        if sweeper._target_.endswith(".HalvingSweeper"):
+            rungs = _rungs(sweeper, configs)
     else:  # the sweeper chooses the jobs as it goes
         _check_devices(config)
         file = folder / "multirun.yaml"
@@ -97,10 +101,12 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     last = {override.get_key_element().lstrip("+"): override for override in parsed}
     return Plan(
         folder=folder,
+        jobs=jobs,
         total=total,
         varied=tuple(key for key, override in last.items() if override.is_sweep_override()),
         existing=existing,
         threads=_threads(config.hydra.launcher, total),
+        rungs=tuple(rungs),
     )
 
 
@@ -121,8 +127,32 @@ def _check_plugins(config: DictConfig) -> None:
             raise ConfigError(f"{choice}: no Slurm here (srun not found); choose submitit_local")
 
 
-def _compose(config: DictConfig, loader: ConfigLoader, jobs: list[list[str]]) -> list[DictConfig]:
-    """Compose and check each job; their folders must differ."""
+def _rungs(sweeper: DictConfig, configs: list[DictConfig]) -> list[int]:
+    """The rungs of successive halving; ConfigError if its jobs could not pause and go on."""
+    eta, min_epochs = sweeper.eta, sweeper.min_epochs
+    rules = {"hydra.sweeper.eta": integer(2), "hydra.sweeper.min_epochs": COUNT}
+    values = {"hydra.sweeper.eta": eta, "hydra.sweeper.min_epochs": min_epochs}
+    if reason := invalid((key, values[key], rule) for key, rule in rules.items()):
+        raise ConfigError(reason)
+    max_epochs = max(cfg.trainer.max_epochs for cfg in configs)
+    if not (rungs := rung_epochs(eta, min_epochs, max_epochs)):
+        raise ConfigError(
+            f"trainer.max_epochs={max_epochs}: too few to halve; with hydra.sweeper.eta={eta} and "
+            f"hydra.sweeper.min_epochs={min_epochs}, it must be at least {eta * min_epochs}"
+        )
+    for cfg in configs:
+        if cfg.trainer.fast_dev_run or not (cfg.callbacks or {}).get("checkpoint"):
+            raise ConfigError(
+                "hydra/sweeper=halving: continues jobs from their checkpoints; it needs "
+                "callbacks.checkpoint, and trainer.fast_dev_run=false"
+            )
+    return rungs
+
+
+def _compose(
+    config: DictConfig, loader: ConfigLoader, jobs: list[list[str]]
+) -> dict[str, DictConfig]:
+    """Compose and check each job, by the name of its folder; the names must differ."""
     configs: dict[str, DictConfig] = {}
     for number, overrides in enumerate(jobs):
         cfg = loader.load_sweep_config(config, overrides)
@@ -136,7 +166,7 @@ def _compose(config: DictConfig, loader: ConfigLoader, jobs: list[list[str]]) ->
         check(task_config(cfg, Path(cfg.hydra.sweep.dir) / name))
         _check_devices(cfg)
         configs[name] = cfg
-    return list(configs.values())
+    return configs
 
 
 def _check_devices(cfg: DictConfig) -> None:

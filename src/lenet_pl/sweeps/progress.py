@@ -2,16 +2,15 @@
 
 import re
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 
 from lenet_pl.console import console, percent
-from lenet_pl.errors import ConfigError
 from lenet_pl.records import override_key
 from lenet_pl.sweeps.plan import Plan
-from lenet_pl.sweeps.results import Job, read_job, readable, short_names
+from lenet_pl.sweeps.results import Job, ended, read_job, readable, readable_result, short_names
 
 POLL_SECONDS = 0.5  # between checks of the jobs in other processes
 
@@ -29,67 +28,74 @@ def print_line(*parts: str) -> None:
     console.print("  ".join(filter(None, parts)), markup=False, soft_wrap=True)
 
 
-def print_start(plan: Plan, name: str, overrides: Iterable[str]) -> None:
-    """Print ``job 3  4 of 9  lr 0.01, batch_size 64``."""
-    position = f"{int(name) + 1} of {plan.total}" if name.isdigit() and plan.total else ""
-    print_line(f"job {name}", position, label(plan, overrides))
-
-
-def print_end(plan: Plan, folder: Path) -> None:
-    """Print the outcome of a job, the jobs done, the best of them and the time left."""
-    jobs: dict[str, Job] = {}
-    for path in plan.folder.glob("*/result.json"):
-        with suppress(ConfigError):  # a job that is about to start again
-            jobs[path.parent.name] = read_job(path.parent)
-    if folder.name not in jobs:
-        return
-    ends = {name: time for name, job in jobs.items() if (time := end_time(plan, job.folder))}
-    job = jobs[folder.name]
-    outcome = [": ".join(filter(None, (job.status, job.error)))]
-    if job.scored:
-        outcome = [percent(job.metrics["val/acc"]), f"loss {job.metrics['val/loss']:.4f}"]
-        outcome += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
-    done = sum(job.status == "finished" or name in ends for name, job in jobs.items())
-    sweep = [f"{done} of {plan.total} done" if plan.total else f"{done} done"]
-    if scores := [(job.metrics["val/acc"], name) for name, job in jobs.items() if job.scored]:
-        accuracy, name = max(scores)
-        sweep.append(f"best so far {percent(accuracy)} (job {name})")
-    if ends and plan.total and done < plan.total:
-        seconds = (max(ends.values()) - plan.started) / len(ends) * (plan.total - done)
-        sweep.append(f"about {timedelta(seconds=round(seconds))} left")
-    varied = label(plan, job.overrides) if plan.threads else ""  # else printed at its start
-    earlier = "" if job.name in ends else "earlier"
-    print_line(f"job {job.name}", varied, *outcome, earlier, f"·  {', '.join(sweep)}")
-
-
-def end_time(plan: Plan, folder: Path) -> float | None:
-    """When a job ended; None if that was before this start of the sweep."""
-    with suppress(FileNotFoundError):  # the job has just restarted
-        if (time := (folder / "result.json").stat().st_mtime) >= plan.started:
-            return time
-    return None
-
-
-class ParallelProgress(threading.Thread):
-    """Prints a line for each job that ends in another process."""
+class Progress:
+    """Prints a line for each job that ends, also in other processes, in the order of their ends."""
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(daemon=True)
         self.plan = plan
+        self.lock = threading.Lock()
         self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._poll, daemon=True)
+        self.begin(plan.jobs)
 
-    def run(self) -> None:
-        reported: set[Path] = set()
-        stopped = False
-        while not stopped:
-            stopped = self.stopped.wait(POLL_SECONDS)  # those that just ended are reported, too
-            for folder in sorted(path.parent for path in self.plan.folder.glob("*/result.json")):
-                if folder not in reported and end_time(self.plan, folder):
-                    reported.add(folder)
-                    print_end(self.plan, folder)
+    def begin(self, names: Iterable[str], epochs: int | None = None) -> None:
+        """Start to count: these jobs are to train, up to a rung or to their end."""
+        with self.lock:
+            self.names = list(names)
+            folders = [self.plan.folder / name for name in self.names]
+            self.done = sum(ended(readable_result(folder), epochs) for folder in folders)
+            self.total = len(self.names) or self.plan.total
+            self.times = self._end_times()
+            self.began, self.ended = time.time(), 0
+
+    def start(self, name: str, overrides: Iterable[str]) -> None:
+        """Print ``job 3  4 of 9  lr 0.01, batch_size 64``."""
+        number = self.names.index(name) + 1 if name in self.names else int(name) + 1
+        position = f"{number} of {self.total}" if self.total else ""
+        print_line(f"job {name}", position, label(self.plan, overrides))
+
+    def _end_times(self) -> dict[str, float]:
+        times = {}
+        for file in self.plan.folder.glob("*/result.json"):
+            with suppress(FileNotFoundError):  # the job has just started again
+                times[file.parent.name] = file.stat().st_mtime
+        return times
+
+    def update(self) -> None:
+        """Print a line for each job that has ended since the last call."""
+        with self.lock:
+            new = {n: t for n, t in self._end_times().items() if self.times.get(n) != t}
+            for name in sorted(new, key=lambda name: new[name]):
+                self.times[name] = new[name]
+                job = read_job(self.plan.folder / name)
+                if job.status not in ("unfinished", "pruned"):  # started again, or left out
+                    self._print_end(job)
+
+    def _print_end(self, job: Job) -> None:
+        """Print the outcome of a job, the jobs done, the best of them and the time left."""
+        self.done, self.ended = self.done + 1, self.ended + 1
+        outcome = [": ".join(filter(None, (job.status, job.error)))]
+        if job.validated and not job.error:
+            outcome = [percent(job.metrics["val/acc"]), f"loss {job.metrics['val/loss']:.4f}"]
+            outcome += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
+        counted = [f"{self.done} of {self.total} done" if self.total else f"{self.done} done"]
+        jobs = [read_job(self.plan.folder / name) for name in self.times]
+        if scores := [(x.metrics["val/acc"], x.name) for x in jobs if x.validated and not x.error]:
+            accuracy, name = max(scores)
+            counted.append(f"best so far {percent(accuracy)} (job {name})")
+        if self.total and self.done < self.total:
+            seconds = (time.time() - self.began) / self.ended * (self.total - self.done)
+            counted.append(f"about {timedelta(seconds=round(seconds))} left")
+        varied = label(self.plan, job.overrides) if self.plan.threads else ""  # else at its start
+        print_line(f"job {job.name}", varied, *outcome, f"·  {', '.join(counted)}")
+
+    def _poll(self) -> None:
+        while not self.stopped.wait(POLL_SECONDS):
+            self.update()
 
     def stop(self) -> None:
-        """Report the last jobs and end the thread."""
+        """Print the last lines."""
         self.stopped.set()
-        if self.is_alive():
-            self.join()
+        if self.thread.is_alive():
+            self.thread.join()
+        self.update()

@@ -3,22 +3,30 @@
 import statistics
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lenet_pl.errors import ConfigError
-from lenet_pl.records import override_key, read_metrics, read_overrides, read_result
+from lenet_pl.records import override_key, read_json, read_metrics, read_overrides, read_result
+from lenet_pl.rules import NATURAL, STRING
 
 # overrides that do not change what is trained: a preset, and what resuming a job adds
-NOT_PARAMETERS = {"sweep", "resume", "ckpt_path", "test"}
+NOT_PARAMETERS = {"sweep", "resume", "ckpt_path", "pause_after", "test"}
+ORDER = ("finished", "pruned", "paused", "unfinished", "interrupted", "pending", "failed")
+# plan.json: the command that continues the sweep, and the jobs that are known beforehand
+PLAN = {"command": STRING, "total?": NATURAL, "jobs": {"*": [STRING]}}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep; without ``result.json`` its status is ``unfinished``."""
+    """One run of a sweep.
+
+    Its status is that of ``result.json``, ``unfinished`` before that exists, or ``pending`` before
+    the job starts.
+    """
 
     folder: Path  # its name is the job's number
     overrides: tuple[str, ...]  # all of them, as typed
@@ -90,7 +98,8 @@ class SweepResults:
     jobs: tuple[Job, ...]  # finished ones by validation accuracy, unfinished ones, failed ones
     varied: tuple[str, ...]  # the keys whose values differ between jobs
     groups: tuple[SeedGroup, ...]  # of the finished jobs, best mean first
-    total: int = 0  # the number of planned jobs, if known
+    total: int  # jobs, including those that a search has not proposed yet
+    command: str | None  # continues the sweep
     test_error: str | None = None  # why the winner could not be tested
 
     @property
@@ -110,8 +119,8 @@ class SweepResults:
     @property
     def complete(self) -> bool:
         """Whether all jobs have ended."""
-        done = self.counts["finished"] + self.counts["failed"]
-        return done >= max(len(self.jobs), self.total)
+        done = sum(self.counts[status] for status in ("finished", "pruned", "failed"))
+        return done >= self.total
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -134,8 +143,7 @@ def read_job(folder: Path) -> Job:
     """Read the folder of a job, which may still be running."""
     result, rows = read_result(folder), read_metrics(folder)
     if not result:
-        validated = [row for row in rows if "val/acc" in row]
-        best = max(validated, key=lambda row: row["val/acc"], default={})  # the first of equals
+        best = best_row(rows)
         result = {"status": "unfinished", "epochs": len(rows)}
         result["best_epoch"] = int(best["epoch"]) if best else None
         result["metrics"] = {key: value for key, value in best.items() if key.startswith("val/")}
@@ -148,6 +156,18 @@ def read_job(folder: Path) -> Job:
     )
 
 
+def best_row(rows: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The row with the best validation accuracy, the first of equals; empty without validation."""
+    validated = (row for row in rows if "val/acc" in row)
+    return max(validated, key=lambda row: row["val/acc"], default={})
+
+
+def ended(result: Mapping[str, Any], epochs: int | None) -> bool:
+    """Whether a job has trained up to a rung of successive halving, or to its end (None)."""
+    paused = result.get("status") in ("paused", "pruned") and epochs is not None
+    return result.get("status") == "finished" or (paused and result["epochs"] >= epochs)
+
+
 def readable_result(folder: Path) -> dict[str, Any]:
     """The content of ``result.json``; empty if it is damaged, so that the job starts again."""
     try:
@@ -156,12 +176,19 @@ def readable_result(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def read_sweep(folder: Path, total: int = 0) -> SweepResults:
+def read_sweep(folder: Path) -> SweepResults:
     """Read and rank the jobs of a sweep, which may still be running."""
+    plan = read_json(folder / "plan.json", PLAN) or {}  # Hydra's own multirun writes none
     jobs = [read_job(path) for path in job_folders(folder)]
     if not jobs:
         file = folder / "0/.hydra/overrides.yaml"
         raise ConfigError(f"{folder}: not a sweep's folder ({file} is missing)")
+    planned, names = plan.get("jobs", {}), {job.name for job in jobs}
+    jobs += [
+        Job(folder / name, tuple(overrides), "pending", None, 0, None, {}, None)
+        for name, overrides in planned.items()
+        if name not in names
+    ]
     keys = dict.fromkeys(key for job in jobs for key in job.values)
     varied = tuple(key for key in keys if len({job.values.get(key) for job in jobs}) > 1)
     jobs.sort(key=_rank)  # equal ones stay by number
@@ -170,13 +197,18 @@ def read_sweep(folder: Path, total: int = 0) -> SweepResults:
         settings[tuple(job.values.get(key) for key in varied if key != "seed")].append(job)
     groups = [SeedGroup(tuple(group)) for group in settings.values()]
     groups.sort(key=lambda group: (-group.mean(), group.mean("val/loss")))
-    return SweepResults(folder, tuple(jobs), varied, tuple(groups), total)
+    total = max(len(jobs), plan.get("total") or 0)
+    return SweepResults(folder, tuple(jobs), varied, tuple(groups), total, plan.get("command"))
 
 
 def _rank(job: Job) -> tuple[float, ...]:
     accuracy, loss = job.metrics.get("val/acc", -1.0), job.metrics.get("val/loss", 0.0)
-    order = {"finished": 0, "unfinished": 1, "interrupted": 2}.get(job.status, 3)
-    return order, -accuracy, loss
+    return (
+        float(ORDER.index(job.status)),
+        -job.epochs if job.status == "pruned" else 0,
+        -accuracy,
+        loss,
+    )
 
 
 def typed(text: str | None) -> Any:

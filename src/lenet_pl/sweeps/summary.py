@@ -102,7 +102,7 @@ def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
             ("test", _score(winner, "test") or not_tested),
         ]
     for job in sweep.jobs:
-        if job.status != "finished":
+        if job.status in ("unfinished", "interrupted", "failed"):
             reason = job.error or f"running or interrupted after {job.epochs} epochs"
             lines.append((job.status, f"job {job.name}: {reason}"))
     return lines
@@ -123,7 +123,9 @@ def _tables(sweep: SweepResults) -> list[list[list[str]]]:
     scores = ("epoch", "val/acc", "val/loss")
     jobs = [["job", *short_names(sweep.varied).values(), "status", *scores, "seconds", "folder"]]
     for job in sweep.jobs:
-        line = [job.name, *(readable(job.values.get(key, "")) for key in sweep.varied), job.status]
+        at = f" at {job.epochs}" if job.status in ("pruned", "paused") else ""
+        values = (readable(job.values.get(key, "")) for key in sweep.varied)
+        line = [job.name, *values, job.status + at]
         if job.validated and job.status != "failed":
             acc, loss = job.metrics["val/acc"], job.metrics["val/loss"]
             line += [str(job.best_epoch), percent(acc), f"{loss:.4f}"]

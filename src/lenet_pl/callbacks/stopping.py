@@ -1,4 +1,4 @@
-"""Stopping a run by a signal, at the end of a batch."""
+"""Stopping a run: by a signal, at the end of a batch, or after a given epoch."""
 
 import signal
 import threading
@@ -83,3 +83,24 @@ class StopOnSignal(Callback):
 
     def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
         self.on_train_batch_end(trainer)
+
+
+class PauseAfter(Callback):
+    """Ends training after an epoch, although the schedule goes on to ``max_epochs``.
+
+    The last checkpoint continues the run as if it had not been paused.
+
+    Args:
+        epoch: counted from 1; None: do not pause.
+    """
+
+    def __init__(self, epoch: int | None) -> None:
+        self.epoch = epoch
+
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        if self.epoch and trainer.current_epoch >= self.epoch:  # a resumed run is already past it
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.current_epoch + 1 == self.epoch:
+            trainer.should_stop = True

@@ -11,7 +11,7 @@ from helpers.commands import Running
 from helpers.runs import FAST, result, rows, train_with
 from pytorch_lightning import Callback
 
-from lenet_pl.callbacks.signals import StopOnSignal
+from lenet_pl.callbacks.stopping import StopOnSignal
 
 SHORT = [*FAST, "logger=none", "test=false", "trainer.limit_train_batches=4"]
 

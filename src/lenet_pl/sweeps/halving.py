@@ -1,0 +1,100 @@
+"""Successive halving: all settings of a grid train for a few epochs, and the best ones go on.
+
+Source: K. Jamieson, A. Talwalkar, "Non-stochastic best arm identification and hyperparameter
+optimization", AISTATS 2016, figure 3.
+
+Optuna's pruners and Ray Tune's schedulers decide while trials run: each trial reports every epoch
+to a database or a cluster, and which ones are pruned depends on which happen to run first. Here a
+job ends at its rung and resumes from its checkpoint. That needs no connection between jobs, so it
+works with every launcher, and the same command always prunes the same jobs.
+"""
+
+from collections import defaultdict
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from lenet_pl.files import quoted, write_json
+from lenet_pl.records import override_key, read_metrics
+from lenet_pl.sweeps.results import best_row, readable_result
+
+if TYPE_CHECKING:  # Hydra imports the sweeper before it needs the plan
+    from hydra_plugins.lenet_pl_halving import HalvingSweeper
+    from lenet_pl.sweeps.plan import Plan
+
+
+ENDED = ("finished", "paused", "pruned")  # without an error
+
+
+def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> list[int]:
+    """The epochs of the rungs below ``max_epochs``, the last: 2 and 6 for 3, 2 and 20.
+
+    A rung is left out if less than ``eta`` times its epochs would remain after it.
+    """
+    rungs, epochs = [], min_epochs
+    while epochs * eta <= max_epochs:
+        rungs.append(epochs)
+        epochs *= eta
+    return rungs
+
+
+def halve(sweeper: "HalvingSweeper") -> None:
+    """Train the jobs of the plan, from rung to rung; the jobs left out are marked as pruned."""
+    from lenet_pl.sweeps.hydra_callback import SweepCallback
+
+    assert sweeper.hydra_context is not None
+    callbacks = sweeper.hydra_context.callbacks.callbacks
+    [callback] = [x for x in callbacks if isinstance(x, SweepCallback)]
+    launcher = sweeper.launcher
+    assert launcher is not None
+    plan, settings = callback.plan, _settings(callback.plan)
+    for epochs in (*plan.rungs, None):
+        if epochs and len(settings) == 1:
+            continue
+        names = sorted(chain(*settings), key=list(plan.jobs).index)
+        callback.begin(names, epochs)
+        for start in range(0, len(names), size := sweeper.max_batch_size or len(names) or 1):
+            batch = names[start : start + size]
+            launcher.launch([_overrides(plan, name, epochs) for name in batch], start)
+        callback.progress.update()
+        if epochs:
+            settings = _ranked(plan, settings, epochs)[: max(1, len(settings) // sweeper.eta)]
+            _prune(plan, except_for=settings)
+
+
+def _settings(plan: "Plan") -> list[list[str]]:
+    """The jobs of each setting, which differ in the seed only, by name."""
+    settings = defaultdict(list)
+    for name, overrides in plan.jobs.items():
+        settings[tuple(x for x in overrides if override_key(x) != "seed")].append(name)
+    return list(settings.values())
+
+
+def _overrides(plan: "Plan", name: str, epochs: int | None) -> list[str]:
+    """The overrides of a job that pauses after some epochs, in its own folder at every rung."""
+    pause = f"pause_after={'null' if epochs is None else epochs}"
+    return [*plan.jobs[name], pause, f"hydra.sweep.subdir={quoted(Path(name))}"]
+
+
+def _ranked(plan: "Plan", settings: list[list[str]], epochs: int) -> list[list[str]]:
+    """The settings by their best epoch up to a rung: mean accuracy over seeds, then mean loss.
+
+    Failed jobs are left out. What a job did after the rung does not count, so a sweep that is
+    started again takes the same decisions.
+    """
+    scored = []
+    for names in settings:
+        left = [n for n in names if readable_result(plan.folder / n).get("status") in ENDED]
+        rows = [best_row(read_metrics(plan.folder / name)[:epochs]) for name in left]
+        if rows:
+            accuracy, loss = (fmean(row[key] for row in rows) for key in ("val/acc", "val/loss"))
+            scored.append((-accuracy, loss, left))
+    return [names for *_, names in sorted(scored)]
+
+
+def _prune(plan: "Plan", except_for: list[list[str]]) -> None:
+    for name in plan.jobs.keys() - set(chain(*except_for)):
+        result = readable_result(plan.folder / name)
+        if result.get("status") == "paused":
+            write_json(plan.folder / name / "result.json", result | {"status": "pruned"})
