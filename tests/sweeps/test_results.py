@@ -28,7 +28,10 @@ def test_jobs_are_ranked_by_validation_accuracy_then_loss(grid: Path) -> None:
 
 
 def test_pending_jobs_are_listed_with_their_values(grid: Path) -> None:
-    jobs = {"0": ["ignored=1"], "3": ["optimizer.lr=0.1", "data.batch_size=128", "seed=1"]}
+    jobs = {
+        "0": ["ignored=1"],
+        "3": ["data=mini", "optimizer.lr=0.1", "data.batch_size=128", "seed=1"],
+    }
     write_plan(grid, jobs, "python train.py -m")
     sweep = read_sweep(grid)
     assert not sweep.complete

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -67,6 +68,8 @@ class SweepCallback(Callback):
             self._announce()
         cli.sweep_error_hook = self.end_early
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # between jobs, too
+        if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
+            _check_accounting()
         self.progress = Progress(self.plan)
         if self.plan.threads:
             self.progress.thread.start()
@@ -122,7 +125,8 @@ class SweepCallback(Callback):
 
     def begin(self, names: Sequence[str], epochs: int | None) -> None:
         """Begin a rung of successive halving, with the jobs that train up to it."""
-        jobs = "all jobs" if len(names) == self.plan.total else f"jobs {', '.join(names)}"
+        jobs = f"job{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        jobs = "all jobs" if len(names) == self.plan.total else jobs
         print_line(f"{jobs} to {'the end' if epochs is None else f'epoch {epochs}'}")
         self.progress.begin(names, epochs)
 
@@ -214,7 +218,8 @@ class SweepCallback(Callback):
             if any(self.plan.folder.glob("*/.hydra/overrides.yaml")):
                 with suppress(SystemExit), _exit_on_error(FAILED):
                     self.summarise(test=False)
-            print_line(f"to continue  {self._command()}")
+            else:
+                print_line(f"to continue  {self._command()}")
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         fail("stopped" if stopped else f"{type(error).__name__}: {one_line(error)}", FAILED)
 
@@ -227,6 +232,15 @@ def _exit_on_error(status: int = INVALID) -> Iterator[None]:
             yield
     except SystemExit as error:
         raise SystemExit(status) from error
+
+
+def _check_accounting() -> None:
+    """Keep submitit from calling sacct, with a warning each time, where accounting is off."""
+    if subprocess.run(["sacct"], capture_output=True, check=False).returncode:
+        from submitit.slurm.slurm import SlurmInfoWatcher
+
+        # submitit also knows that a job has ended by its result
+        SlurmInfoWatcher.update = lambda self: None  # type: ignore[method-assign]
 
 
 def _limit_resources(plan: Plan, number: int) -> None:

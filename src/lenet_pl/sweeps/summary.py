@@ -170,6 +170,8 @@ def summary(sweep: SweepResults, program: str = "python train.py") -> Renderable
         parts += [grid, f"… and {hidden} more in sweep.csv" if hidden > 0 else ""]
     commands = [("train again", command(sweep, program))] if sweep.winner else []
     commands.append(("TensorBoard", f"tensorboard --logdir {shlex.quote(str(sweep.folder))}"))
+    if sweep.command and not sweep.complete:
+        commands.append(("to continue", sweep.command))
     for style, lines in (("bold", outcome(sweep)), ("cyan", commands)):
         parts += [Text(f"{name:<12} {text}", style=style) for name, text in lines]
     return Group(*parts)
