@@ -27,7 +27,7 @@ def write_job(
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
     if status is None:
         return
-    finished = status == "finished"
+    finished = status in ("finished", "paused", "pruned")
     result = {
         "status": status,
         "error": None if finished else "train/loss is nan in epoch 1",

@@ -103,7 +103,8 @@ def test_a_promoted_job_equals_an_uninterrupted_one(
     assert a["lr_schedulers"] == b["lr_schedulers"]
     for key in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(a[key], b[key], rtol=0, atol=0)
-    for name, (_, epochs) in ends.items():  # also what the others trained
+    for name in "012":  # also what the others trained
+        epochs = ends[name][1]
         assert rows(tmp_path / "half" / name) == rows(tmp_path / "full" / name)[:epochs]
     assert "all jobs to epoch 1" in printed
     assert "pruned at 1" in printed

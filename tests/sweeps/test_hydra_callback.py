@@ -276,3 +276,23 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
     page.add_to_tensorboard(job, {"figure": Figure(figsize=(1, 1))}, 1)
     [record] = job.rglob(f"*{page.SUFFIX}")
     assert record.parent == job / "momentum 0"  # beside the job's curves
+
+
+def test_whole_groups_and_lists_can_be_swept(run_sweep: RunSweep, tmp_path: Path, capfd) -> None:
+    short = [x for x in QUICK if "epochs" not in x] + ["trainer.max_epochs=1", "logger=default"]
+    groups = ["model=lenet,mlp", "augment=[affine,noise],[noise]", "hydra.sweep.dir=groups"]
+    assert run_sweep("-m", *short, *groups, "test=false") == 0
+    lists = ["model=mlp", "model.hidden=[8],[16,8]", "hydra/launcher=joblib"]
+    assert run_sweep("-m", *short, *lists, "hydra.launcher.n_jobs=2", "hydra.sweep.dir=lists") == 0
+    assert [row["model.hidden"] for row in sorted_table(tmp_path / "lists")] == ["[8]", "[16,8]"]
+    table = sorted_table(tmp_path / "groups")
+    assert [(row["model"], row["augment"]) for row in table] == [
+        *(("lenet", "[affine,noise]"), ("lenet", "[noise]")),
+        *(("mlp", "[affine,noise]"), ("mlp", "[noise]")),
+    ]
+    assert len({row["val/loss"] for row in table}) == 4
+    assert capfd.readouterr().err == ""  # also from the worker processes
+
+
+def sorted_table(folder: Path) -> list[dict[str, str]]:
+    return sorted(read_table(folder), key=lambda row: row["job"])
