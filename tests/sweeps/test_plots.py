@@ -80,7 +80,7 @@ def test_heat_map_and_panels_show_the_accuracies(grid: Path) -> None:
     sweep = read_sweep(grid)
     scales = [plots.Scale(sweep, key) for key in sweep.parameters]
     axes = Figure().subplots()
-    plots.draw_heat_map(axes, sweep, *scales)
+    plots.draw_heat_map(axes, sweep, scales)
     texts = {text.get_position(): text.get_text() for text in axes.texts}
     assert texts == {(0, 0): "91.00 %", (1, 0): "failed", (0, 1): "95.00 %", (1, 1): "95.00 %"}
     [frame] = axes.patches
@@ -96,11 +96,12 @@ def test_heat_map_tells_pruned_settings_from_finished_ones(tmp_path: Path) -> No
     write_curve(tmp_path, ["a=1", "b=1"], "finished", 0.8, 0.9, 0.95)
     write_curve(tmp_path, ["a=1", "b=2", "seed=1"], "pruned", 0.96, 0.94)
     write_curve(tmp_path, ["a=1", "b=2", "seed=2"], "pruned", 0.8, 0.98)
+    write_curve(tmp_path, ["a=1", "b=2", "seed=3"], None, 0.5)
     write_curve(tmp_path, ["a=2", "b=1"], None, 0.97)
     write_curve(tmp_path, ["a=2", "b=2"], "failed", 0.1)
     sweep = read_sweep(tmp_path)
     axes = Figure().subplots()
-    plots.draw_heat_map(axes, sweep, *(plots.Scale(sweep, key) for key in "ab"))
+    plots.draw_heat_map(axes, sweep, [plots.Scale(sweep, key) for key in "ab"])
     texts = {text.get_position(): text for text in axes.texts}
     assert {place: text.get_text() for place, text in texts.items()} == {
         (0, 0): "95.00 %",
@@ -139,6 +140,16 @@ def test_curves_are_means_over_seeds_and_end_where_jobs_did(tmp_path: Path) -> N
     assert ends[:, 0].max() == 2  # epoch 3 has one seed
     sd = 0.02 / 2**0.5
     assert [ends[:, 1].min(), ends[:, 1].max()] == pytest.approx([0.91 - sd, 0.95 + sd])
+
+
+def test_figure_needs_no_curves(tmp_path: Path) -> None:
+    for name in "01":
+        write_job(tmp_path, name, [f"a={name}"])
+        (tmp_path / name / "metrics.csv").unlink()
+    axes, legend = draw_curves(tmp_path)
+    assert not axes.lines
+    assert legend == []
+    assert plots.save_figure(read_sweep(tmp_path))
 
 
 def test_many_curves_leave_all_but_the_best_grey(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def draw(sweep: SweepResults) -> Figure:
     )
     first, second = parts
     if heat_map:
-        draw_heat_map(first.subplots(), sweep, *scales)
+        draw_heat_map(first.subplots(), sweep, scales)
     else:
         draw_panels(first.subplots(1, len(sizes), squeeze=False)[0], sweep, scales)
     draw_curves(second.subplots(), sweep)
@@ -91,9 +91,6 @@ class Scale:
 
     def position(self, job: Job) -> float:
         return self.positions[job.values.get(self.key, "")]
-
-    def index(self, job: Job) -> int:
-        return list(self.positions).index(job.values.get(self.key, ""))
 
     def label(self, axes: Axes) -> None:
         """Scale the x-axis, with a tick at each value unless some are too close."""
@@ -155,22 +152,22 @@ def draw_panels(panels: Sequence[Axes], sweep: SweepResults, scales: list[Scale]
         axes.grid()
     panels[0].set_title("best validation accuracy", loc="left")
     if not sweep.parameters:
-        axes.axhline(mean := means.mean(), color=BEST, lw=1)
-        axes.axhspan(
-            mean - (sd := sweep.groups[0].sd() or 0), mean + sd, color=BEST, alpha=0.15, lw=0
-        )
+        mean, sd = sweep.groups[0].mean(), sweep.groups[0].sd() or 0
+        axes.axhspan(mean - sd, mean + sd, color=BEST, alpha=0.15, lw=0)
+        axes.axhline(mean, color=BEST, lw=1)
 
 
-def draw_heat_map(axes: Axes, sweep: SweepResults, down: Scale, across: Scale) -> None:
+def draw_heat_map(axes: Axes, sweep: SweepResults, scales: list[Scale]) -> None:
     """A table of two parameters, coloured by the accuracy of finished jobs; the best is framed.
 
-    A setting without finished jobs is grey, with the epoch at which it was stopped.
+    Settings without finished jobs are grey, with the last epoch before they were stopped.
     """
+    down, across = scales
     rows, columns = range(len(down.positions)), range(len(across.positions))
     table = np.full((len(rows), len(columns)), np.nan)
     norm = Normalize(*_shown([group.mean() for group in sweep.groups]), clip=True)
     for jobs in reversed(_settings(sweep).values()):  # the best last
-        row, column = down.index(jobs[0]), across.index(jobs[0])
+        row, column = (list(s.positions).index(jobs[0].values.get(s.key, "")) for s in scales)
         last = [job for job in jobs if job.validated and job.epochs == jobs[0].epochs]
         text, look = jobs[0].status, dict[str, Any](color=GREY, size=7, style="italic")
         if scored := [job for job in jobs if job.scored]:
@@ -205,6 +202,9 @@ def draw_curves(axes: Axes, sweep: SweepResults) -> None:
             for row in read_metrics(job.folder):
                 if "val/acc" in row:
                     curves[rank, job.status][row["epoch"]].append(row["val/acc"])
+    if not curves:  # metrics.csv is missing
+        axes.set_axis_off()
+        return
     low, high = _shown([x for curve in curves.values() for accs in curve.values() for x in accs])
     _scale_accuracy(axes, low, high)
     ends = {}
