@@ -284,10 +284,10 @@ def hparams(cfg: DictConfig) -> dict[str, Any]:
     """The columns of TensorBoard's HParams tab; a class is replaced with its name."""
     values = OmegaConf.to_container(cfg.hparams, resolve=True)
     assert isinstance(values, dict)
-    return {
-        str(name): value.rpartition(".")[2] if isinstance(value, str) else value
-        for name, value in values.items()
-    }
+    for name, value in values.items():
+        if isinstance(value, str) and value.replace(".", "_").isidentifier():
+            values[name] = value.rpartition(".")[2]
+    return cast("dict[str, Any]", values)
 
 
 def _as_yaml(cfg: DictConfig) -> str:

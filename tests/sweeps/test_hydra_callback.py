@@ -26,6 +26,7 @@ from lenet_pl.cli import prefer_own_presets
 from lenet_pl.console import end_summary
 from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation import evaluate
+from lenet_pl.records import override_key
 from lenet_pl.runs import Run, open_run, resume_arguments
 from lenet_pl.sweeps import hydra_callback
 from lenet_pl.sweeps.plan import Plan
@@ -258,12 +259,12 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
             break
         time.sleep(0.1)
     assert sorted(request("runs")) == ["0/momentum 0", "1/momentum 0.9"]
+    columns = request("plugin/hparams/experiment", {})["hparamInfos"]
+    assert [column["name"] for column in columns] == ["optimizer_momentum"]  # no constants
     shown = {}
     for group in groups:
         values = {v["name"]["tag"]: v["value"] for v in group["metricValues"]}
         shown[group["hparams"]["optimizer_momentum"]] = values
-        assert group["hparams"]["lr"] == 0.05
-        assert group["hparams"]["batch_size"] == 64
     job = tmp_path / "s" / "0"
     text = io.StringIO()
     Console(file=text).print(end_summary(read_results(tmp_path / "s")["0"], job, "python train.py"))
@@ -296,3 +297,39 @@ def test_whole_groups_and_lists_can_be_swept(run_sweep: RunSweep, tmp_path: Path
 
 def sorted_table(folder: Path) -> list[dict[str, str]]:
     return sorted(read_table(folder), key=lambda row: row["job"])
+
+
+def test_hparams_tab_shows_what_varied(monkeypatch: pytest.MonkeyPatch) -> None:
+    def columns(*overrides: str) -> dict[str, object]:
+        """The columns of a job, if all its overrides are swept over."""
+        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+            words = [*overrides, "hydra.mode=MULTIRUN", "hydra.job.num=0"]
+            config = compose("config", words, return_hydra_config=True)
+        monkeypatch.setattr(hydra_callback.HydraConfig, "get", lambda: config.hydra)
+        hydra_callback._add_hparams(config, tuple(map(override_key, overrides)))
+        return training.hparams(config)
+
+    prefer_own_presets()
+    assert columns("seed=3") == {"seed": 3}
+    assert columns("optimizer.lr=0.1", "data.batch_size=64") == {"lr": 0.1, "batch_size": 64}
+    # nested keys, lists and null
+    assert columns("optimizer.momentum=0.9", "test=false") == {
+        "optimizer_momentum": 0.9,
+        "test": False,
+    }
+    adam = columns("optimizer=adam", "optimizer.betas=[0.8,0.99]", "trainer.precision=null")
+    assert adam == {
+        "optimizer": "adam",
+        "optimizer_betas": "[0.8,0.99]",
+        "trainer_precision": "null",
+    }
+    # groups by option, which tells apart two of the same class
+    assert columns("model=mlp", "experiment=ema") == {"model": "mlp", "experiment": "ema"}
+    assert columns("augment=[affine,noise]") == {"augment": "[affine,noise]"}
+    both = columns("model=pretrained", "model.name=resnet18")
+    assert both == {"model": "pretrained", "model_name": "resnet18"}
+    # a column may refer to a key within a resolver, but not to one that only starts like it
+    assert columns("+model.name=resnet18") == {"model": "resnet18"}
+    assert columns("+model.name_2=1") == {"model_name_2": 1}
+    # the tab of a sweep whose keys are unknown has all columns
+    assert {"lr", "batch_size", "seed", "model"} < columns().keys()

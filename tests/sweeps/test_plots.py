@@ -1,48 +1,73 @@
 """The figure of a sweep."""
 
-from collections.abc import Callable
+import json
 from pathlib import Path
 
 import pytest
 from helpers.sweeps import write_job
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lenet_pl.sweeps import plots
-from lenet_pl.sweeps.results import SweepResults, read_sweep
+from lenet_pl.sweeps.results import read_sweep
+
+
+def write_curve(sweep: Path, overrides: list[str], status: str | None, *accuracies: float) -> None:
+    """Write the next job, with the validation accuracy of each epoch."""
+    name = f"{len(list(sweep.iterdir()))}"
+    write_job(sweep, name, overrides, status, acc=max(accuracies))
+    lines = [f"{epoch},{acc},0.3,1.0" for epoch, acc in enumerate(accuracies, 1)]
+    text = "\n".join(["epoch,val/acc,val/loss,seconds", *lines])
+    (sweep / name / "metrics.csv").write_text(text + "\n")
+    if status:
+        path = sweep / name / "result.json"
+        result = json.loads(path.read_text()) | {"epochs": len(accuracies)}
+        if status == "pruned":
+            result["metrics"] = {"val/acc": max(accuracies), "val/loss": 0.3}
+        path.write_text(json.dumps(result))
+
+
+def draw_curves(sweep: Path) -> tuple[Axes, list[str]]:
+    """The axes of the curves, and the texts of the legend, from its title on."""
+    axes = Figure().subplots()
+    plots.draw_curves(axes, read_sweep(sweep))
+    legend = axes.get_legend()
+    texts = legend and [legend.get_title(), *legend.get_texts()]
+    return axes, [text.get_text() for text in texts or []]
+
+
+def lines(axes: Axes) -> dict[str, list[list[tuple[float, float]]]]:
+    """The points of the lines and markers by colour."""
+    result: dict[str, list[list[tuple[float, float]]]] = {}
+    for line in axes.lines:
+        points = [(float(x), float(y)) for x, y in line.get_xydata()]
+        result.setdefault(str(line.get_color()), []).append(points)
+    return result
 
 
 def test_plot_depends_on_what_varied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn(**values: str) -> tuple[str, int]:
-        """The function that draws the figure, and its number of axes."""
-        calls = []
-
-        def spy(name: str) -> Callable:
-            draw = getattr(plots, name)
-
-            def call(sweep: SweepResults) -> Figure:
-                calls.append((name, draw(sweep)))
-                return calls[-1][1]
-
-            return call
-
+        """The function that draws the parameters, and the number of axes with the curves."""
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         for number, row in enumerate(zip(*values.values(), strict=True)):
             overrides = [f"{key}={value}" for key, value in zip(values, row, strict=True)]
             write_job(folder, f"{number}", overrides)
+        calls = []
         with monkeypatch.context() as patch:
             for name in ("draw_panels", "draw_heat_map"):
-                patch.setattr(plots, name, spy(name))
-            assert plots.save_figure(read_sweep(folder))
+                patch.setattr(plots, name, lambda *args, name=name: calls.append(name))
+            figure = plots.draw(read_sweep(folder))
+        assert plots.save_figure(read_sweep(folder))
         assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
-        [(name, figure)] = calls
+        [name] = calls
         return name, len(figure.axes)
 
-    assert drawn(lr="123", seed="111") == ("draw_panels", 1)
-    assert drawn(lr="112", seed="121") == ("draw_panels", 1)
-    assert drawn(seed="123") == ("draw_panels", 1)
-    assert drawn(a="112", b="122", seed="123") == ("draw_heat_map", 2)  # with its colour bar
-    assert drawn(a="123", b="123") == ("draw_panels", 2)  # the heat map would be mostly empty
-    assert drawn(a="12", b="12", c="xy") == ("draw_panels", 3)
+    assert drawn(lr="123", seed="111") == ("draw_panels", 2)
+    assert drawn(lr="112", seed="121") == ("draw_panels", 2)
+    assert drawn(seed="123") == ("draw_panels", 2)
+    assert drawn(a="112", b="122", seed="123") == ("draw_heat_map", 2)
+    assert drawn(a="123", b="123") == ("draw_panels", 3)  # the heat map would be mostly empty
+    assert drawn(a="12", b="12", c="xy") == ("draw_panels", 4)
 
 
 def test_nothing_is_drawn_without_a_comparison(tmp_path: Path) -> None:
@@ -53,31 +78,134 @@ def test_nothing_is_drawn_without_a_comparison(tmp_path: Path) -> None:
 
 def test_heat_map_and_panels_show_the_accuracies(grid: Path) -> None:
     sweep = read_sweep(grid)
-    axes = plots.draw_heat_map(sweep).axes[0]
+    scales = [plots.Scale(sweep, key) for key in sweep.parameters]
+    axes = Figure().subplots()
+    plots.draw_heat_map(axes, sweep, scales)
     texts = {text.get_position(): text.get_text() for text in axes.texts}
-    assert texts == {(0, 0): "91.00%", (1, 0): "–", (0, 1): "95.00%", (1, 1): "95.00%"}
-    for axes in plots.draw_panels(sweep).axes:
+    assert texts == {(0, 0): "91.00 %", (1, 0): "failed", (0, 1): "95.00 %", (1, 1): "95.00 %"}
+    [frame] = axes.patches
+    assert frame.get_xy() == (0.5, 0.5)  # job 10 has the smaller loss
+    panels = Figure().subplots(1, 2)
+    plots.draw_panels(panels, sweep, scales)
+    for axes in panels:
         assert sorted(axes.lines[0].get_ydata()) == [0.91, 0.95, 0.95]
-        assert list(axes.lines[-2].get_ydata()) == [0.95]  # the best
+        assert list(axes.lines[-1].get_ydata()) == [0.95]  # the best
+
+
+def test_heat_map_tells_pruned_settings_from_finished_ones(tmp_path: Path) -> None:
+    write_curve(tmp_path, ["a=1", "b=1"], "finished", 0.8, 0.9, 0.95)
+    write_curve(tmp_path, ["a=1", "b=2", "seed=1"], "pruned", 0.96, 0.94)
+    write_curve(tmp_path, ["a=1", "b=2", "seed=2"], "pruned", 0.8, 0.98)
+    write_curve(tmp_path, ["a=1", "b=2", "seed=3"], None, 0.5)
+    write_curve(tmp_path, ["a=2", "b=1"], None, 0.97)
+    write_curve(tmp_path, ["a=2", "b=2"], "failed", 0.1)
+    sweep = read_sweep(tmp_path)
+    axes = Figure().subplots()
+    plots.draw_heat_map(axes, sweep, [plots.Scale(sweep, key) for key in "ab"])
+    texts = {text.get_position(): text for text in axes.texts}
+    assert {place: text.get_text() for place, text in texts.items()} == {
+        (0, 0): "95.00 %",
+        (1, 0): "97.00 %\nup to epoch 2",
+        (0, 1): "97.00 %\nup to epoch 1",
+        (1, 1): "failed",
+    }
+    assert [place for place, text in texts.items() if text.get_style() == "normal"] == [(0, 0)]
+    [mesh] = axes.collections
+    assert mesh.get_array().count() == 1  # only the finished one has a colour
+
+
+def test_curves_are_means_over_seeds_and_end_where_jobs_did(tmp_path: Path) -> None:
+    write_curve(tmp_path, ["a=1", "seed=0"], "finished", 0.90, 0.94, 0.96)
+    write_curve(tmp_path, ["a=1", "seed=1"], "finished", 0.92, 0.96)
+    write_curve(tmp_path, ["a=2", "seed=0"], "finished", 0.97, 0.95, 0.98)
+    write_curve(tmp_path, ["a=2", "seed=1"], "failed", 0.93)
+    write_curve(tmp_path, ["a=3", "seed=0"], "pruned", 0.91, 0.92)
+    write_curve(tmp_path, ["a=4", "seed=0"], None, 0.90)
+    axes, legend = draw_curves(tmp_path)
+    best, second, third, fourth, *_ = plots.COLOURS
+    drawn = lines(axes)
+    assert drawn.keys() == {best, second, third, fourth}
+    assert drawn[best] == [[(1, 0.97), (2, 0.95), (3, 0.98)], [(1, 0.93)], [(1, 0.93)]]
+    [mean] = drawn[second]
+    assert mean == [pytest.approx(point) for point in [(1, 0.91), (2, 0.95), (3, 0.96)]]
+    assert drawn[third] == [[(1, 0.91), (2, 0.92)], [(2, 0.92)]]
+    assert drawn[fourth] == [[(1, 0.90)], [(1, 0.90)]]
+    markers = {line.get_marker() for line in axes.lines if line.get_linewidth() == 0}
+    assert markers == {"X", "o", ">"}
+    assert legend == ["a", "2", "1", "3", "4", "failed", "pruned", "unfinished"]
+    top = max(axes.lines, key=lambda line: line.get_zorder())
+    assert top.get_color() == best
+    [band] = [path for bands in axes.collections for path in bands.get_paths()]
+    ends = band.vertices
+    assert ends[:, 0].max() == 2  # epoch 3 has one seed
+    sd = 0.02 / 2**0.5
+    assert [ends[:, 1].min(), ends[:, 1].max()] == pytest.approx([0.91 - sd, 0.95 + sd])
+
+
+def test_figure_needs_no_curves(tmp_path: Path) -> None:
+    for name in "01":
+        write_job(tmp_path, name, [f"a={name}"])
+        (tmp_path / name / "metrics.csv").unlink()
+    axes, legend = draw_curves(tmp_path)
+    assert not axes.lines
+    assert legend == []
+    assert plots.save_figure(read_sweep(tmp_path))
+
+
+def test_many_curves_leave_all_but_the_best_grey(tmp_path: Path) -> None:
+    for number in range(30):
+        acc = 0.98 - number / 10_000
+        write_curve(tmp_path, [f"model.lr={number}", "b=a.B"], "finished", acc - 0.01, acc)
+    write_curve(tmp_path, ["model.lr=30", "b=c"], "finished", 0.1, 0.1)
+    axes, legend = draw_curves(tmp_path)
+    assert legend == ["lr, b", *(f"{n}, B" for n in range(6)), "25 others", "below range"]
+    drawn = lines(axes)
+    assert list(drawn) == [*plots.COLOURS, plots.GREY]
+    assert drawn[plots.BEST] == [[(1, 0.97), (2, 0.98)]]
+    low, high = axes.get_ylim()
+    assert 0.9 < low < 0.96
+    assert high > 0.98
+    [(epoch, position)] = drawn[plots.GREY][-1]
+    assert epoch == 2
+    assert low < position < 0.96
+
+
+def test_curves_of_one_setting_need_no_legend(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_curve(tmp_path, [f"seed={seed}"], "finished", 0.9 + seed / 100)
+    axes, legend = draw_curves(tmp_path)
+    assert legend == []
+    assert lines(axes) == {plots.BEST: [[(1, pytest.approx(0.91))]]}
+    assert [tick for tick in axes.get_xticks() if 0.5 <= tick <= 1.5] == [1]
+    figure = plots.draw(read_sweep(tmp_path))
+    title = "mean and standard deviation over seeds, n = 3: 91.00 % ± 1.00 %"
+    assert figure.get_suptitle() == title
 
 
 def test_settings_that_fail_do_not_compress_the_others(tmp_path: Path) -> None:
     for number, acc in enumerate([0.97, 0.98, 0.99, 0.1]):
         write_job(tmp_path, f"{number}", [f"a={number}", f"b={number}"], acc=acc)
-    axes = plots.draw_panels(read_sweep(tmp_path)).axes[0]
-    low, high = axes.get_ylim()
-    assert 0.9 < low < 0.97
-    assert high > 0.99
-    triangles = axes.lines[-1]
-    assert list(triangles.get_xdata()) == [3]
-    assert low < triangles.get_ydata()[0] < 0.97
+    sweep = read_sweep(tmp_path)
+    panels = Figure().subplots(1, 2)
+    plots.draw_panels(panels, sweep, [plots.Scale(sweep, key) for key in "ab"])
+    for axes in panels:
+        low, high = axes.get_ylim()
+        assert 0.9 < low < 0.97
+        assert high > 0.99
+        triangle = axes.lines[-1]
+        assert triangle.get_marker() == "v"
+        assert list(triangle.get_xdata()) == [3]
 
 
 def test_line_shows_the_means_on_a_logarithmic_axis(tmp_path: Path) -> None:
     for number, (lr, acc) in enumerate([("0.1", 0.9), ("0.001", 0.7), ("0.001", 0.8)]):
         write_job(tmp_path, f"{number}", [f"lr={lr}", f"seed={number}"], acc=acc)
-    [axes] = plots.draw_panels(read_sweep(tmp_path)).axes
+    sweep = read_sweep(tmp_path)
+    axes = Figure().subplots()
+    plots.draw_panels([axes], sweep, [plots.Scale(sweep, "lr")])
     assert axes.get_xscale() == "log"
     x, y = axes.lines[0].get_data()
     assert list(x) == [0.001, 0.1]
     assert list(y) == pytest.approx([0.75, 0.9])
+    low, _ = axes.get_ylim()
+    assert low < 0.75 - 0.1 / 2**0.5  # the bar is not cut

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -278,10 +279,20 @@ def _clear(folder: Path) -> None:
 
 
 def _add_hparams(cfg: DictConfig, varied: tuple[str, ...]) -> None:
-    """Add the varied keys to the columns of TensorBoard's HParams tab."""
-    columns = str(OmegaConf.to_container(cfg.hparams))
-    with open_dict(cfg.hparams):
-        for key in varied:
-            value = OmegaConf.select(cfg, key)
-            if f"${{{key}}}" not in columns and isinstance(value, str | int | float | bool):
-                cfg.hparams[key.replace(".", "_")] = value
+    """Limit TensorBoard's HParams tab to the varied keys, since it shows only five columns.
+
+    Each job has the same columns, because TensorBoard takes their names from any one of them.
+    """
+    templates: Any = OmegaConf.to_container(cfg.hparams)  # not resolved
+    pairs = (item.partition("=") for item in HydraConfig.get().overrides.task)
+    typed = {override_key(key): value.strip("'\"") for key, _, value in pairs}
+    columns: dict[str, Any] = {}
+    for key in varied:
+        reference = re.compile(rf"[{{:]{re.escape(key)}[,}}]")
+        names = [name for name in templates if reference.search(str(templates[name]))]
+        names = [name for name in names if name not in varied]  # it shows a group's option
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, str | int | float | bool):  # a list, or the option of a group
+            value = typed[key]
+        columns |= {name: cfg.hparams[name] for name in names} or {key.replace(".", "_"): value}
+    cfg.hparams = columns or cfg.hparams

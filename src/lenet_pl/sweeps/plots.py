@@ -1,59 +1,113 @@
 """The figure of a sweep, ``sweep.png``."""
 
 import statistics
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
-from math import prod
+from typing import Any
 
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from lenet_pl.console import percent
 from lenet_pl.files import replacing
-from lenet_pl.sweeps.results import SeedGroup, SweepResults
+from lenet_pl.records import read_metrics
+from lenet_pl.sweeps.results import Job, SeedGroup, SweepResults, readable, short_names
 
-DPI = 130
+DPI = 180
 MIN_FILLED = 0.5  # of a heat map's cells; below, a panel for each parameter shows more
-COLORMAP = "viridis"
-BEST = "crimson"
+BEST, BLUE, GREY = "crimson", "#0072b2", "#8a8f98"
+COLOURS = (BEST, BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9")  # of the best settings
+ENDS = {"pruned": "o", "failed": "X", "below range": "v"}  # a curve that may go on: ">"
 
 
+@style.context("lenet_pl.plots")
 def save_figure(sweep: SweepResults) -> bool:
     """Draw ``sweep.png`` into the sweep's folder; False if there is nothing to compare."""
     if not sweep.groups or not sweep.varied:
         return False
-    cells = prod(len(Scale(sweep, key).positions) for key in sweep.parameters)
-    filled = len(sweep.parameters) == 2 and len(sweep.groups) >= MIN_FILLED * cells
-    figure = draw_heat_map(sweep) if filled else draw_panels(sweep)
     with replacing(sweep.folder / "sweep.png") as part:
-        figure.savefig(part, format="png")
+        draw(sweep).savefig(part, format="png", dpi=DPI)
     return True
+
+
+def draw(sweep: SweepResults) -> Figure:
+    """Draw a heat map, or a panel for each parameter, with the curves beside or below."""
+    scales = [Scale(sweep, key) for key in sweep.parameters or ("seed",)]
+    sizes = [len(scale.positions) for scale in scales]
+    heat_map = len(sizes) == 2 and len(_settings(sweep)) >= MIN_FILLED * np.prod(sizes)
+    width = 1.2 + 0.85 * sizes[-1] if heat_map else max(3.4, 2.4 * len(sizes))
+    height = max(3.6, 1 + 0.45 * sizes[0]) if heat_map else 3.6
+    beside = len(sizes) < 3
+    size = (width + 5.4, height) if beside else (width, 2 * height)
+    figure = Figure(figsize=size, layout="constrained")
+    parts: Any = (
+        figure.subfigures(1, 2, width_ratios=(width, 5.4)) if beside else figure.subfigures(2)
+    )
+    first, second = parts
+    if heat_map:
+        draw_heat_map(first.subplots(), sweep, scales)
+    else:
+        draw_panels(first.subplots(1, len(sizes), squeeze=False)[0], sweep, scales)
+    draw_curves(second.subplots(), sweep)
+    if sweep.has_seeds:
+        counts = {len(group.jobs) for group in sweep.groups}
+        n = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        title = f"mean and standard deviation over seeds, n = {n}"
+        if not sweep.parameters:
+            title += f": {percent(sweep.groups[0].mean())} ± {percent(sweep.groups[0].sd() or 0)}"
+        figure.suptitle(title, size=10)
+    return figure
+
+
+def _settings(sweep: SweepResults) -> dict[tuple[str, ...], list[Job]]:
+    """The jobs by their values except the seed; the best setting first."""
+    settings = defaultdict(list)
+    ranks = {job: rank for rank, group in enumerate(sweep.groups) for job in group.names}
+    for job in sorted(sweep.jobs, key=lambda job: (ranks.get(job.name, len(ranks)), -job.epochs)):
+        settings[tuple(job.values.get(key, "") for key in sweep.parameters)].append(job)
+    return settings
 
 
 class Scale:
     """The values of a parameter on an axis: numbers to scale, other text at equal distances."""
 
     def __init__(self, sweep: SweepResults, key: str) -> None:
+        self.key, self.name = key, short_names(sweep.varied)[key]
         values = {job.values.get(key, "") for job in sweep.jobs}  # of failed jobs, too
         ordered = sorted(values, key=lambda value: (_number(value), value))
+        self.labels = [_short(value) for value in ordered]
         numbers = [_number(value) for value in ordered]
         self.numeric = bool(np.isfinite(numbers).all())
         self.log = self.numeric and 0 < 10 * numbers[0] <= numbers[-1]
         equidistant = map(float, range(len(ordered)))
         self.positions = dict(zip(ordered, numbers if self.numeric else equidistant, strict=True))
 
+    def position(self, job: Job) -> float:
+        return self.positions[job.values.get(self.key, "")]
+
     def label(self, axes: Axes) -> None:
-        """Scale the x-axis, with a tick at each value unless there are many numbers."""
+        """Scale the x-axis, with a tick at each value unless some are too close."""
+        ticks = list(self.positions.values())
+        x = np.log(ticks) if self.log else np.array(ticks)
+        margin = 0.08 * np.ptp(x) if self.numeric else 0.5
+        limits = np.array([x[0] - margin, x[-1] + margin])
+        axes.set(xlim=np.exp(limits) if self.log else limits, xlabel=self.name)
         if self.log:
             axes.set_xscale("log")
-        if not self.numeric:
-            axes.set_xlim(-0.5, len(self.positions) - 0.5)
-        if not self.numeric or len(self.positions) <= 8:
-            axes.set_xticks(list(self.positions.values()), list(self.positions))
+            subs = (1, 3) if ticks[-1] < 100 * ticks[0] else (1,)
+            axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=4))
+            axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_locator(NullLocator())
+        if not self.numeric or np.diff(x).min() > 0.12 * np.ptp(x):
+            rotated: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+            axes.set_xticks(ticks, self.labels, **rotated if len("".join(self.labels)) > 24 else {})
 
 
 def _number(value: str) -> float:
@@ -64,81 +118,140 @@ def _number(value: str) -> float:
     return np.inf
 
 
-def draw_panels(sweep: SweepResults) -> Figure:
+def _short(value: str) -> str:
+    """A value for a tick or a legend: of a class, its name."""
+    text = value.rpartition(".")[2] if value.replace(".", "_").isidentifier() else readable(value)
+    return text if len(text) <= 20 else f"{text[:19]}…"
+
+
+def draw_panels(panels: Sequence[Axes], sweep: SweepResults, scales: list[Scale]) -> None:
     """Accuracy over each parameter, or over the seed if nothing else varies; the best is red.
 
-    A point is the mean of a setting's seeds, and a bar their standard deviation. Triangles are
-    settings that are too inaccurate for the range of several panels.
+    A point is the mean of a setting's finished seeds, and a bar their standard deviation. Triangles
+    are settings that are too inaccurate for the range.
     """
-    keys, groups = sweep.parameters or ("seed",), list(sweep.groups)
+    groups = list(sweep.groups)
     if not sweep.parameters:
         groups = [SeedGroup((job,)) for job in groups[0].jobs]
-    means, sds = [group.mean() for group in groups], [group.sd() or np.nan for group in groups]
-    low, high = _shown(means) if len(keys) > 1 else (min(means), max(means))
-    size = (6, 4) if len(keys) == 1 else (1.5 + 2.5 * len(keys), 4)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
-    for key, axes in zip(keys, panels, strict=True):
-        scale = Scale(sweep, key)
-        x = [scale.positions[group.values.get(key, "")] for group in groups]
-        joined = scale.numeric and len(sweep.parameters) == 1
-        order = np.argsort(x)
-        columns = (np.array(values)[order] for values in (x, means, sds))
-        axes.errorbar(*columns, fmt="o-" if joined else "o", capsize=4, alpha=0.7)
+    means = np.array([group.mean() for group in groups])
+    sds = np.array([group.sd() or 0 for group in groups])
+    low = _shown(list(means))[0] if sweep.parameters else 0
+    shown = np.where(means < low, np.nan, means)
+    limits = np.nanmin(shown - sds), np.nanmax(shown + sds)
+    look: Any = {"capsize": 3, "color": BLUE, "alpha": 0.7}
+    for axes, scale in zip(panels, scales, strict=True):
+        x = np.array([scale.position(group.jobs[0]) for group in groups])
+        look["fmt"] = "o-" if scale.numeric and len(sweep.parameters) == 1 else "o"
+        axes.errorbar(*np.array([x, shown, np.where(sds, sds, np.nan)])[:, np.argsort(x)], **look)
         axes.plot(x[0], means[0], "o", color=BEST, zorder=3)
-        worse = [value for value, mean in zip(x, means, strict=True) if mean < low]
-        axes.plot(worse, [low] * len(worse), "v", color="grey")
+        for position in x[means < low]:
+            axes.plot(position, 0.03, "v", color=GREY, transform=axes.get_xaxis_transform())
         scale.label(axes)
-        axes.set_xlabel(key)
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("validation accuracy")
-    panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
-    if len(keys) > 1:
-        margin = 0.05 * (high - low) or 0.01
-        panels[0].set_ylim(low - margin, high + margin)
-    n = max(len(group.jobs) for group in sweep.groups)
-    title = f"mean ± standard deviation of {n} seeds" if n > 1 else ""
-    if not sweep.parameters and (sd := sweep.groups[0].sd()) is not None:
-        mean = sweep.groups[0].mean()
-        axes.axhspan(mean - sd, mean + sd, alpha=0.15, lw=0)
-        axes.axhline(mean, lw=1)
-        title = f"{mean:.2%} ± {sd:.2%}, n = {n}"
-    figure.suptitle(title, size=10)
-    return figure
+        _scale_accuracy(axes, *limits)
+        axes.tick_params("y", labelleft=scale is scales[0])
+        axes.grid()
+    panels[0].set_title("best validation accuracy", loc="left")
+    if not sweep.parameters:
+        mean, sd = sweep.groups[0].mean(), sweep.groups[0].sd() or 0
+        axes.axhspan(mean - sd, mean + sd, color=BEST, alpha=0.15, lw=0)
+        axes.axhline(mean, color=BEST, lw=1)
 
 
-def draw_heat_map(sweep: SweepResults) -> Figure:
-    """A table of two parameters, coloured by accuracy; the best cell is framed."""
-    down, across = sweep.parameters
-    rows, columns = (list(Scale(sweep, key).positions) for key in (down, across))
+def draw_heat_map(axes: Axes, sweep: SweepResults, scales: list[Scale]) -> None:
+    """A table of two parameters, coloured by the accuracy of finished jobs; the best is framed.
+
+    Settings without finished jobs are grey, with the last epoch before they were stopped.
+    """
+    down, across = scales
+    rows, columns = range(len(down.positions)), range(len(across.positions))
     table = np.full((len(rows), len(columns)), np.nan)
-    for group in reversed(sweep.groups):  # the best last
-        row = rows.index(group.values.get(down, ""))
-        column = columns.index(group.values.get(across, ""))
-        table[row, column] = group.mean()
-    size = (2.8 + len(columns), 1.4 + 0.6 * len(rows))
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
     norm = Normalize(*_shown([group.mean() for group in sweep.groups]), clip=True)
-    bar = figure.colorbar(ScalarMappable(norm, COLORMAP), ax=axes, extend="min")
-    bar.formatter = PercentFormatter(1.0, decimals=1)
-    bar.set_label("validation accuracy")
-    axes.imshow(table, cmap=COLORMAP, norm=norm, aspect="auto")
+    for jobs in reversed(_settings(sweep).values()):  # the best last
+        row, column = (list(s.positions).index(jobs[0].values.get(s.key, "")) for s in scales)
+        last = [job for job in jobs if job.validated and job.epochs == jobs[0].epochs]
+        text, look = jobs[0].status, dict[str, Any](color=GREY, size=7, style="italic")
+        if scored := [job for job in jobs if job.scored]:
+            accuracy = table[row, column] = SeedGroup(tuple(scored)).mean()
+            text = percent(accuracy)
+            look = {"color": "white" if norm(accuracy) <= 0.6 else "black", "size": 9}
+        elif last and text != "failed":
+            text = f"{percent(SeedGroup(tuple(last)).mean())}\nup to epoch {last[0].epochs}"
+        axes.text(column, row, text, ha="center", va="center", **look)
+    axes.pcolormesh(columns, rows, table, norm=norm, cmap="viridis", edgecolors="white", lw=2)
     best = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BEST, lw=2.5)
     axes.add_patch(best).set_clip_on(False)
-    for (row, column), accuracy in np.ndenumerate(table):
-        colour = "white" if norm(accuracy) <= 0.6 else "black"
-        text = "–" if np.isnan(accuracy) else f"{accuracy:.2%}"
-        axes.text(column, row, text, ha="center", va="center", size=9, color=colour)
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set(xlabel=across, ylabel=down)
-    return figure
+    axes.invert_yaxis()
+    axes.set_facecolor("#f1f2f4")
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(columns, across.labels)
+    axes.set_yticks(rows, down.labels)
+    axes.set(xlabel=across.name, ylabel=down.name)
+    axes.set_title("best validation accuracy", loc="left")
 
 
-def _shown(means: list[float]) -> tuple[float, float]:
+def draw_curves(axes: Axes, sweep: SweepResults) -> None:
+    """Validation accuracy per epoch; a line is the mean of jobs that differ only in the seed.
+
+    The best settings are coloured, the winner on top. Jobs of a setting that did not finish are a
+    line of their own.
+    """
+    settings = {key: jobs for key, jobs in _settings(sweep).items() if any(j.epochs for j in jobs)}
+    curves: Any = defaultdict(lambda: defaultdict(list))
+    for rank, jobs in enumerate(settings.values()):
+        for job in jobs:
+            for row in read_metrics(job.folder):
+                if "val/acc" in row:
+                    curves[rank, job.status][row["epoch"]].append(row["val/acc"])
+    if not curves:  # metrics.csv is missing
+        axes.set_axis_off()
+        return
+    low, high = _shown([x for curve in curves.values() for accs in curve.values() for x in accs])
+    _scale_accuracy(axes, low, high)
+    ends = {}
+    for (rank, status), curve in curves.items():
+        x = sorted(curve)
+        mean = np.array([statistics.fmean(curve[epoch]) for epoch in x])
+        sd = [statistics.stdev(curve[e]) if len(curve[e]) > 1 else np.nan for e in x]
+        look: Any = {"color": GREY, "lw": 0.8, "alpha": 0.6, "zorder": 2}
+        if rank < len(COLOURS):
+            look = {"color": COLOURS[rank], "zorder": 3 - rank / 10}
+            axes.fill_between(x, mean - sd, mean + sd, alpha=0.15, lw=0, **look)
+        axes.plot(x, mean, "o-" if len(x) == 1 else "-", ms=3, **look)
+        end = "below range" if mean[-1] < low else status
+        if end != "finished":
+            mark: Any = {"marker": ENDS.get(end, ">"), "ms": 4.5, "lw": 0}
+            mark["mfc"] = "white" if end == "pruned" else None
+            ends[end] = Line2D([], [], color=GREY, label=end, **mark)
+            colour, z = look["color"], look["zorder"] + 0.3
+            axes.plot(x[-1], max(mean[-1], low), color=colour, zorder=z, **mark)
+    if max(map(max, curves.values())) == 1:
+        axes.set_xlim(0.5, 1.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    axes.grid(axis="y")
+    axes.set_xlabel("epoch")
+    axes.set_title("validation accuracy", loc="left")
+    colours = dict(zip(filter(None, settings), COLOURS, strict=False))  # none of seeds alone
+    handles = [Line2D([], [], color=c, label=", ".join(map(_short, s))) for s, c in colours.items()]
+    if (others := len(settings) - len(COLOURS)) > 0:
+        handles.append(Line2D([], [], color=GREY, lw=0.8, label=f"{others} others"))
+    if handles := [*handles, *ends.values()]:
+        names = short_names(sweep.varied)
+        title = ", ".join(names[key] for key in sweep.parameters)
+        place: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1), "alignment": "left"}
+        axes.legend(handles=handles, title=title, **place)
+
+
+def _scale_accuracy(axes: Axes, low: float, high: float) -> None:
+    margin = 0.05 * (high - low) or 0.005
+    axes.set_ylim(low - margin, high + margin)
+    locator = MaxNLocator(8, steps=[1, 2, 5, 10])
+    ticks = locator.tick_values(low - margin, high + margin)
+    decimals = max(len(f"{100 * tick:.6g}".partition(".")[2]) for tick in ticks)
+    axes.yaxis.set_major_locator(locator)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals, symbol=" %"))
+
+
+def _shown(values: Sequence[float]) -> tuple[float, float]:
     """The range to show: settings that failed to learn must not compress the others."""
-    high, low, median = max(means), min(means), statistics.median(means)
+    high, low, median = max(values), min(values), statistics.median(values)
     return (max(low, high - 4 * (high - median)) if median < high else low), high
