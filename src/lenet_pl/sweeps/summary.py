@@ -17,7 +17,7 @@ from lenet_pl.sweeps.results import (
     short_names,
     typed,
 )
-from lenet_pl.sweeps.verdict import Verdict, judge, winner_overrides
+from lenet_pl.sweeps.verdict import Verdict, judge, setting_values, winner_overrides
 
 INTERVAL = "95 % interval"  # of the mean
 NUMERIC = {"epoch", "val/acc", "val/loss", "seconds", "mean", "sd", INTERVAL, "n"}  # columns
@@ -112,15 +112,11 @@ def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
     """The winner and the jobs that did not finish, a name and a text for each line."""
     lines = [("winner", "none: no finished job was validated")]
     if winner := sweep.winner:
-        single = len(winner.jobs) == 1
-        keys = sweep.parameters or (sweep.varied if single else ())
-        names = short_names(sweep.varied)
-        values = (f"{names[key]} {readable(winner.values.get(key, 'default'))}" for key in keys)
-        jobs = f"job{'' if single else 's'} {', '.join(winner.names)}"
+        jobs = f"job{'s' if len(winner.jobs) > 1 else ''} {', '.join(winner.names)}"
         name = "winner" if sweep.complete else "best so far"
         not_tested = f"none: {sweep.test_error}" if sweep.test_error else "not yet"
         lines = [
-            (name, f"{jobs}  {', '.join(values)}".rstrip()),
+            (name, f"{jobs}  {setting_values(sweep, winner)}".rstrip()),
             ("validation", _score(winner, "val")),
             ("test", _score(winner, "test") or not_tested),
         ]

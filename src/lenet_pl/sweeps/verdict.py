@@ -114,7 +114,6 @@ def judge(sweep: SweepResults) -> Verdict | None:
 
 # comparisons
 
-
 Read = Outcomes | str  # or why they could not be read
 
 
@@ -182,11 +181,12 @@ def _different(first: Read, second: Read) -> bool:
 
 def _describe(sweep: SweepResults, group: SeedGroup) -> str:
     """``job 4 (lr 0.01, batch_size 32)``."""
-    values = _values(sweep, group)
+    values = setting_values(sweep, group)
     return _jobs(group.names) + (f" ({values})" if values else "")
 
 
-def _values(sweep: SweepResults, group: SeedGroup) -> str:
+def setting_values(sweep: SweepResults, group: SeedGroup) -> str:
+    """``lr 0.01, batch_size 32``; of a single job, the seed if nothing else varies."""
     keys = sweep.parameters or (sweep.varied if len(group.jobs) == 1 else ())
     names = short_names(sweep.varied)
     return ", ".join(f"{names[key]} {readable(group.values.get(key, 'default'))}" for key in keys)
@@ -223,7 +223,7 @@ def _differences(sweep: SweepResults, verdict: Verdict) -> Iterator[str]:
     if groups := verdict.undecided:
         settings = _jobs([group.names[0] for group in groups])
         if sweep.has_seeds:
-            settings = _listed([_values(sweep, group) for group in groups], "; ")
+            settings = _listed([setting_values(sweep, group) for group in groups], "; ")
         yield f"Cannot be told apart from it ({test}, p >= {LEVEL}): {settings}."
     elif comparisons and verdict.decided:
         yield f"Every other setting is worse ({test}, p < {LEVEL})."
@@ -282,16 +282,15 @@ def numeric_grid(sweep: SweepResults) -> dict[str, list[float]]:
     """The values of each numeric parameter, ascending; empty if the sweep is not a grid."""
     keys = sweep.parameters
     settings = {tuple(job.values.get(key) for key in keys) for job in sweep.jobs}
-    columns = {
-        key: {*column} for key, column in zip(keys, zip(*settings, strict=True), strict=True)
-    }
-    if len(settings) < prod(map(len, columns.values())):  # a search samples its values
+    columns = [{*column} for column in zip(*settings, strict=True)]
+    if len(settings) < prod(map(len, columns)):  # a search samples its values
         return {}
-    grid = {key: {typed(value) for value in column} for key, column in columns.items()}
+    grid = {key: {*map(typed, column)} for key, column in zip(keys, columns, strict=True)}
+    numeric = {key: values for key, values in grid.items() if all(map(_is_number, values))}
     return {
         key: sorted(values)
-        for key, values in grid.items()
-        if all(map(_is_number, values)) and len(values) > 1 and not key.endswith("seed")
+        for key, values in numeric.items()
+        if len(values) > 1 and not key.endswith("seed")
     }
 
 
@@ -343,14 +342,10 @@ def _text(value: float) -> str:
 
 def _finer(values: Sequence[float], value: float) -> list[float]:
     """A value, and those halfway to its neighbours, ascending."""
-    i = values.index(value)
-    found = {value}
-    for neighbour in (*values[max(0, i - 1) : i], *values[i + 1 : i + 2]):
-        geometric = _geometric(values)
-        middle = sqrt(value) * sqrt(neighbour) if geometric else value / 2 + neighbour / 2
-        if (middle := _rounded(middle, values)) not in values:
-            found.add(middle)
-    return sorted(found)
+    i, geometric = values.index(value), _geometric(values)
+    middles = [sqrt(a) * sqrt(b) if geometric else a / 2 + b / 2 for a, b in pairwise(values)]
+    rounded = {_rounded(middle, values) for middle in middles[max(0, i - 1) : i + 1]}
+    return sorted({value, *(rounded - {*values})})
 
 
 def _valid(winner: SeedGroup, key: str, value: float) -> bool:
@@ -371,7 +366,7 @@ def _next_sweep(
     """The overrides of the sweep to run next; empty if there is nothing to suggest."""
     winner, beyond = sweep.groups[0], {k: v for k, v in verdict.edges.items() if v is not None}
     raw = _raw_values(winner.jobs[0])
-    seeds = list(dict.fromkeys(_raw_values(job).get("seed", "") for job in winner.jobs))
+    seeds = [seed for job in winner.jobs if (seed := _raw_values(job).get("seed"))]
     values: dict[str, list[str]] = {}
     if not sweep.complete:
         return ()
@@ -388,9 +383,9 @@ def _next_sweep(
         for key, column in grid.items():
             finer = _finer(column, typed(winner.values[key]))
             if len(finer) > 1 and all(_valid(winner, key, value) for value in finer):
-                values[key] = list(map(_text, finer))
+                values[key] = [raw[key] if v in column else _text(v) for v in finer]
     if values and len(seeds) > 1:
-        values["seed"] = seeds
+        values["seed"] = sorted(seeds, key=typed)
     names = {override_key(item): item.partition("=")[0] for item in winner.jobs[0].overrides}
     common = [item for item in winner_overrides(sweep) if override_key(item) not in values]
     swept = [f"{names.get(key, key)}={','.join(column)}" for key, column in values.items()]
