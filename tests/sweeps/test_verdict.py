@@ -242,6 +242,13 @@ def test_a_grid_over_seeds_is_extended_over_the_same_seeds(write):
     )
 
 
+def test_values_are_kept_as_typed(write_grid):
+    grid = {"optimizer.lr": "0.0012345,1e-2,0.1", "data.split_seed": "1,2"}
+    verdict = verdict_on(write_grid(grid, "1e-2,2"))
+    assert verdict.edges == {}  # a seed has no next value
+    assert verdict.next_sweep[-2:] == ("data.split_seed=2", "optimizer.lr=0.00351,1e-2,0.0316")
+
+
 def test_the_same_difference_for_every_seed_has_no_p_value(write):
     for number, (lr, seed) in enumerate(product(["0.01", "0.1"], ["0", "1"])):
         wrong = range(10 + number if lr == "0.01" else 15 + number)

@@ -97,7 +97,7 @@ class SeedGroup:
         return means | {key: self.jobs[0].metrics[key] for key in ends}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity, to cache the verdict on it
 class SweepResults:
     """The jobs of a sweep."""
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from math import prod, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,6 +82,7 @@ class Verdict:
         return all(c.p_value is not None and c.p_value < LEVEL for c in self.comparisons)
 
 
+@lru_cache(maxsize=1)  # for the files and the console
 def judge(sweep: SweepResults) -> Verdict | None:
     """Compare the finished jobs; None if none was validated."""
     if not (winner := sweep.winner):
