@@ -4,6 +4,7 @@ from math import comb, exp, log
 
 import pytest
 import torch
+from scipy import stats
 
 from lenet_pl import metrics
 
@@ -100,6 +101,32 @@ def test_mcnemar_with_ten_thousand_disagreements():
     a = torch.arange(20_000) < 10_000
     assert metrics.mcnemar(a, ~a) == 1.0
     assert metrics.mcnemar(a, torch.zeros_like(a)) == 0.0  # 2 ** -9,999
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 9, 10, 99])
+def test_student_distribution_equals_that_of_scipy(df):
+    for t in (0.0, 0.1, 1.0, 2.5, 12.7, 300.0):
+        expected = 1 - 2 * stats.t.sf(t, df)
+        assert metrics.t_probability(t, df) == pytest.approx(expected, abs=1e-14)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 6, 30])
+def test_interval_of_a_mean_and_paired_t_test_equal_those_of_scipy(n):
+    rng = torch.Generator().manual_seed(n)
+    a, b = (torch.rand(2, n, generator=rng, dtype=torch.double) / 100 + 0.98).tolist()
+    expected = stats.ttest_1samp(a, 0).confidence_interval(0.95)
+    assert metrics.mean_interval(a) == pytest.approx(tuple(expected), rel=1e-12)
+    assert metrics.paired_t_test(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue, abs=1e-12)
+    assert metrics.paired_t_test(a, b) == metrics.paired_t_test(b, a)
+
+
+def test_without_spread_there_is_no_interval_and_no_t_test():
+    assert metrics.mean_interval([0.98]) is None
+    assert metrics.mean_interval([0.98, 0.98, 0.98]) is None
+    assert metrics.paired_t_test([0.98], [0.97]) is None
+    # the differences are 0.01, but for rounding
+    assert metrics.paired_t_test([0.98, 0.99, 0.97], [0.97, 0.98, 0.96]) is None
+    assert metrics.paired_t_test([0.98, 0.99], [0.98, 0.99]) == 1.0
 
 
 def test_logits_are_computed_in_batches_and_in_order():

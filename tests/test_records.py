@@ -1,5 +1,6 @@
 """Readers of damaged and hostile run folders."""
 
+import io
 import json
 import os
 import pickle
@@ -11,12 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from lenet_pl.errors import ConfigError
-from lenet_pl.records import hydra_mode, read_metrics, read_overrides, read_result
+from lenet_pl.records import (
+    hydra_mode,
+    read_metrics,
+    read_overrides,
+    read_result,
+    read_val_predictions,
+)
 from lenet_pl.rules import BOOL, FINITE, NATURAL, STRING, invalid, with_schema
 from lenet_pl.runs import resume_arguments
 
@@ -277,3 +285,79 @@ def test_a_link_that_leads_nowhere_is_damage(tmp_path):
     (tmp_path / "result.json").symlink_to("result.json")
     with pytest.raises(ConfigError, match=r"damaged run folder: .*not a regular file"):
         read_result(tmp_path)
+
+
+PREDICTIONS: dict[str, np.ndarray] = {
+    "index": np.array([4, 0, 7]),
+    "label": np.array([1, 2, 3]),
+    "prediction": np.array([1, 2, 0]),
+    "confidence": np.array([0.5, 1, 0.25], np.float32),
+}
+
+
+def test_predictions_are_read_as_written(tmp_path):
+    assert read_val_predictions(tmp_path) is None
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "val_predictions.npz", **PREDICTIONS)
+        found = read_val_predictions(tmp_path)
+        assert list(found) == list(PREDICTIONS)
+        assert all(np.array_equal(found[name], array) for name, array in PREDICTIONS.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"index": np.array([4, 0, 4])}, "index: lists an image twice"),
+        ({"index": np.array([4, 0, -1])}, "index: is empty or out of range"),
+        ({"label": np.array([1, 2])}, "the arrays differ in length"),
+        ({name: array[:0] for name, array in PREDICTIONS.items()}, "index: is empty or out of"),
+        ({"label": np.array([[1, 2, 3]])}, "not a valid file"),
+        ({"label": np.array(1)}, "not a valid file"),
+        ({"label": np.array([1, 2, 3], np.int32)}, "not a valid file"),
+        ({"label": np.array([1, 2, 3], ">i8")}, "not a valid file"),
+        ({"label": np.array([1.0, 2.0, 3.0])}, "not a valid file"),
+        ({"label": np.array([Trap()] * 3)}, "not a valid file"),
+        ({"label": None}, "not a valid file"),
+        ({"label": np.zeros(2**23, int)}, "not a valid file"),  # 64 MiB from 64 KiB
+        ({"confidence": np.array([0.5, 1.5, 0.5], np.float32)}, "confidence: is empty or out"),
+        ({"confidence": np.array([0.5, np.nan, 0.5], np.float32)}, "confidence: is empty or out"),
+    ],
+)
+def test_damaged_predictions(tmp_path, monkeypatch, changes, reason):
+    monkeypatch.chdir(tmp_path)
+    arrays = {k: array for k, array in (PREDICTIONS | changes).items() if array is not None}
+    np.savez_compressed(tmp_path / "val_predictions.npz", **arrays)
+    with pytest.raises(ConfigError, match=f"damaged run folder: .*val_predictions.npz: {reason}"):
+        read_val_predictions(tmp_path)
+    assert not Path("sprung").exists()
+
+
+def test_files_that_numpy_did_not_write(tmp_path):
+    path = tmp_path / "val_predictions.npz"
+    np.savez(path, **PREDICTIONS)
+    good = path.read_bytes()
+    damaged = good[:300] + bytes([good[300] ^ 4]) + good[301:]
+    contents = [b"", b"text", good[:-30], damaged]
+    for shape, compression in (
+        (b"(3,)", zipfile.ZIP_BZIP2),
+        (b"(9**16,)", 0),
+        (b"(9999999999,)", 0),
+    ):
+        file = io.BytesIO()
+        with zipfile.ZipFile(path) as source, zipfile.ZipFile(file, "w", compression) as target:
+            for name in source.namelist():
+                before = b"(3,), }" + b" " * (len(shape) - 4)
+                target.writestr(name, source.read(name).replace(before, shape + b", }"))
+        contents.append(file.getvalue())
+    for content in contents:
+        assert content != good
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match="not a valid file of predictions"):
+            read_val_predictions(tmp_path)
+    path.write_bytes(good + bytes(2**23))
+    with pytest.raises(ConfigError, match="more than the limit"):
+        read_val_predictions(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="not a regular file"):
+        read_val_predictions(tmp_path)

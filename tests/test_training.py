@@ -23,6 +23,7 @@ from lenet_pl.data.mnist import Mini
 from lenet_pl.errors import VerificationError
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.lenet import LeNet
+from lenet_pl.records import read_val_predictions
 from lenet_pl.training import train
 
 # a fifth of the images, and no TensorBoard, whose pictures take their time
@@ -64,6 +65,7 @@ def test_files_of_the_run_folder(finished):
         "metrics.csv",
         "result.json",
         "train.log",
+        "val_predictions.npz",
     }
 
 
@@ -123,6 +125,23 @@ def test_the_test_accuracy_again_without_this_project(finished):
     with torch.no_grad():
         predicted = net(pixels).argmax(1)
     assert (predicted == test.labels).sum().item() / 1000 == record["metrics"]["test/acc"]
+
+
+def test_predictions_for_the_validation_images(finished):
+    """Those of the saved weights, on the images that a stratified split leaves for validation."""
+    record, found = result(finished), read_val_predictions(finished)
+    net = TutorialLeNet().eval()
+    net.load_state_dict(torch.load(finished / "best.pth", weights_only=True))
+    train = Mini().load().train
+    index = torch.from_numpy(found["index"].copy())
+    pixels = (train.images[index].float() / 255 - record["data"]["mean"]) / record["data"]["std"]
+    with torch.no_grad():
+        confidence, predicted = net(pixels).softmax(1).max(1)
+    assert found["label"].tolist() == train.labels[index].tolist()
+    assert found["prediction"].tolist() == predicted.tolist()
+    assert found["confidence"] == pytest.approx(confidence.numpy(), abs=1e-5)
+    accuracy = (found["prediction"] == found["label"]).mean()
+    assert (len(index), accuracy) == (1000, record["metrics"]["val/acc"])
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
@@ -317,7 +336,8 @@ def test_interrupted_run_can_be_resumed(tmp_path):
 @either
 def test_last_weights_are_tested_without_checkpoints(composed, tmp_path):
     train(composed(*PLAIN, "trainer.max_epochs=2", "callbacks=none", "logger=none"))
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"metrics.csv", "result.json"}
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"metrics.csv", "result.json", "val_predictions.npz"}
     record = result(tmp_path / "run")
     assert record["best_epoch"] == 2
     assert record["metrics"]["val/acc"] == rows(tmp_path / "run")[-1]["val/acc"]
@@ -338,6 +358,26 @@ def test_debugging_run_reports_no_metrics(composed, tmp_path):
     record = result(tmp_path / "run")
     assert record["status"] == "finished"
     assert record["metrics"] == {}
+    assert read_val_predictions(tmp_path / "run") is None  # of a single batch
+
+
+@either
+def test_a_limited_validation_predicts_the_first_images(composed, tmp_path, monkeypatch):
+    limits = ["trainer.limit_train_batches=2", "trainer.limit_val_batches=2"]
+    cfg = composed(*PLAIN, *limits, "trainer.max_epochs=1", "data.eval_batch_size=30")
+    kept = []
+
+    class Keep(Callback):
+        def on_validation_end(self, trainer, module):
+            kept[:] = [trainer.datamodule, *module.outputs["val"]]
+
+    train_with(Keep(), cfg, monkeypatch)
+    data, logits, labels = kept
+    found = read_val_predictions(tmp_path / "run")
+    assert found["index"].tolist() == data.indices["val"][:60].tolist()
+    assert found["label"].tolist() == labels.tolist() == data.splits["val"].labels[:60].tolist()
+    assert found["prediction"].tolist() == logits.argmax(1).tolist()
+    assert found["confidence"].tolist() == logits.softmax(1).amax(1).tolist()
 
 
 @either

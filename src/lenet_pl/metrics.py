@@ -1,12 +1,16 @@
 """Classification metrics, from logits ``[N, classes]`` and labels ``int64 [N]``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import sqrt
+from math import atan, cos, pi, sin, sqrt
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+ROUNDING = 1e-12  # accuracies that differ by less are equal
 
 
 def predict_logits(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
@@ -126,6 +130,55 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
     # comb(n, k), each from its predecessor: a thousand times faster for 10,000 disagreements
     ways = accumulate(tail, lambda ways, k: ways * (n - k) // (k + 1), initial=1)
     return min(1.0, 2 * sum(ways) / (1 << n))
+
+
+def t_probability(t: float, df: int) -> float:
+    """The probability that Student's t with ``df`` degrees of freedom lies within ±t.
+
+    Source: M. Abramowitz, I. A. Stegun, "Handbook of mathematical functions", 26.7.3 and 26.7.4.
+    """
+    angle = atan(t / sqrt(df))
+    odd, square = df % 2, cos(angle) ** 2
+    # each term from its predecessor
+    factors = ((k - 1) / k * square for k in range(2 + odd, df - 1, 2))
+    first = cos(angle) if odd else 1.0
+    total = sum(accumulate(factors, lambda term, factor: term * factor, initial=first))
+    if not odd:
+        return sin(angle) * total
+    return 2 / pi * (angle + (sin(angle) * total if df > 1 else 0.0))
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's 95 % interval of a mean; None for a single value, or if all are equal."""
+    df = len(values) - 1
+    if df < 1 or not (spread := _spread(values)):
+        return None
+    low, high = 0.0, 13.0  # 12.7 for two values, less for more
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_probability(middle, df) < 0.95 else (low, middle)
+    mean, half = fmean(values), high * spread / sqrt(len(values))
+    return mean - half, mean + half
+
+
+def paired_t_test(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Two-sided p-value of the paired t-test that two means are equal.
+
+    None if it is undefined: for a single pair, or if the differences are all equal but not zero.
+    """
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    df, mean = len(differences) - 1, fmean(differences)
+    if df < 1:
+        return None
+    if not (spread := _spread(differences)):
+        return 1.0 if abs(mean) < ROUNDING else None
+    return max(0.0, 1 - t_probability(abs(mean) / spread * sqrt(df + 1), df))
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The sample standard deviation; 0 if the values differ by rounding errors only."""
+    spread = stdev(values)
+    return spread if spread > ROUNDING else 0.0
 
 
 def by_confidence(logits: Tensor, selected: Tensor, count: int, descending: bool = True) -> Tensor:

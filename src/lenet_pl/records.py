@@ -1,7 +1,7 @@
 """Readers of the files in a run folder, which may be damaged or come from someone else.
 
 Every file is checked against a schema; a damaged one raises ConfigError. This module imports torch
-only to read tensors.
+and NumPy only to read tensors and arrays.
 """
 
 import csv
@@ -34,6 +34,7 @@ from lenet_pl.rules import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import nn
 
 VERSION_KEY = "lenet-pl_version"  # in a checkpoint
@@ -64,6 +65,7 @@ CONFIG = {
     "trainer?": NODE,
     "callbacks?": NODE,
 }
+PREDICTIONS = {"index": "int64", "label": "int64", "prediction": "int64", "confidence": "float32"}
 WEIGHTS = {"*": TENSOR}
 CHECKPOINT = {
     "state_dict": WEIGHTS,
@@ -83,6 +85,7 @@ CHECKPOINT = {
 }
 
 MAX_TEXT, MAX_JSON, MAX_TENSORS = 2**18, 2**25, 2**34  # bytes; larger files are not read
+MAX_PREDICTIONS = 2**23  # bytes, compressed; unpacked, an array has up to MAX_JSON
 MAX_DEPTH = 40  # of YAML
 ERRORS = (ConfigError, OSError, ValueError, TypeError, RecursionError)
 PARSER_ERRORS = (csv.Error, yaml.YAMLError, OmegaConfBaseException)
@@ -144,6 +147,50 @@ def _parse_metrics(text: str) -> list[dict[str, float]]:
     if any(row.get("epoch") != number for number, row in enumerate(rows, 1)):
         raise ValueError("epoch: must count the rows from 1")
     return rows
+
+
+def read_val_predictions(folder: Path) -> "dict[str, np.ndarray] | None":
+    """The arrays of ``val_predictions.npz``; None if the file does not exist.
+
+    They have one entry per validation image: ``index``, its position in the official file,
+    ``label``, ``prediction`` and ``confidence``, the probability of the prediction.
+    """
+    path = folder / "val_predictions.npz"
+    with checking(path):
+        if not exists(path, MAX_PREDICTIONS):
+            return None
+        try:
+            with zipfile.ZipFile(path) as archive:
+                arrays = {name: _read_array(archive, name) for name in PREDICTIONS}
+        except Exception as error:  # of many types
+            raise ValueError("not a valid file of predictions") from error
+        if len({len(array) for array in arrays.values()}) > 1:
+            raise ValueError("the arrays differ in length")
+        if len(set(arrays["index"].tolist())) < len(arrays["index"]):
+            raise ValueError("index: lists an image twice")
+        for name, array in arrays.items():
+            if not (len(array) and array.min() >= 0 and (name != "confidence" or array.max() <= 1)):
+                raise ValueError(f"{name}: is empty or out of range")
+        return arrays
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> "np.ndarray":
+    """A one-dimensional array of an ``.npz`` file, in bounded memory and without unpickling."""
+    import numpy as np
+
+    file = archive.getinfo(f"{name}.npy")
+    # of the other compressions, Python may unpack more than the size that is stated
+    if file.file_size > MAX_JSON or file.compress_type not in (
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+    ):
+        raise ValueError(name)
+    content = io.BytesIO(archive.read(file))
+    np.lib.format.read_magic(content)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(content)
+    if dtype != PREDICTIONS[name] or len(shape) != 1:
+        raise ValueError(name)
+    return np.frombuffer(content.read(), dtype, *shape)
 
 
 def read_overrides(folder: Path) -> list[str]:

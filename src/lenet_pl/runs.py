@@ -32,7 +32,8 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegacon
 RUN_HELP = "a run folder, a checkpoint in it, or latest"  # help of the argument RUN
 INTERACTIVE = ("bash", "interactive")  # names of Slurm jobs in which commands are typed
 # files that a resumed run writes without reading them first
-WRITTEN = (".hydra/config.yaml", "train.log", "metrics.csv", "best.pth", "checkpoints/best.ckpt")
+WRITTEN = [".hydra/config.yaml", "train.log", "metrics.csv", "best.pth", "checkpoints/best.ckpt"]
+WRITTEN += ["val_predictions.npz"]
 
 
 def find_run(name: str) -> Path:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -49,7 +50,7 @@ from lenet_pl.console import (
 )
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import FAILED, ConfigError, UserError, VerificationError, one_line
-from lenet_pl.files import display_path, reserved, write_json
+from lenet_pl.files import display_path, replacing, reserved, write_json
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
 from lenet_pl.records import read_result
@@ -128,7 +129,8 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                 result |= _describe(parts)
                 extendable = parts.horizon is None
                 if main_process:
-                    (folder / "result.json").unlink(missing_ok=True)  # from before the run resumed
+                    for name in ("result.json", "val_predictions.npz"):  # from before it resumed
+                        (folder / name).unlink(missing_ok=True)
                     if (report := parts.data.cleaning_report()) is not None:
                         write_json(folder / "cleaning.json", report)
                     show(_start_summary(cfg, parts))
@@ -354,6 +356,8 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     result["best_epoch"] = best
     if not debugging:
         _verify(parts, best, metrics)
+        if _is_main_process():
+            _write_predictions(Path(cfg.run_dir) / "val_predictions.npz", parts)
     # the jobs of a sweep must not be selected by test accuracy
     if cfg.test and not _in_sweep() and not _paused(cfg, parts):
         trainer.test(classifier, data, verbose=False)
@@ -377,6 +381,21 @@ def _verify(parts: Parts, best: int, metrics: dict[str, float]) -> None:
             raise VerificationError(
                 f"{name} of epoch {best} was {before:.6g}, but is {now:.6g} with the saved weights"
             )
+
+
+def _write_predictions(path: Path, parts: Parts) -> None:
+    """Write the predictions for the validation images, the first ones of a limited epoch."""
+    logits, labels = parts.classifier.outputs["val"]
+    images = parts.data.indices["val"][: len(labels)]
+    confidence = logits.softmax(1).amax(1).clamp_max(1)  # rounding can make it larger
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(
+            file,
+            index=images.numpy(),
+            label=labels.numpy(),
+            prediction=logits.argmax(1).numpy(),
+            confidence=confidence.numpy(),
+        )
 
 
 def _logged(parts: Parts, stage: str) -> dict[str, float]:

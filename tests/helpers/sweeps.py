@@ -2,8 +2,10 @@
 
 import csv
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 QUICK = ["data=mini", "trainer.accelerator=cpu", "trainer.max_epochs=2", "logger=none"]
@@ -18,13 +20,27 @@ def write_job(
     status: str | None = "finished",
     acc: float = 0.9,
     loss: float = 0.3,
+    wrong: Iterable[int] | None = None,
+    images: int = 100,
+    device: str = "cpu (1 thread)",
 ) -> None:
-    """Write the folder of a job as a run leaves it; without result.json if the status is None."""
+    """Write the folder of a job as a run leaves it; without result.json if the status is None.
+
+    ``wrong`` has the misclassified ones of the validation images, which determine the accuracy.
+    """
+    if wrong is not None:
+        wrong = sorted(wrong)
+        acc = (images - len(wrong)) / images
     folder = sweep / name
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
     lines = ["epoch,val/acc,val/loss,seconds", f"1,{acc - 0.1},{loss},2.0", f"2,{acc},{loss},1.5"]
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    if wrong is not None:
+        label = np.arange(images) % 10
+        prediction = label.copy()
+        prediction[wrong] = (label[wrong] + 1) % 10
+        write_predictions(folder, 3 * np.arange(images), label, prediction)
     if status is None:
         return
     finished = status in ("finished", "paused", "pruned")
@@ -36,6 +52,7 @@ def write_job(
         "best_epoch": 2 if finished else None,
         "metrics": {"val/acc": acc, "val/loss": loss} if finished else {},
         "seconds": {"fit": 3.5},
+        "device": device,
     }
     (folder / "result.json").write_text(json.dumps(result))
 
@@ -44,6 +61,15 @@ def write_plan(sweep: Path, jobs: dict[str, list[str]], command: str, total: int
     """Write a sweep's plan.json."""
     plan = {"command": command, "total": total or len(jobs), "jobs": jobs}
     (sweep / "plan.json").write_text(json.dumps(plan))
+
+
+def write_predictions(
+    folder: Path, index: np.ndarray, label: np.ndarray, prediction: np.ndarray
+) -> None:
+    """Write val_predictions.npz."""
+    arrays = {"index": index, "label": label, "prediction": prediction}
+    confidence = np.full(len(index), 0.5, np.float32)
+    np.savez_compressed(folder / "val_predictions.npz", **arrays, confidence=confidence)
 
 
 def read_results(sweep: Path) -> dict[str, dict]:

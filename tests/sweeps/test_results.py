@@ -6,6 +6,7 @@ import shlex
 import statistics
 from pathlib import Path
 
+import pytest
 from helpers.sweeps import read_table, write_job, write_plan
 from rich.console import Console
 
@@ -140,7 +141,14 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     row = next(row for row in read_table(tmp_path) if row["job"] == "0")
     assert float(row["val/acc_mean"]) == statistics.fmean([0.98, 0.90])
     assert row["n"] == "2"
-    assert "| 0.1 | 95.50 % | 0.71 % | 2 | 3, 2 |" in markdown(sweep)
+    low, high = winner.interval()  # Student's t is 12.7062 for one degree of freedom
+    assert low == pytest.approx(0.955 - 12.7062 * winner.sd() / 2**0.5, abs=1e-6)
+    assert high == 1  # not more
+    assert "| 0.1 | 95.50 % | 0.71 % | 89.15 % to 100.00 % | 2 | 3, 2 |" in markdown(sweep)
+    text = "95.50 % ± 0.71 %  loss 0.3000  mean and standard deviation, n = 2  95 % interval 89.15 "
+    assert dict(outcome(sweep))["validation"].startswith(text)
+    setting = as_dict(sweep)["settings"][0]
+    assert (setting["val/acc_low"], setting["val/acc_high"]) == (low, high)
 
 
 def test_a_job_without_all_figures_cannot_win(grid: Path) -> None:

@@ -80,17 +80,32 @@ class SeedGroup:
         values = [job.metrics[metric] for job in self.jobs]
         return statistics.stdev(values) if len(values) > 1 else None
 
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean validation accuracy; None without several seeds."""
+        if len({job.values.get("seed") for job in self.jobs}) < max(2, len(self.jobs)):
+            return None
+        from lenet_pl.metrics import mean_interval  # imports torch
+
+        ends = mean_interval([job.metrics["val/acc"] for job in self.jobs])
+        return ends and (max(0.0, ends[0]), min(1.0, ends[1]))
+
     def statistics(self, split: str) -> dict[str, Any]:
-        """A split's metrics, with the interval of a single test, for JSON; empty if not tested."""
+        """A split's metrics for JSON; empty if it was not tested.
+
+        The interval is that of the mean validation accuracy, or of a single test.
+        """
         acc, loss, n = f"{split}/acc", f"{split}/loss", len(self.jobs)
         ends = (f"{acc}_low", f"{acc}_high") if split == "test" and n == 1 else ()
         if not all({acc, loss, *ends} <= job.metrics.keys() for job in self.jobs):
             return {}
         means = {acc: self.mean(acc), f"{acc}_sd": self.sd(acc), loss: self.mean(loss), "n": n}
+        if split == "val":
+            low, high = self.interval() or (None, None)
+            return means | {"val/acc_low": low, "val/acc_high": high}
         return means | {key: self.jobs[0].metrics[key] for key in ends}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity, to cache the verdict on it
 class SweepResults:
     """The jobs of a sweep."""
 

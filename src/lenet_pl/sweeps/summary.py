@@ -1,6 +1,7 @@
 """The summary of a sweep: tables, outcome and winner, printed and written to files."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,13 +13,14 @@ from lenet_pl.files import write_bytes, write_csv, write_json
 from lenet_pl.sweeps.results import (
     SeedGroup,
     SweepResults,
-    parameter_overrides,
     readable,
     short_names,
     typed,
 )
+from lenet_pl.sweeps.verdict import Verdict, judge, setting_values, winner_overrides
 
-NUMERIC = {"epoch", "val/acc", "val/loss", "seconds", "mean", "sd", "n"}  # columns
+INTERVAL = "95 % interval"  # of the mean
+NUMERIC = {"epoch", "val/acc", "val/loss", "seconds", "mean", "sd", INTERVAL, "n"}  # columns
 MAX_ROWS = 30  # of a table on the console
 
 
@@ -55,13 +57,16 @@ def as_dict(sweep: SweepResults) -> dict[str, Any]:
         }
         for job in sweep.jobs
     ]
+    verdict = judge(sweep)
+    p_values = [None, *(c.p_value for c in verdict.comparisons)] if verdict else []
     settings = [
         {
             "jobs": group.names,
             "varied": {key: typed(group.values.get(key)) for key in sweep.parameters},
             **group.statistics("val"),
+            "p_value": p_value,  # that it is as good as the winner
         }
-        for group in sweep.groups
+        for group, p_value in zip(sweep.groups, p_values, strict=True)
     ]
     test = (sweep.winner and sweep.winner.statistics("test")) or None
     winner = sweep.winner and {**settings[0], "command": command(sweep), "test": test}
@@ -72,32 +77,46 @@ def as_dict(sweep: SweepResults) -> dict[str, Any]:
         "jobs": jobs,
         "settings": settings,
         "winner": winner,
+        "verdict": verdict and _verdict_as_dict(verdict),
         "tested": [job.name for job in sweep.jobs if "test/acc" in job.metrics],
     }
 
 
 def command(sweep: SweepResults, program: str = "python train.py") -> str:
     """The command that trains the winner again, with the seed of its best job."""
-    assert sweep.winner is not None
-    overrides = parameter_overrides(sweep.winner.jobs[0].overrides)
-    shared = set.intersection(*(set(job.overrides) for job in sweep.jobs))
-    overrides += sorted(item for item in shared if item.startswith("test="))
-    return f"{program} {shlex.join(overrides)}".strip()
+    return f"{program} {shlex.join(winner_overrides(sweep))}".strip()
+
+
+def next_command(verdict: Verdict | None, program: str = "python train.py") -> str | None:
+    """The command of the sweep to run next."""
+    if verdict is None or not verdict.next_sweep:
+        return None
+    return f"{program} -m {shlex.join(verdict.next_sweep)}"
+
+
+def _verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "sentences": verdict.sentences,
+        "images": verdict.images,
+        "lead": verdict.lead,
+        "test": verdict.test,
+        "undecided": [group.names for group in verdict.undecided],
+        "edges": verdict.edges,
+        "diverged": verdict.diverged,
+        "devices": [{"device": name, "jobs": jobs} for name, jobs in verdict.devices.items()],
+        "command": next_command(verdict),
+    }
 
 
 def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
     """The winner and the jobs that did not finish, a name and a text for each line."""
     lines = [("winner", "none: no finished job was validated")]
     if winner := sweep.winner:
-        single = len(winner.jobs) == 1
-        keys = sweep.parameters or (sweep.varied if single else ())
-        names = short_names(sweep.varied)
-        values = (f"{names[key]} {readable(winner.values.get(key, 'default'))}" for key in keys)
-        jobs = f"job{'' if single else 's'} {', '.join(winner.names)}"
+        jobs = f"job{'s' if len(winner.jobs) > 1 else ''} {', '.join(winner.names)}"
         name = "winner" if sweep.complete else "best so far"
         not_tested = f"none: {sweep.test_error}" if sweep.test_error else "not yet"
         lines = [
-            (name, f"{jobs}  {', '.join(values)}".rstrip()),
+            (name, f"{jobs}  {setting_values(sweep, winner)}".rstrip()),
             ("validation", _score(winner, "val")),
             ("test", _score(winner, "test") or not_tested),
         ]
@@ -111,11 +130,17 @@ def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
 def _score(group: SeedGroup, split: str) -> str:
     if not (values := group.statistics(split)):
         return ""
-    accuracy, sd, loss, n, *interval = values.values()
+    accuracy, sd, loss, n, *ends = values.values()
     text = f"{percent(accuracy)}{'' if sd is None else f' ± {percent(sd)}'}  loss {loss:.4f}"
     if sd is not None:
-        return f"{text}  mean and standard deviation, n = {n}"
-    return f"{text}  95 % interval {' to '.join(map(percent, interval))}" if interval else text
+        text += f"  mean and standard deviation, n = {n}"
+    interval = _range(ends)
+    return f"{text}  95 % interval {interval}" if interval else text
+
+
+def _range(ends: Sequence[float | None] | None) -> str:
+    """``98.76 % to 98.90 %``; empty without an interval."""
+    return " to ".join(percent(end) for end in ends or () if end is not None)
 
 
 def _tables(sweep: SweepResults) -> list[list[list[str]]]:
@@ -132,11 +157,12 @@ def _tables(sweep: SweepResults) -> list[list[list[str]]]:
         else:
             line += [""] * len(scores)
         jobs.append([*line, "" if job.seconds is None else f"{job.seconds:.1f}", f"{job.name}/"])
-    groups = [[*short_names(sweep.parameters).values(), "mean", "sd", "n", "jobs"]]
+    groups = [[*short_names(sweep.parameters).values(), "mean", "sd", INTERVAL, "n", "jobs"]]
     for group in sweep.groups:
         line = [readable(group.values.get(key, "")) for key in sweep.parameters]
         line += [percent(group.mean()), percent(sd) if (sd := group.sd()) is not None else ""]
-        groups.append([*line, str(len(group.jobs)), ", ".join(group.names)])
+        line += [_range(group.interval()), str(len(group.jobs)), ", ".join(group.names)]
+        groups.append(line)
     return [jobs, groups] if sweep.has_seeds else [jobs]
 
 
@@ -148,8 +174,10 @@ def markdown(sweep: SweepResults) -> str:
         escaped = ([cell.replace("|", "/") for cell in line] for line in (header, rule, *rows))
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in escaped))
     parts.append("\n".join(f"- {name}: {text}" for name, text in outcome(sweep)))
-    if sweep.winner:
-        parts.append(f"```bash\n{command(sweep)}\n```")
+    if verdict := judge(sweep):
+        parts.append(" ".join(verdict.sentences))
+        commands = [command(sweep), next_command(verdict)]
+        parts.append("\n".join(["```bash", *filter(None, commands), "```"]))
     if sweep.winner and sweep.varied:
         parts.append("![validation accuracy](sweep.png)")
     return "\n\n".join(parts) + "\n"
@@ -168,10 +196,16 @@ def summary(sweep: SweepResults, program: str = "python train.py") -> Renderable
         grid.width = console.measure(grid, options=console.options.update(max_width=1000)).maximum
         hidden = len(rows) - MAX_ROWS
         parts += [grid, f"… and {hidden} more in sweep.csv" if hidden > 0 else ""]
-    commands = [("train again", command(sweep, program))] if sweep.winner else []
+    lines, commands = outcome(sweep), []
+    if verdict := judge(sweep):
+        first, *others = verdict.sentences
+        lines += [("verdict", first), *(("", sentence) for sentence in others)]
+        commands.append(("train again", command(sweep, program)))
+        if following := next_command(verdict, program):
+            commands.append(("next sweep", following))
     commands.append(("TensorBoard", f"tensorboard --logdir {shlex.quote(str(sweep.folder))}"))
     if sweep.command and not sweep.complete:
         commands.append(("to continue", sweep.command))
-    for style, lines in (("bold", outcome(sweep)), ("cyan", commands)):
-        parts += [Text(f"{name:<12} {text}", style=style) for name, text in lines]
+    parts += [Text(f"{name:<12} {text}", style="bold") for name, text in lines]
+    parts += [Text(f"{name:<12} {text}", style="cyan") for name, text in commands]
     return Group(*parts)

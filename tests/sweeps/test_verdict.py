@@ -1,0 +1,360 @@
+"""What the verdict says of sweeps whose folders are made by hand."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.sweeps import write_job, write_predictions
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from scipy import stats
+
+from lenet_pl.sweeps.results import read_sweep
+from lenet_pl.sweeps.summary import as_dict, markdown, next_command
+from lenet_pl.sweeps.verdict import Verdict, judge, next_value
+
+BAD = range(40)  # images that a bad job misclassifies, of 100
+
+
+def verdict_on(folder: Path) -> Verdict:
+    verdict = judge(read_sweep(folder))
+    assert verdict is not None
+    return verdict
+
+
+def jobs_of(command: str | None) -> list[list[str]]:
+    """The jobs that a command starts."""
+    assert command is not None
+    python, script, multirun, *overrides = shlex.split(command)
+    assert (python, script, multirun) == ("python", "train.py", "-m")
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return list(BasicSweeper.split_arguments(parsed, None)[0])
+
+
+@pytest.fixture
+def write(tmp_path: Path, composed: Callable[..., Any]) -> Callable[..., Path]:
+    """Write a job with its configuration, and the data set and the epochs as first overrides."""
+    config = composed("data=mini")
+
+    def write(name: str, *overrides: str, wrong: Iterable[int] = (), **options: Any) -> Path:
+        common = ["data=mini", "trainer.max_epochs=2", *overrides]
+        write_job(tmp_path, name, common, wrong=wrong, **options)
+        OmegaConf.save(config, tmp_path / name / ".hydra" / "config.yaml")
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def write_grid(write: Callable[..., Path]) -> Callable[..., Path]:
+    """Write a grid of parameters, of which the job with the values ``best`` wins clearly."""
+
+    def write_grid(grid: dict[str, str], best: str) -> Path:
+        columns = [[f"{key}={value}" for value in grid[key].split(",")] for key in grid]
+        for number, job in enumerate(product(*columns)):
+            won = [item.partition("=")[2] for item in job] == best.split(",")
+            folder = write(f"{number}", *job, wrong=[50] if won else BAD)
+        return folder
+
+    return write_grid
+
+
+def test_a_lead_of_three_images_proves_nothing(write):
+    write("0", "optimizer.lr=0.01", "data.batch_size=32", wrong=[1, 2, 3, 4])
+    folder = write("1", "optimizer.lr=0.1", "data.batch_size=64", wrong=[3])
+    verdict = verdict_on(folder)
+    assert verdict.sentences == (
+        "job 1 (lr 0.1, batch_size 64): 99.00 % of 100 validation images, 3 more than "
+        "job 0 (lr 0.01, batch_size 32).",
+        "Cannot be told apart from it (exact McNemar test, p >= 0.05): job 0.",
+        "One seed each: another seed may reorder them.",
+        "Trained on cpu (1 thread).",
+    )
+    assert verdict.comparisons[0].p_value == 0.25  # 2 * (1/2) ** 3
+    content = as_dict(read_sweep(folder))
+    assert [setting["p_value"] for setting in content["settings"]] == [None, 0.25]
+    assert content["verdict"] == {
+        "sentences": verdict.sentences,
+        "images": 100,
+        "lead": pytest.approx(0.03),
+        "test": "exact McNemar test",
+        "undecided": [["0"]],
+        "edges": {},  # not a grid: two jobs, but four combinations of the values
+        "diverged": (),
+        "devices": [{"device": "cpu (1 thread)", "jobs": ["0", "1"]}],
+        "command": "python train.py -m data=mini trainer.max_epochs=2 optimizer.lr=0.1,0.01 "
+        "data.batch_size=64,32 seed=0,1,2,3,4",
+    }
+    json.dumps(content)
+    assert len(jobs_of(content["verdict"]["command"])) == 20
+    assert " ".join(verdict.sentences) in markdown(read_sweep(folder))
+    assert content["verdict"]["command"] in markdown(read_sweep(folder))
+
+
+def test_equal_jobs_cannot_be_told_apart(write):
+    write("0", "optimizer.lr=0.01", wrong=[3], loss=0.2)
+    verdict = verdict_on(write("1", "optimizer.lr=0.1", wrong=[3]))
+    assert verdict.comparisons[0].p_value == 1.0
+    assert verdict.sentences[0].endswith("validation images, the same as job 1 (lr 0.1).")
+
+
+def test_a_clear_win_inside_the_grid_is_refined(write_grid):
+    grid = {"optimizer.lr": "0.001,0.01,0.1", "data.batch_size": "32,64,128"}
+    verdict = verdict_on(write_grid(grid, "0.01,64"))
+    assert "Every other setting is worse (exact McNemar test, p < 0.05)." in verdict.sentences
+    assert not any("values" in sentence for sentence in verdict.sentences)
+    assert verdict.edges == {}
+    assert verdict.comparisons[0].p_value == pytest.approx(
+        stats.binomtest(1, 41).pvalue, rel=1e-12
+    )  # 40 images against one
+    assert next_command(verdict) == (
+        "python train.py -m data=mini trainer.max_epochs=2 optimizer.lr=0.00316,0.01,0.0316 "
+        "data.batch_size=45,64,91"
+    )
+    assert len(jobs_of(next_command(verdict))) == 9
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "sentence", "swept"),
+    [
+        ("0.001,0.01,0.1", "0.1", "lr 0.1 is the largest of 3 values; the next is 1.", "0.1,1"),
+        (
+            "0.001,0.01,0.1",
+            "0.001",
+            "lr 0.001 is the smallest of 3 values; the next is 0.0001.",
+            "0.001,0.0001",
+        ),
+        (
+            "0.1,1e-2",
+            "1e-2",
+            "lr 1e-2 is the smallest of 2 values; the next is 0.001.",
+            "1e-2,0.001",
+        ),
+    ],
+)
+def test_the_grid_is_extended_at_its_edge(write_grid, values, best, sentence, swept):
+    verdict = verdict_on(write_grid({"optimizer.lr": values, "model": "lenet"}, f"{best},lenet"))
+    assert sentence in verdict.sentences
+    common = "python train.py -m data=mini trainer.max_epochs=2 model=lenet"
+    assert next_command(verdict) == f"{common} optimizer.lr={swept}"
+
+
+def test_invalid_values_are_not_proposed(write_grid):
+    grid = {"optimizer.momentum": "0.9,0.99", "data.batch_size": "1,2"}
+    verdict = verdict_on(write_grid(grid, "0.99,1"))
+    assert verdict.edges == {"optimizer.momentum": None, "data.batch_size": None}
+    assert "momentum 0.99 is the largest of 2 values." in verdict.sentences
+    assert "batch_size 1 is the smallest of 2 values." in verdict.sentences
+    assert verdict.next_sweep[-1] == "optimizer.momentum=0.945,0.99"  # nothing lies between 1 and 2
+
+
+def test_without_a_valid_configuration_nothing_is_proposed(write_grid):
+    folder = write_grid({"optimizer.lr": "0.01,0.1"}, "0.1")
+    for content in (None, "a: [", "optimizer: 5"):
+        file = folder / "1" / ".hydra" / "config.yaml"
+        file.unlink(missing_ok=True)
+        if content:
+            file.write_text(content)
+        assert verdict_on(folder).edges == {"optimizer.lr": None}
+        assert next_command(verdict_on(folder)) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "up", "expected"),
+    [
+        ([0.001, 0.01, 0.1], True, 1),
+        ([0.001, 0.01, 0.1], False, 0.0001),
+        ([0.001, 0.003, 0.01, 0.03], True, 0.09),
+        ([32, 64, 128], False, 16),
+        ([32, 64, 128], True, 256),
+        ([1, 2, 3], True, 4),
+        ([1, 2, 3], False, None),  # at least 1
+        ([0, 1, 2], False, -1),
+        ([0.9, 0.99], True, 1.08),
+        ([0.8, 0.9, 0.99], False, 0.7),
+        ([0, 0.25, 0.5], True, 0.75),
+        ([-1e299, 1e299], True, 3e299),
+        ([-9e299, 9e299], True, None),
+        ([1, 10**299], True, None),
+    ],
+)
+def test_next_value(values, up, expected):
+    assert next_value(values, up) == expected
+    assert type(next_value(values, up)) in {type(None), *map(type, values)}
+
+
+def test_a_search_is_no_grid(write):
+    for number, (lr, size) in enumerate([("0.02", "32"), ("0.03", "48"), ("0.05", "64")]):
+        wrong = [1] if number == 2 else BAD
+        folder = write(f"{number}", f"optimizer.lr={lr}", f"data.batch_size={size}", wrong=wrong)
+    verdict = verdict_on(folder)
+    assert (verdict.edges, verdict.next_sweep) == ({}, ())
+
+
+def test_a_sweep_that_goes_on_has_no_next_command(write_grid, write):
+    write_grid({"optimizer.lr": "0.01,0.1"}, "0.1")
+    verdict = verdict_on(write("2", "optimizer.lr=1", status=None))
+    assert (verdict.edges, verdict.next_sweep) == ({}, ())
+    assert len(verdict.comparisons) == 1
+
+
+def test_seeds_are_compared_pairwise(write):
+    wrong = {"0.01": [11, 14, 18], "0.1": [10, 12, 17], "1": [30, 31, 33]}
+    names = iter(range(9))
+    for lr, counts in wrong.items():
+        for seed, count in enumerate(counts):
+            folder = write(
+                f"{next(names)}", f"optimizer.lr={lr}", f"seed={seed}", wrong=range(count)
+            )
+    write("9", "optimizer.lr=2", "seed=0", wrong=range(50))  # one seed
+    write("10", "optimizer.lr=3", "seed=0", wrong=range(50))
+    write("11", "optimizer.lr=3", "seed=7", wrong=range(50))  # only one in common
+    verdict = verdict_on(folder)
+    assert verdict.sentences[:3] == (
+        "jobs 3, 4, 5 (lr 0.1): mean of 3 seeds 87.00 % of 100 validation images, 1.3 more than "
+        "jobs 0, 1, 2 (lr 0.01).",
+        "Cannot be told apart from it (paired t-test, p >= 0.05): lr 0.01.",
+        "Not tested: jobs 9, 10, 11 (fewer than two seeds in common).",
+    )
+    for comparison, lr in zip(verdict.comparisons, ("0.01", "1"), strict=False):
+        expected = stats.ttest_rel(wrong["0.1"], wrong[lr]).pvalue
+        assert comparison.p_value == pytest.approx(expected, rel=1e-9)
+    assert verdict.comparisons[1].p_value < 0.05 < verdict.comparisons[0].p_value
+    assert verdict.edges == {}
+    assert next_command(verdict) == (
+        "python train.py -m data=mini trainer.max_epochs=2 optimizer.lr=0.1,0.01 seed=0,1,2,3,4"
+    )
+
+
+def test_a_grid_over_seeds_is_extended_over_the_same_seeds(write):
+    for number, (lr, seed) in enumerate(product(["0.01", "0.1"], ["3", "5"])):
+        wrong = range(number + 1 + 20 * (lr == "0.01"))
+        folder = write(f"{number}", f"++optimizer.lr={lr}", f"seed={seed}", wrong=wrong)
+    swept = "++optimizer.lr=0.1,1 seed=3,5"
+    assert next_command(verdict_on(folder)) == (
+        f"python train.py -m data=mini trainer.max_epochs=2 {swept}"
+    )
+
+
+def test_values_are_kept_as_typed(write_grid):
+    grid = {"optimizer.lr": "0.0012345,1e-2,0.1", "data.split_seed": "1,2"}
+    verdict = verdict_on(write_grid(grid, "1e-2,2"))
+    assert verdict.edges == {}  # a seed has no next value
+    assert verdict.next_sweep[-2:] == ("data.split_seed=2", "optimizer.lr=0.00351,1e-2,0.0316")
+
+
+def test_the_same_difference_for_every_seed_has_no_p_value(write):
+    for number, (lr, seed) in enumerate(product(["0.01", "0.1"], ["0", "1"])):
+        wrong = range(10 + number if lr == "0.01" else 15 + number)
+        folder = write(f"{number}", f"optimizer.lr={lr}", f"seed={seed}", wrong=wrong)
+    verdict = verdict_on(folder)
+    assert verdict.comparisons[0].p_value is None
+    assert "Not tested: jobs 2, 3 (the same difference for every seed)." in verdict.sentences
+
+
+def test_five_seeds_of_one_setting(write):
+    for seed in range(5):
+        folder = write(f"{seed}", f"seed={seed}", wrong=range(seed))
+    verdict = verdict_on(folder)
+    assert verdict.sentences == (
+        "jobs 0, 1, 2, 3, 4: mean of 5 seeds 98.00 % of 100 validation images.",
+        "Trained on cpu (1 thread).",
+    )
+    assert verdict.next_sweep == ()
+
+
+def test_different_validation_images_are_not_compared(write):
+    write("0", "data.split_seed=0", wrong=BAD)
+    write("1", "data.split_seed=1", wrong=[0])
+    write("2", "data.split_seed=2", wrong=BAD)
+    index, label = 3 * np.arange(100), np.arange(100) % 10
+    prediction = np.where(np.arange(100) < 40, (label + 1) % 10, label)
+    folder = write("3", "data.split_seed=3", wrong=[0, 1])
+    order = np.random.default_rng(0).permutation(100)  # the same images in another order
+    write_predictions(folder / "2", index[order], label[order], prediction[order])
+    write_predictions(folder / "0", index + 1, label, prediction)
+    write_predictions(folder / "3", index, label[::-1].copy(), np.r_[label[:1:-1], [11, 12]])
+    verdict = verdict_on(folder)
+    assert verdict.sentences[0] == (
+        "job 1 (split_seed 1): 99.00 % of 100 validation images."  # not: more than job 3
+    )
+    assert "Not tested: jobs 3, 0 (validated on different images)." in verdict.sentences
+    assert [comparison.group.names for comparison in verdict.comparisons] == [["3"], ["0"], ["2"]]
+    assert verdict.comparisons[2].p_value == pytest.approx(stats.binomtest(0, 39).pvalue)
+
+
+@pytest.mark.parametrize("winner", [False, True])
+def test_damaged_missing_and_stale_predictions(write, winner):
+    write("0", "optimizer.lr=1", wrong=[0, 1])
+    folder = write("1", "optimizer.lr=2", wrong=[0])
+    name = "1" if winner else "0"
+    file = folder / name / "val_predictions.npz"
+    write_predictions(file.parent, np.arange(100), np.arange(100), np.arange(100))
+    for damage, reason in [
+        (lambda: None, f"job {name}: val_predictions.npz does not match result.json"),
+        (lambda: file.write_bytes(b"PK"), f"damaged run folder: {file}: not a valid file"),
+        (file.unlink, f"job {name} has no val_predictions.npz"),
+    ]:
+        damage()
+        verdict = verdict_on(folder)
+        assert verdict.comparisons[0].p_value is None
+        assert any(s.startswith(f"Not tested: job 0 ({reason}") for s in verdict.sentences)
+        images = "" if winner else " of 100 validation images"
+        assert verdict.sentences[0] == (
+            f"job 1 (lr 2): 99.00 %{images}, 1.00 points more than job 0 (lr 1)."
+        )
+
+
+def test_divergence_is_named(write):
+    write("0", "optimizer.lr=0.01", wrong=[1])
+    folder = write("1", "optimizer.lr=0.1", wrong=[2, 3])
+    rows = ["epoch,val/acc,val/loss,seconds", "1,0.9,1,1", "2,0.9821,1,1", "3,0.103,1,1"]
+    (folder / "1" / "metrics.csv").write_text("\n".join(rows))
+    verdict = verdict_on(folder)
+    sentence = "Job 1 diverged: validation accuracy 98.21 % in epoch 2, 10.30 % in epoch 3."
+    assert sentence in verdict.sentences
+    assert verdict.diverged == ("1",)
+
+
+def test_different_devices_are_named(write):
+    write("0", "optimizer.lr=0.01", wrong=[1])
+    write("1", "optimizer.lr=0.1", wrong=[2, 3], device="cpu (2 threads)")
+    folder = write("2", "optimizer.lr=1", wrong=[2, 3, 4])
+    assert verdict_on(folder).sentences[-1] == (
+        "Not strictly comparable: the last digits depend on the device "
+        "(cpu (1 thread): jobs 0, 2; cpu (2 threads): job 1)."
+    )
+
+
+def test_jobs_that_were_stopped_early_are_not_compared(write):
+    write("0", "optimizer.lr=0.01", wrong=[1])
+    folder = write("1", "optimizer.lr=0.1", wrong=[2])
+    result = json.loads((folder / "1" / "result.json").read_text())
+    (folder / "1" / "result.json").write_text(json.dumps(result | {"status": "pruned"}))
+    verdict = verdict_on(folder)
+    assert verdict.comparisons == ()
+    assert "Not compared: job 1 (stopped early)." in verdict.sentences
+
+
+def test_without_a_winner_there_is_no_verdict(write):
+    sweep = read_sweep(write("0", status="failed"))
+    assert judge(sweep) is None
+    assert as_dict(sweep)["verdict"] is None
+
+
+def test_the_command_survives_the_shell_and_hydra(write):
+    write("0", "model=mlp", "model.hidden=[128]", "+label='a, b'", "test=false", wrong=[1])
+    folder = write(
+        "1", "model=mlp", "model.hidden=[64,32]", "+label='a, b'", "test=false", wrong=[2]
+    )
+    jobs = jobs_of(next_command(verdict_on(folder)))
+    assert len(jobs) == 10
+    common = ["data=mini", "trainer.max_epochs=2", "model=mlp", "+label='a, b'", "test=False"]
+    assert jobs[0] == [*common, "model.hidden=[128]", "seed=0"]
+    assert jobs[-1] == [*common, "model.hidden=[64,32]", "seed=4"]
