@@ -108,7 +108,7 @@ def test_a_promoted_job_equals_an_uninterrupted_one(
         assert rows(tmp_path / "half" / name) == rows(tmp_path / "full" / name)[:epochs]
     assert "all jobs to epoch 1" in printed
     assert "pruned at 1" in printed
-    assert f"jobs {best} to the end" in printed
+    assert f"\njob {best} to the end\n" in printed
     assert printed.count(f"\njob {best}  ") == 7  # start and end in each rung, and the table
 
     # without halving, the same sweep trains all jobs to their end
