@@ -177,8 +177,8 @@ def _parse_yaml(text: str) -> Any:
 
 def hydra_mode(folder: Path) -> str:
     """``RUN`` for a single run, ``MULTIRUN`` for a job of a sweep, empty if unknown."""
-    text = _read(folder / ".hydra" / "hydra.yaml", str, STRING) or ""
-    return next((mode for mode in ("MULTIRUN", "RUN") if f"mode: {mode}\n" in text), "")
+    content = _read(folder / ".hydra" / "hydra.yaml", _parse_yaml, {"hydra": {"mode": STRING}})
+    return str(content["hydra"]["mode"]) if content else ""
 
 
 def read_tensors(path: Path, schema: Any, problem: str = "damaged run folder") -> Any:

@@ -155,11 +155,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "shear": number(0, 80),
     },
     "Elastic": {"alpha": number(0, 1000), "sigma": number(0.1, 100)},
-    "Erasing": {
-        "probability": number(0, 1),
-        "area": rising(0.001, 1),
-        "aspect": rising(0.01, 100),
-    },
+    "Erasing": {"probability": number(0, 1), "area": rising(0.001, 1), "aspect": rising(0.01, 100)},
     "Noise": {"std": number(0, 1)},
     "LeNet": {"num_classes": CLASSES},
     "MLP": {"hidden": list_of(integer(1, 10**6)), "dropout": BELOW_1, "num_classes": CLASSES},

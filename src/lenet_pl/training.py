@@ -40,26 +40,14 @@ from lenet_pl.config import (
     resume_settings,
     with_key,
 )
-from lenet_pl.console import (
-    ConsoleHandler,
-    end_summary,
-    layer_table,
-    show,
-    start_summary,
-)
+from lenet_pl.console import ConsoleHandler, end_summary, layer_table, show, start_summary
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import FAILED, ConfigError, UserError, VerificationError, one_line
 from lenet_pl.files import display_path, reserved, write_json
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
 from lenet_pl.records import read_result
-from lenet_pl.runs import (
-    compare_with,
-    git_state,
-    package_versions,
-    program_name,
-    without_weights,
-)
+from lenet_pl.runs import compare_with, git_state, package_versions, program_name, without_weights
 
 # hide Lightning's tips and messages that do not concern this run
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -209,13 +197,7 @@ def lock_run(folder: Path) -> Iterator[None]:
 def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Parts:
     """Check the configuration, load the data, and build network, callbacks and trainer.
 
-    Args:
-        cfg: as ``conf/config.yaml`` composes it.
-        cache: loaded data to reuse in other runs, see :class:`DigitsDataModule`.
-
-    Raises:
-        ConfigError: if the configuration is invalid.
-        DataError: if the data cannot be loaded.
+    The cache is that of :class:`DigitsDataModule`. Raises ConfigError or DataError.
     """
     check(cfg)
     # a dead unit's momentum decays to subnormal numbers, which make an epoch three times as long
@@ -281,12 +263,8 @@ def _instantiate_all(cfg: DictConfig, group: str, kind: type) -> list[Any]:
 
 def hparams(cfg: DictConfig) -> dict[str, Any]:
     """The columns of TensorBoard's HParams tab; a class is replaced with its name."""
-    values = OmegaConf.to_container(cfg.hparams, resolve=True)
-    assert isinstance(values, dict)
-    return {
-        str(name): value.rpartition(".")[2] if isinstance(value, str) else value
-        for name, value in values.items()
-    }
+    values = cast("dict[str, Any]", OmegaConf.to_container(cfg.hparams, resolve=True))
+    return {name: x.rpartition(".")[2] if isinstance(x, str) else x for name, x in values.items()}
 
 
 def _as_yaml(cfg: DictConfig) -> str:

@@ -40,8 +40,7 @@ LIGHTNING = {  # and the group that each may be in
 # base classes, or the names of methods, by the key of the part or of the mapping that holds it
 KINDS: dict[str, str | tuple[str, ...]] = {
     "data.source": ("prepare", "load"),
-    "data.augment": ("__call__",),
-    "augment": ("__call__",),
+    "augment": ("__call__",),  # also as data.augment
     "data": "pytorch_lightning.LightningDataModule",
     "model": "torch.nn.Module",
     "loss": "torch.nn.Module",
@@ -100,7 +99,8 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
     """The class that ``path`` (``model._target_``) names, imported only if it may be built."""
     target, part = str(target), path.removesuffix("._target_")
     module = target.rpartition(".")[0]
-    places = (part, part.rpartition(".")[0])  # a part, or a mapping of parts such as callbacks
+    # a part, or a mapping of parts such as callbacks
+    places = (part, part.rpartition(".")[0].removeprefix("data."))
     trusted = within(target, trusted_names()) or LIGHTNING.get(target) in places
     ours = within(target, MODULES)
     refused = ConfigError(

@@ -222,10 +222,7 @@ def write_predictions(model: LoadedModel, predictions: SplitPredictions) -> Path
         [*start, *(f"{p:.9g}" for p in (max(row), *row))]
         for *start, row in zip(*columns.values(), probabilities, strict=True)
     )
-    try:
-        write_csv(path, header, rows)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+    write_csv(path, header, rows)
     return path
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lenet_pl.data.preprocess import MAX_BYTES, SIDE, Auto, image_files, open_image, preprocess
-from lenet_pl.errors import ConfigError, DataError
+from lenet_pl.errors import DataError
 from lenet_pl.evaluation.loading import LoadedModel
 from lenet_pl.files import replacing
 from lenet_pl.metrics import predict_logits
@@ -96,9 +96,6 @@ def write_preview(model: LoadedModel, predictions: Sequence[Prediction]) -> Path
         text = f"{model.classes[int(label)]}  {100 * probability.item():.1f} %"
         draw.text((x + 2, y + side + 16), text, fill=0, font_size=13)
     path = model.folder / f"{model.prefix}seen.png"
-    try:
-        with replacing(path) as part:
-            grid.save(part, format="PNG")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+    with replacing(path) as part:
+        grid.save(part, format="PNG")
     return path

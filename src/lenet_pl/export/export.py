@@ -105,11 +105,8 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
                 f"{file.name}: a probability differs by {difference:.1e} between {checked_with} "
                 f"and PyTorch, more than {TOLERANCE:.0e}; nothing was written"
             )
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(file, content)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be written ({error.strerror or error})") from error
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, content)
     checked = (checked_with, len(images), difference, agree)
     return Export(file, format, len(content), *checked, accuracy, split, notes)
 

@@ -21,7 +21,7 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
     classify correctly, and the p-value of McNemar's test.
 
     Raises:
-        ConfigError: if the runs were evaluated on different images, or nothing can be written.
+        ConfigError: if the runs were evaluated on different images.
     """
     runs, classes = (first, second), first.run.classes
     a, b = first.test, second.test

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lenet_pl import files, metrics, plots
 from lenet_pl.console import percent
-from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
 from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
@@ -149,9 +148,6 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     """Write a template filled with ``context``, and its ``figures`` as the only PNG files beside.
 
     All values are escaped, class names included.
-
-    Raises:
-        ConfigError: if the folder cannot be written to.
     """
     figures = {name: plots.png(figure) for name, figure in context["figures"].items()}
     environment = Environment(
@@ -167,14 +163,11 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     html = environment.get_template(template).render({**context, "figures": figures})
     contents = {f"{name}.png": png for name, png in figures.items()}
     contents["index.html"] = html.encode()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in {file.name for file in folder.glob("*.png")} - contents.keys():
-            (folder / old).unlink()  # of an earlier report
-        for name, content in contents.items():
-            files.write_bytes(folder / name, content)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot write there ({error.strerror})") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in {file.name for file in folder.glob("*.png")} - contents.keys():
+        (folder / old).unlink()  # of an earlier report
+    for name, content in contents.items():
+        files.write_bytes(folder / name, content)
     return folder / "index.html"
 
 
