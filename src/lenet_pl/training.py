@@ -221,7 +221,7 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
 
     check_accelerator(cfg.trainer.accelerator)
     signals, history = StopOnSignal(), EpochHistory(Path(cfg.run_dir) / "metrics.csv")
-    summary = TensorBoardSummary(hparams(cfg), _as_yaml(cfg))
+    summary = TensorBoardSummary(hparams(cfg), OmegaConf.to_yaml(cfg, resolve=True))
     callbacks = [signals, history, summary, *_instantiate_all(cfg, "callbacks", Callback)]
     trainer: Trainer = _instantiate(
         cfg,
@@ -265,11 +265,6 @@ def hparams(cfg: DictConfig) -> dict[str, Any]:
     """The columns of TensorBoard's HParams tab; a class is replaced with its name."""
     values = cast("dict[str, Any]", OmegaConf.to_container(cfg.hparams, resolve=True))
     return {name: x.rpartition(".")[2] if isinstance(x, str) else x for name, x in values.items()}
-
-
-def _as_yaml(cfg: DictConfig) -> str:
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    return OmegaConf.to_yaml(own, resolve=True)
 
 
 def _requeue() -> None:

@@ -107,9 +107,8 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
         f"{path}={target[:80]}: not allowed in a run folder, and not run; if you trust it, set "
         f"{VARIABLE}={module or target[:80]} (lenet-pl: --trust)"
     )
-    if not re.fullmatch(r"\w+(\.\w+)+", target):
-        raise refused
-    if not trusted and not ours and not _is_users(target.partition(".")[0], folder):
+    allowed = trusted or ours or _is_users(target.partition(".")[0], folder)
+    if not allowed or not re.fullmatch(r"\w+(\.\w+)+", target):
         raise refused
     if not ours and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))

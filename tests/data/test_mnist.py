@@ -108,8 +108,8 @@ def test_checksums_names_and_mirrors_are_torchvision_s(tmp_path, ours, monkeypat
         requests.append((urls, folder))
         raise OSError("unplugged")
 
-    monkeypatch.setattr(mnist, "from_mirrors", fail)
-    monkeypatch.setattr(mnist, "unpickle", lambda: fail(None, None, None))
+    monkeypatch.setattr(download, "from_mirrors", fail)
+    monkeypatch.setattr(download, "unpickle", lambda: fail(None, None, None))
     with pytest.raises(DataError, match="unplugged"):
         ours(str(tmp_path)).prepare()
     folder = tmp_path / theirs.__name__ / "raw"

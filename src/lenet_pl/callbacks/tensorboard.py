@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 CHARTS = {x: ["Multiline", [f"train/{x}", f"val/{x}"]] for x in ("loss", "acc")}
 METRICS = ("val/acc", "val/loss")
 IMAGES = 32  # in a grid
-KERNELS = 16
 
 
 class TensorBoardSummary(Callback):
@@ -112,7 +111,7 @@ def _add_validation_images(writer: SummaryWriter, trainer: Any, epoch: int) -> N
     }
     convolution = next((m for m in classifier.net.modules() if isinstance(m, nn.Conv2d)), None)
     if convolution is not None:
-        kernels = convolution.weight[:KERNELS].detach().float().cpu()
+        kernels = convolution.weight.detach().float().cpu()
         figures["net/first filters"] = plots.filters(kernels, f"first layer, epoch {epoch}")
     for tag, figure in figures.items():
         writer.add_image(tag, plots.rgb_array(figure), epoch, dataformats="HWC")

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lenet_pl.data import cleaning
-from lenet_pl.data.loader import Augmentation, AugmentedLoader, BatchSampler, ImageDataset
+from lenet_pl.data.loader import Augmentation, BatchLoader, BatchSampler, ImageDataset
 from lenet_pl.data.mnist import Source
 from lenet_pl.data.split import digest, split_dataset, stratified_fraction
 from lenet_pl.errors import DataError
@@ -21,8 +20,6 @@ RATIOS = [7, 2, 1]  # of train, validation and test where there is no official t
 LISTED = 10  # files named on the console
 POOLED = "with the official test set: do not compare with published results"
 MOMENTS = {"scale": (0.0, 1.0), "none": (0.0, 1 / 255)}  # mean and std that are not measured
-
-Loader = DataLoader[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -222,19 +219,19 @@ class DigitsDataModule(LightningDataModule):
         more = [f"            and {len(broken) - LISTED:,} more, all in result.json"]
         return lines + broken[:LISTED] + more * (len(broken) > LISTED)
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> BatchLoader:
         assert self.trainer is not None
         # overfitting takes the same batches of unchanged images in every epoch
         shuffled = not self.trainer.overfit_batches  # type: ignore[attr-defined]
         return self._loader("train", self.batch_size, self.seed if shuffled else None)
 
-    def val_dataloader(self) -> Loader:
+    def val_dataloader(self) -> BatchLoader:
         return self._loader("val", self.eval_batch_size)
 
-    def test_dataloader(self) -> Loader:
+    def test_dataloader(self) -> BatchLoader:
         return self._loader("test", self.eval_batch_size)
 
-    def _loader(self, name: str, batch_size: int, seed: int | None = None) -> Loader:
+    def _loader(self, name: str, batch_size: int, seed: int | None = None) -> BatchLoader:
         assert self.trainer is not None
         device, images = self.trainer.strategy.root_device, self.splits[name]
         # on the device if the images take at most half of its free memory
@@ -242,15 +239,9 @@ class DigitsDataModule(LightningDataModule):
             images = images.to(device)
         process = (self.trainer.global_rank, self.trainer.world_size) if name == "train" else (0, 1)
         batches = BatchSampler(len(images), batch_size, seed, *process, images.images.device)
-        if name == "train" and self.augment and seed is not None:
-            until = round(self.augment_until * (self.trainer.max_epochs or 1))
-            return AugmentedLoader(images, batches, list(self.augment.values()), device, until)
-        return DataLoader(
-            images,
-            batch_sampler=batches,  # type: ignore[arg-type]  # batches are tensors, not lists
-            collate_fn=lambda batch: batch,  # __getitems__ returns a batch
-            generator=torch.Generator(),  # or each epoch would draw from the global one
-        )
+        augment = list(self.augment.values()) if name == "train" and seed is not None else []
+        until = round(self.augment_until * (self.trainer.max_epochs or 1))
+        return BatchLoader(images, batches, augment, device, until)
 
 
 def moments(images: Tensor) -> tuple[float, float]:

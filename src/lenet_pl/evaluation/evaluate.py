@@ -234,7 +234,6 @@ class RunEvaluation:
     data: "DigitsDataModule"
     network: PixelNet  # in evaluation mode
     rows: list[dict[str, float]]  # of metrics.csv
-    epoch: int  # of the weights, from 1
     val: SplitPredictions
     test: SplitPredictions | None  # None unless the run tested these very weights
     train: Proportion  # correct of a sample of the training images, without augmentation
@@ -286,7 +285,6 @@ def evaluate_run(run: Run, data: "DigitsDataModule | None" = None) -> RunEvaluat
         data=data,
         network=run.network(),
         rows=rows,
-        epoch=run.epoch,
         val=predict_split(run, network, run_images(run, "val", data)),
         test=predict_split(run, network, run_images(run, "test", data)) if tested else None,
         train=Proportion(int(correct.sum()), count),

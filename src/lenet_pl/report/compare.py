@@ -37,7 +37,7 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
     counts = dict(zip(names, torch.bincount(outcome, minlength=4).tolist(), strict=True))
     p = metrics.mcnemar(a.correct, b.correct)
     sentence = verdict(counts["only_first"], counts["only_second"], p, (first.name, second.name))
-    curves = {"A": (first.rows, first.epoch), "B": (second.rows, second.epoch)}
+    curves = {"A": (first.rows, first.run.epoch), "B": (second.rows, second.run.epoch)}
     matrices = [metrics.confusion_matrix(split.logits, split.labels) for split in (a, b)]
     context = {
         "figures": {
@@ -82,7 +82,7 @@ def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, str, s
 
     A part that only one configuration has, such as a scheduler, is one row with its class name.
     """
-    ignored = {"hydra", "run_dir", "ckpt_path", "repeat"}  # differ between any two runs
+    ignored = {"run_dir", "ckpt_path", "repeat"}  # differ between any two runs
     a, b = (
         {key: value for key, value in flat.items() if key.partition(".")[0] not in ignored}
         for flat in (flatten(OmegaConf.to_container(config)) for config in (first, second))

@@ -31,7 +31,7 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
     folder, findings, drawn = evaluation.run.folder, diagnose(Context(evaluation)), draw(evaluation)
     context = {"findings": findings, **summary(evaluation), **drawn}
     path = write_page(folder / "report", "report.html.j2", context)
-    add_to_tensorboard(folder, drawn["figures"], evaluation.epoch)
+    add_to_tensorboard(folder, drawn["figures"], evaluation.run.epoch)
     keys = ("title", "evidence", "advice", "overrides")
     return {
         "path": str(path),
@@ -47,13 +47,12 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
 def summary(evaluation: RunEvaluation) -> dict[str, Any]:
     """What the template shows besides figures, images and findings."""
     run, shown = evaluation.run, evaluation.shown
-    config = OmegaConf.masked_copy(run.config, [str(key) for key in run.config if key != "hydra"])
     return {
         "evaluation": evaluation,
         "metrics": compute_metrics(run, shown),
         "parameters": sum(p.numel() for p in evaluation.network.parameters()),
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
-        "config": OmegaConf.to_yaml(config),
+        "config": OmegaConf.to_yaml(run.config),
         "greyscale": shown.images.shape[1] == 1,
     }
 
@@ -62,7 +61,7 @@ def draw(evaluation: RunEvaluation) -> dict[str, Any]:
     """The ``figures`` by name, and the images of the page by section."""
     shown, classes, rows = evaluation.shown, evaluation.run.classes, evaluation.rows
     matrix = metrics.confusion_matrix(shown.logits, shown.labels)
-    curves = {evaluation.name: (rows, evaluation.epoch)}
+    curves = {evaluation.name: (rows, evaluation.run.epoch)}
     figures = {
         "curves-loss": plots.curves(curves, "loss"),
         "curves-accuracy": plots.curves(curves, "acc"),
