@@ -33,6 +33,7 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegacon
 RUN_HELP = "a run folder, a checkpoint in it, or latest"  # help of the argument RUN
 INTERACTIVE = ("bash", "interactive")  # names of Slurm jobs in which commands are typed
 LAST = "checkpoints/last.ckpt"  # in a run folder
+POOLED = "pooled with the official test set: not comparable with published results"
 # files that a resumed run writes without reading them first
 WRITTEN = (".hydra/config.yaml", "train.log", "metrics.csv", "best.pth", "checkpoints/best.ckpt")
 
@@ -148,8 +149,7 @@ def _slurm_arguments(arguments: list[str], given: list[str]) -> list[str]:
 def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str, Any]:
     """Compare a run with its repetition in ``folder``, which has these metrics; times may differ.
 
-    Returns:
-        The entry for ``result.json``: whether all figures agree, and the first difference.
+    Returns the entry for ``result.json``: whether all figures agree, and the first difference.
     """
     try:
         difference = next(_differences(run, folder, metrics), None)
@@ -206,6 +206,11 @@ class Run:
     def pooled(self) -> bool:
         """Whether official training and test images were pooled before the split."""
         return bool((self.result.get("data") or {}).get("pooled"))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know when reading the run's accuracy."""
+        return (POOLED,) if self.pooled else ()
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A value of the configuration; the default where it is null or missing."""

@@ -47,7 +47,14 @@ from lenet_pl.files import display_path, reserved, write_json
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
 from lenet_pl.records import read_result
-from lenet_pl.runs import compare_with, git_state, package_versions, program_name, without_weights
+from lenet_pl.runs import (
+    LAST,
+    compare_with,
+    git_state,
+    package_versions,
+    program_name,
+    without_weights,
+)
 
 # hide Lightning's tips and messages that do not concern this run
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -151,11 +158,7 @@ _prepared: dict[Path, Parts] = {}
 
 
 def prepare(cfg: DictConfig) -> None:
-    """Build a run for :func:`train`, then create its folder.
-
-    Raises:
-        ConfigError, DataError: as for :func:`build`, or if the folder cannot be used.
-    """
+    """Build a run for :func:`train`, then create its folder; ConfigError if it cannot be used."""
     folder = Path(cfg.run_dir)
     check_folder(folder, cfg.ckpt_path)
     parts = build(cfg)
@@ -168,7 +171,7 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
     """Raise ConfigError if the folder holds a run other than the one being resumed."""
     resumed = ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
     finished = read_result(folder).get("status") == "finished"
-    if not resumed and (finished or (folder / "checkpoints" / "last.ckpt").exists()):
+    if not resumed and (finished or (folder / LAST).exists()):
         raise ConfigError(
             f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or "
             f"{shlex.quote(f'resume={display_path(folder)}')}"

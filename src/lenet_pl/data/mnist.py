@@ -65,10 +65,8 @@ def decode_idx(content: bytes) -> Tensor:
 
     Two zeros, the type of the values (8 for unsigned bytes), the number of dimensions, their sizes
     as big-endian integers, the values. Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST
-    database of handwritten digits", section "File formats for the MNIST database".
-
-    Raises:
-        ValueError: if the content is not IDX with unsigned bytes, or its size is wrong.
+    database of handwritten digits", section "File formats for the MNIST database". Raises
+    ValueError if the content is not IDX with unsigned bytes, or its size is wrong.
     """
     if content[:3] != b"\0\0\x08" or len(content) < 4:
         raise ValueError("not an IDX file of unsigned bytes")

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 BATCH_SIZE = 500  # for bare weights
 DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
 MEANING = {"train": "training", "val": "validation", "test": "test", "": ""}
-POOLED = "pooled with the official test set: not comparable with published results"
 SOURCES = {source.name: source for source in (Mini, MNIST, FashionMNIST, KMNIST)}
 
 
@@ -76,9 +75,8 @@ def run_images(run: Run, split: str, data: "DigitsDataModule | None" = None) -> 
     name, dataset, files = data.source.name, data.splits[split], data.files.get(split, ())
     if not len(dataset.labels):
         raise DataError(f"--split {split}: {name} has no {MEANING[split]} images")
-    notes = (POOLED,) if run.pooled else ()
     tensors = dataset.images, dataset.labels, data.indices[split]
-    return ImageSet(split, *tensors, files, name, own=True, notes=notes)
+    return ImageSet(split, *tensors, files, name, own=True, notes=run.notes)
 
 
 def other_images(name: str, split: str, model: LoadedModel, root: str) -> ImageSet:

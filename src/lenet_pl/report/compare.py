@@ -18,10 +18,8 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
 
     The runs are compared on the test split if both were tested, else on the validation split.
     Returns, for JSON, the path, the verdict, how many images both, one or neither of the runs
-    classify correctly, and the p-value of McNemar's test.
-
-    Raises:
-        ConfigError: if the runs were evaluated on different images.
+    classify correctly, and the p-value of McNemar's test. Raises ConfigError if the runs were
+    evaluated on different images.
     """
     runs, classes = (first, second), first.run.classes
     a, b = first.test, second.test
