@@ -67,6 +67,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     given = [argument for argument in arguments if argument not in requested]
     key, _, name = requested[-1].partition("=")
     run = find_run(name)
+    if not (file := run / ".hydra" / "overrides.yaml").exists():
+        raise ConfigError(f"{key}={name}: not a run folder ({file} is missing)")
     own = records.read_overrides(run)
     if key == "resume":
         added = _continue(run, given)
