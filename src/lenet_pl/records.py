@@ -177,8 +177,10 @@ def _parse_yaml(text: str) -> Any:
 
 def hydra_mode(folder: Path) -> str:
     """``RUN`` for a single run, ``MULTIRUN`` for a job of a sweep, empty if unknown."""
-    content = _read(folder / ".hydra" / "hydra.yaml", _parse_yaml, {"hydra": {"mode": STRING}})
-    return str(content["hydra"]["mode"]) if content else ""
+    unknown = {"hydra": {"mode": ""}}  # the file is empty while Hydra writes it
+    path, schema = folder / ".hydra" / "hydra.yaml", {"hydra": {"mode": STRING}}
+    content = _read(path, lambda text: _parse_yaml(text) or unknown, schema) or unknown
+    return str(content["hydra"]["mode"])
 
 
 def read_tensors(path: Path, schema: Any, problem: str = "damaged run folder") -> Any:

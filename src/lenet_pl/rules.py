@@ -208,9 +208,9 @@ RULES: dict[str, dict[str, Rule]] = {
         "gradient_clip_algorithm": one_of("norm", "value"),
         "accumulate_grad_batches": COUNT,
         "overfit_batches": either(one_of(0, 0.0), PART),
-        **dict.fromkeys(
-            ("limit_train_batches", "limit_val_batches", "limit_test_batches"), optional(PART)
-        ),
+        "limit_train_batches": optional(PART),
+        "limit_val_batches": optional(PART),
+        "limit_test_batches": optional(PART),
         "profiler": optional(either(one_of("simple", "advanced", "pytorch"), NODE)),
         "detect_anomaly": BOOL,
         "fast_dev_run": either(BOOL, COUNT),

@@ -25,11 +25,8 @@ from lenet_pl.records import checking, override_key
 VARIABLE = "LENET_PL_TRUST"
 # where classes may be from; nothing here does more than build an object
 MODULES = (
-    *(
-        f"lenet_pl.{name}"
-        for name in ("models", "data", "optim", "classifier", "fast", "callbacks")
-    ),
-    *("torch.nn", "torch.optim", "torchvision.models"),
+    *("lenet_pl.models", "lenet_pl.data", "lenet_pl.optim", "lenet_pl.callbacks"),
+    *("lenet_pl.classifier", "lenet_pl.fast", "torch.nn", "torch.optim", "torchvision.models"),
 )
 FUNCTIONS = ("lenet_pl.optim",)  # whose functions may be called: schedules
 LIGHTNING = {  # and the group that each may be in

@@ -220,10 +220,7 @@ class DigitsDataModule(LightningDataModule):
         return lines + broken[:LISTED] + more * (len(broken) > LISTED)
 
     def train_dataloader(self) -> BatchLoader:
-        assert self.trainer is not None
-        # overfitting takes the same batches of unchanged images in every epoch
-        shuffled = not self.trainer.overfit_batches  # type: ignore[attr-defined]
-        return self._loader("train", self.batch_size, self.seed if shuffled else None)
+        return self._loader("train", self.batch_size)
 
     def val_dataloader(self) -> BatchLoader:
         return self._loader("val", self.eval_batch_size)
@@ -231,17 +228,19 @@ class DigitsDataModule(LightningDataModule):
     def test_dataloader(self) -> BatchLoader:
         return self._loader("test", self.eval_batch_size)
 
-    def _loader(self, name: str, batch_size: int, seed: int | None = None) -> BatchLoader:
-        assert self.trainer is not None
-        device, images = self.trainer.strategy.root_device, self.splits[name]
+    def _loader(self, name: str, batch_size: int) -> BatchLoader:
+        trainer: Any = self.trainer
+        device, data = trainer.strategy.root_device, self.splits[name]
         # on the device if the images take at most half of its free memory
-        if device.type != "cuda" or images.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-            images = images.to(device)
-        process = (self.trainer.global_rank, self.trainer.world_size) if name == "train" else (0, 1)
-        batches = BatchSampler(len(images), batch_size, seed, *process, images.images.device)
-        augment = list(self.augment.values()) if name == "train" and seed is not None else []
-        until = round(self.augment_until * (self.trainer.max_epochs or 1))
-        return BatchLoader(images, batches, augment, device, until)
+        if device.type != "cuda" or data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+            data = data.to(device)
+        rank, processes = (trainer.global_rank, trainer.world_size) if name == "train" else (0, 1)
+        # overfitting takes the same batches of unchanged images in every epoch
+        shuffled = name == "train" and not trainer.overfit_batches
+        seed, augment = (self.seed, list(self.augment.values())) if shuffled else (None, [])
+        batches = BatchSampler(len(data), batch_size, seed, rank, processes, data.images.device)
+        until = round(self.augment_until * (trainer.max_epochs or 1))
+        return BatchLoader(data, batches, augment, device, until)
 
 
 def moments(images: Tensor) -> tuple[float, float]:

@@ -84,11 +84,10 @@ def draw(evaluation: RunEvaluation) -> dict[str, Any]:
         "uncertain": cards(chosen(shown.correct, 16, descending=False)),
         "pairs": [card for *_, similar in pairs for card in similar],
     }
-    for name in filter(sections.get, sections):
-        images, captions = zip(
-            *((card["image"], card["caption"]) for card in sections[name]), strict=True
-        )
-        figures[name] = plots.image_grid(images, captions)
+    for name, listed in sections.items():
+        if listed:
+            images = [card["image"] for card in listed]
+            figures[name] = plots.image_grid(images, [card["caption"] for card in listed])
     return {**sections, "pairs": pairs, "figures": figures | explain(evaluation, errors[:8])}
 
 
