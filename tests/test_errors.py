@@ -49,6 +49,7 @@ def test_one_line():
         (OSError(errno.ENOSPC, "No space left on device", "f"), 1, "cannot write f: No space left"),
         (OSError(errno.ENOENT, "No such file or directory"), 1, "current folder: No such file"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "f"), 2, "f: File name too long"),
+        (OSError(errno.EACCES, "Permission denied", "f"), 2, "f: Permission denied"),
     ],
 )
 def test_file_errors(capsys, error, status, line):

@@ -135,6 +135,9 @@ def test_text_files(run, file, content, reason):
 
 def test_files_that_may_be_missing(tmp_path):
     assert (read_result(tmp_path), read_metrics(tmp_path), hydra_mode(tmp_path)) == ({}, [], "")
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "hydra.yaml").touch()  # before Hydra writes into it
+    assert hydra_mode(tmp_path) == ""
     with pytest.raises(ConfigError, match="not a run folder"):
         read_overrides(tmp_path)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from helpers.runs import FAST, result
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.files import quoted
 from lenet_pl.runs import compare_with, find_run, open_run, resume_arguments
+from lenet_pl.trust import parse_override
 
 
 def make_run(folder: Path, mode: str = "RUN", overrides: str = "[]") -> Path:
@@ -88,14 +90,33 @@ def test_finished_run_resumes_only_to_train_longer(tmp_path):
         assert longer in resume_arguments([f"resume={tmp_path}", longer])
 
 
-def test_job_of_a_sweep_is_resumed_by_its_sweep(tmp_path):
-    job = make_run(tmp_path / "3", mode="MULTIRUN")
+@pytest.mark.parametrize("name", ["sweep", "a b", "it's", 'a "b"', "lr=0.1,x"])
+def test_job_of_a_sweep_is_resumed_by_its_sweep(tmp_path, name):
+    job = make_run(tmp_path / name / "3", mode="MULTIRUN")
     with pytest.raises(ConfigError) as caught:
         resume_arguments([f"resume={job}", "trainer.max_epochs=9"])
-    message = str(caught.value)
-    assert f"hydra.sweep.dir={tmp_path}," in message
-    assert message.endswith(f"ckpt_path={job / 'checkpoints' / 'last.ckpt'}")
+    message = str(caught.value).removeprefix(f"resume={job}: ")
     assert "\n" not in message
+    # pasted into a shell, the overrides name these paths
+    start, _, checkpoint = message.rpartition(" and ")
+    sweep = start.partition(" with ")[2].partition(", or train longer")[0]
+    for text, key, path in (
+        (sweep, "hydra.sweep.dir", job.parent),
+        (checkpoint, "ckpt_path", job / "checkpoints" / "last.ckpt"),
+    ):
+        [argument] = shlex.split(text)
+        override = parse_override(argument)
+        assert (override.key_or_group, override.value()) == (key, str(path))
+
+
+def test_a_resumed_or_repeated_run_does_not_pause_again(tmp_path):
+    run = make_run(tmp_path, overrides="[data=mini, pause_after=2]")
+    finish(run)
+    for argument in (f"from={run}", f"resume={run}"):
+        arguments = resume_arguments([argument, "trainer.max_epochs=9"])
+        assert arguments[0] == "data=mini"
+        assert not any(x.startswith("pause_after") for x in arguments)
+    assert "pause_after=4" in resume_arguments([f"from={run}", "pause_after=4"])
 
 
 def test_a_run_is_repeated_in_a_new_folder(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import gzip
+import hashlib
 import os
 import shutil
 import struct
@@ -16,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from lenet_pl.data.mnist import FashionMNIST, encode_idx
-from lenet_pl.files import md5
 from trust_checks import base
 from trust_checks.base import SMALL, Case, quoted, reference, require, run
 from trust_checks.damages import ANY_FILE, Damage, change, flip, instead, link, write
@@ -89,7 +89,8 @@ def _fake_data(folder: Path) -> None:
 def _expect(raw: Path) -> None:
     """Replace Fashion-MNIST's checksums by those of the generated files, in this process."""
     FashionMNIST.files = tuple(
-        replace(file, md5=md5((raw / file.name).read_bytes())) for file in FashionMNIST.files
+        replace(file, md5=hashlib.md5((raw / file.name).read_bytes()).hexdigest())
+        for file in FashionMNIST.files
     )
 
 

@@ -207,8 +207,7 @@ def check_optimizer(
 ) -> int | None:
     """Build optimizer and schedule once, to check that they accept their arguments.
 
-    Returns:
-        The optimizer steps of the run if its schedule has a fixed length, else None.
+    Returns the optimizer steps of the run if its schedule has a fixed length, else None.
     """
     from lenet_pl.callbacks.finetuning import Unfreeze
     from lenet_pl.classifier import DEBUG_STEPS

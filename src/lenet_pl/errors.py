@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 FAILED, INVALID = 1, 2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# of a path that the user can change
+UNUSABLE = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 class UserError(Exception):
@@ -67,10 +70,10 @@ def fail(message: str, status: int = INVALID) -> NoReturn:
 
 def file_error(error: OSError) -> str:
     """``cannot write FILE: No space left on device``, and similar."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
     deleted = error.errno == errno.ENOENT and error.filename is None  # by os.getcwd()
     name = error.filename or ("current folder" if deleted else "file")
-    return f"{'cannot write ' if full else ''}{name}: {error.strerror or one_line(error)}"
+    problem = "cannot write " if error.errno in FULL else ""
+    return f"{problem}{name}: {error.strerror or one_line(error)}"
 
 
 @contextmanager
@@ -94,7 +97,7 @@ def exit_on_error(
             message = describe(error) or ""
             if not message and isinstance(error, OSError):
                 message = file_error(error)
-                status = INVALID if error.errno == errno.ENAMETOOLONG else FAILED
+                status = INVALID if error.errno in UNUSABLE else FAILED
         if not message or os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         if not message:

@@ -1,8 +1,7 @@
-"""Atomic file writes, checksums and folder locks."""
+"""Atomic file writes and folder locks."""
 
 import csv
 import errno
-import hashlib
 import io
 import json
 import os
@@ -63,19 +62,13 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def read_regular(path: Path, limit: int) -> bytes:
     """Return at most the first ``limit`` bytes of a regular file or of a link to one.
 
-    Raises:
-        OSError: if it cannot be read, or is a folder, or a pipe or device, which could block.
+    Raises OSError for anything else, also for a pipe or device, which could block.
     """
     path.stat()  # raises if it does not exist
     if not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("rb") as file:
         return file.read(limit)
-
-
-def md5(data: bytes | bytearray) -> str:
-    """Return the MD5 checksum as 32 hexadecimal digits; for integrity, not for security."""
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 @contextmanager

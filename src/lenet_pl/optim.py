@@ -113,10 +113,8 @@ def one_cycle(
     """Raise the learning rate to its peak and lower it to almost 0, both along half a cosine.
 
     Source: L. N. Smith, N. Topin, "Super-convergence: very fast training of neural networks using
-    large learning rates", arXiv:1708.07120, section 3, with constant momentum.
-
-    Raises:
-        ValueError: if there are too few steps for a warm-up.
+    large learning rates", arXiv:1708.07120, section 3, with constant momentum. Raises ValueError
+    if there are too few steps for a warm-up.
     """
     if not 1 < warmup * total_steps < total_steps:
         raise ValueError(
@@ -140,10 +138,7 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float, final: float) 
 
     Sources: I. Loshchilov, F. Hutter, "SGDR: stochastic gradient descent with warm restarts",
     ICLR 2017, equation 5; P. Goyal et al., "Accurate, large minibatch SGD", arXiv:1706.02677,
-    section 2.2, for the warm-up.
-
-    Raises:
-        ValueError: if no steps remain after the warm-up.
+    section 2.2, for the warm-up. Raises ValueError if no steps remain after it.
     """
     if (warmup_steps := round(warmup * total_steps)) >= total_steps:
         raise ValueError(

@@ -230,8 +230,10 @@ def _parse_yaml(text: str) -> Any:
 
 def hydra_mode(folder: Path) -> str:
     """``RUN`` for a single run, ``MULTIRUN`` for a job of a sweep, empty if unknown."""
-    text = _read(folder / ".hydra" / "hydra.yaml", str, STRING) or ""
-    return next((mode for mode in ("MULTIRUN", "RUN") if f"mode: {mode}\n" in text), "")
+    unknown = {"hydra": {"mode": ""}}  # the file is empty while Hydra writes it
+    path, schema = folder / ".hydra" / "hydra.yaml", {"hydra": {"mode": STRING}}
+    content = _read(path, lambda text: _parse_yaml(text) or unknown, schema) or unknown
+    return str(content["hydra"]["mode"])
 
 
 def read_tensors(path: Path, schema: Any, problem: str = "damaged run folder") -> Any:

@@ -156,11 +156,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "shear": number(0, 80),
     },
     "Elastic": {"alpha": number(0, 1000), "sigma": number(0.1, 100)},
-    "Erasing": {
-        "probability": number(0, 1),
-        "area": rising(0.001, 1),
-        "aspect": rising(0.01, 100),
-    },
+    "Erasing": {"probability": number(0, 1), "area": rising(0.001, 1), "aspect": rising(0.01, 100)},
     "Noise": {"std": number(0, 1)},
     "LeNet": {"num_classes": CLASSES},
     "MLP": {"hidden": list_of(integer(1, 10**6)), "dropout": BELOW_1, "num_classes": CLASSES},
@@ -213,9 +209,9 @@ RULES: dict[str, dict[str, Rule]] = {
         "gradient_clip_algorithm": one_of("norm", "value"),
         "accumulate_grad_batches": COUNT,
         "overfit_batches": either(one_of(0, 0.0), PART),
-        **dict.fromkeys(
-            ("limit_train_batches", "limit_val_batches", "limit_test_batches"), optional(PART)
-        ),
+        "limit_train_batches": optional(PART),
+        "limit_val_batches": optional(PART),
+        "limit_test_batches": optional(PART),
         "profiler": optional(either(one_of("simple", "advanced", "pytorch"), NODE)),
         "detect_anomaly": BOOL,
         "fast_dev_run": either(BOOL, COUNT),

@@ -15,12 +15,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from lenet_pl import __version__, records, trust
 from lenet_pl.config import check_values
 from lenet_pl.errors import ConfigError, DataError
-from lenet_pl.files import quoted
+from lenet_pl.files import quoted, shell_override
 
 if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not need it
     from torch import nn
@@ -31,6 +32,8 @@ if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not n
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf")
 RUN_HELP = "a run folder, a checkpoint in it, or latest"  # help of the argument RUN
 INTERACTIVE = ("bash", "interactive")  # names of Slurm jobs in which commands are typed
+LAST = "checkpoints/last.ckpt"  # in a run folder
+POOLED = "pooled with the official test set: not comparable with published results"
 # files that a resumed run writes without reading them first
 WRITTEN = [".hydra/config.yaml", "train.log", "metrics.csv", "best.pth", "checkpoints/best.ckpt"]
 WRITTEN += ["val_predictions.npz"]
@@ -74,70 +77,68 @@ def resume_arguments(arguments: list[str]) -> list[str]:
         added = [f"repeat={quoted(run.absolute())}"]
     else:
         raise ConfigError(f"from={run}: no finished epoch to compare with")
-    replaced = {*map(records.override_key, [*added, *given])}
+    replaced = {"pause_after", *map(records.override_key, [*added, *given])}
     # either classifier resumes the other's checkpoints, without its options
     if "classifier" in replaced:
         replaced.add("classifier.steps_per_execution")
-    # a run that started from another run's checkpoint starts from it again
-    own = [
-        x for x in own if records.override_key(x) not in replaced and not _is_own_checkpoint(x, run)
-    ]
+    own = [override for override in own if records.override_key(override) not in replaced]
     trust.check_overrides(own, run)
+    # a run that started from another run's checkpoint starts from it again
+    checkpoint = _values(own).get("ckpt_path")
+    if checkpoint and Path(str(checkpoint)).absolute().is_relative_to(run.absolute()):
+        own = [override for override in own if records.override_key(override) != "ckpt_path"]
     result = [*own, *added, *given]
-    return result if key == "resume" else _slurm_arguments(result, arguments)
-
-
-def _is_own_checkpoint(override: str, run: Path) -> bool:
-    path = Path(override.partition("=")[2].strip("'").replace(r"\'", "'")).absolute()
-    return records.override_key(override) == "ckpt_path" and path.is_relative_to(run.absolute())
+    return result if key == "resume" else _slurm_arguments(result, given)
 
 
 def _continue(run: Path, given: list[str]) -> list[str]:
     """The overrides that continue a run, or start it again if no epoch was finished."""
-    checkpoint = run / "checkpoints" / "last.ckpt"
     if records.hydra_mode(run) == "MULTIRUN":  # results written there would not match the sweep
         raise ConfigError(
             f"resume={run}: a job of a sweep; repeat the sweep's command with "
-            f"hydra.sweep.dir={run.parent}, or train longer in a new folder with the job's "
-            f"overrides and ckpt_path={checkpoint}"
+            f"{shell_override('hydra.sweep.dir', run.parent)}, or train longer in a new folder "
+            f"with the job's overrides and {shell_override('ckpt_path', run / LAST)}"
         )
     for path in (run / name for name in WRITTEN):  # writing to a pipe would block
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path}: not a regular file")
-    result = records.read_result(run)
-    epochs = _values(given).get("trainer.max_epochs", "0")
-    longer = not epochs.isdigit() or int(epochs) > result.get("epochs", 0)
-    if result.get("status") == "finished" and not (longer and checkpoint.exists()):
+    result, checkpoint = records.read_result(run), _from_checkpoint(run)
+    epochs = _values(given).get("trainer.max_epochs", 0)
+    longer = not isinstance(epochs, int) or epochs > result.get("epochs", 0)
+    if result.get("status") == "finished" and not (longer and checkpoint):
         raise ConfigError(
             f"resume={run}: finished after {result['epochs']} epochs; give a larger "
             "trainer.max_epochs to train longer"
         )
-    return [*_from_checkpoint(run), f"hydra.run.dir={quoted(run)}"]
+    return [*checkpoint, f"hydra.run.dir={quoted(run)}"]
 
 
 def _from_checkpoint(folder: Path) -> list[str]:
     """The override that continues from the last checkpoint in a folder, if there is one."""
-    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint = folder / LAST
     return [f"ckpt_path={quoted(checkpoint)}"] if checkpoint.exists() else []
 
 
-def _values(overrides: list[str]) -> dict[str, str]:
-    return {records.override_key(item): item.partition("=")[2].strip("'\"") for item in overrides}
+def _values(arguments: list[str]) -> dict[str, Any]:
+    """The values of the overrides among command-line arguments, by key."""
+    overrides = get_args_parser().parse_intermixed_args(arguments).overrides
+    return {x.key_or_group: x.value() for x in map(trust.parse_override, overrides)}
 
 
-def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
+def _slurm_arguments(arguments: list[str], given: list[str]) -> list[str]:
     """In a Slurm batch job, name the run folder after job and command; continue after a restart.
 
     Different commands in a script get different folders; the processes of one command share theirs.
     """
-    job, values = os.environ.get("SLURM_JOB_ID"), _values(typed)
-    sweep = {"-m", "--multirun", "hydra.mode", "sweep"} & values.keys()
+    job = os.environ.get("SLURM_JOB_ID")
     terminal = sys.stdin is not None and sys.stdin.isatty()
-    interactive = terminal or os.environ.get("SLURM_JOB_NAME") in INTERACTIVE
-    if not job or interactive or sweep:
+    if not job or terminal or os.environ.get("SLURM_JOB_NAME") in INTERACTIVE:
         return arguments
-    digest = sha256("\0".join(typed).encode()).hexdigest()[:8]
-    folder = Path(values.get("hydra.run.dir", f"outputs/runs/slurm/{job}-{digest}"))
+    values = _values(given)
+    if {"-m", "--multirun"} & {*given} or {"hydra.mode", "sweep"} & values.keys():
+        return arguments
+    digest = sha256("\0".join(arguments).encode()).hexdigest()[:8]
+    folder = Path(str(values.get("hydra.run.dir", f"outputs/runs/slurm/{job}-{digest}")))
     if "hydra.run.dir" not in values:
         arguments = [*arguments, f"hydra.run.dir={folder.as_posix()}"]
     if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
@@ -151,8 +152,7 @@ def _slurm_arguments(arguments: list[str], typed: list[str]) -> list[str]:
 def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str, Any]:
     """Compare a run with its repetition in ``folder``, which has these metrics; times may differ.
 
-    Returns:
-        The entry for ``result.json``: whether all figures agree, and the first difference.
+    Returns the entry for ``result.json``: whether all figures agree, and the first difference.
     """
     try:
         difference = next(_differences(run, folder, metrics), None)
@@ -209,6 +209,11 @@ class Run:
     def pooled(self) -> bool:
         """Whether official training and test images were pooled before the split."""
         return bool((self.result.get("data") or {}).get("pooled"))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know when reading the run's accuracy."""
+        return (POOLED,) if self.pooled else ()
 
     def setting(self, key: str, default: Any = None) -> Any:
         """A value of the configuration; the default where it is null or missing."""

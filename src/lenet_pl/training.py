@@ -41,13 +41,7 @@ from lenet_pl.config import (
     resume_settings,
     with_key,
 )
-from lenet_pl.console import (
-    ConsoleHandler,
-    end_summary,
-    layer_table,
-    show,
-    start_summary,
-)
+from lenet_pl.console import ConsoleHandler, end_summary, layer_table, show, start_summary
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import FAILED, ConfigError, UserError, VerificationError, one_line
 from lenet_pl.files import display_path, replacing, reserved, write_json
@@ -55,6 +49,7 @@ from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
 from lenet_pl.records import read_result
 from lenet_pl.runs import (
+    LAST,
     compare_with,
     git_state,
     package_versions,
@@ -165,11 +160,7 @@ _prepared: dict[Path, Parts] = {}
 
 
 def prepare(cfg: DictConfig) -> None:
-    """Build a run for :func:`train`, then create its folder.
-
-    Raises:
-        ConfigError, DataError: as for :func:`build`, or if the folder cannot be used.
-    """
+    """Build a run for :func:`train`, then create its folder; ConfigError if it cannot be used."""
     folder = Path(cfg.run_dir)
     check_folder(folder, cfg.ckpt_path)
     parts = build(cfg)
@@ -182,7 +173,7 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
     """Raise ConfigError if the folder holds a run other than the one being resumed."""
     resumed = ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
     finished = read_result(folder).get("status") == "finished"
-    if not resumed and (finished or (folder / "checkpoints" / "last.ckpt").exists()):
+    if not resumed and (finished or (folder / LAST).exists()):
         raise ConfigError(
             f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or "
             f"{shlex.quote(f'resume={display_path(folder)}')}"
@@ -211,13 +202,7 @@ def lock_run(folder: Path) -> Iterator[None]:
 def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Parts:
     """Check the configuration, load the data, and build network, callbacks and trainer.
 
-    Args:
-        cfg: as ``conf/config.yaml`` composes it.
-        cache: loaded data to reuse in other runs, see :class:`DigitsDataModule`.
-
-    Raises:
-        ConfigError: if the configuration is invalid.
-        DataError: if the data cannot be loaded.
+    The cache is that of :class:`DigitsDataModule`. Raises ConfigError or DataError.
     """
     check(cfg)
     # a dead unit's momentum decays to subnormal numbers, which make an epoch three times as long
@@ -241,7 +226,7 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
 
     check_accelerator(cfg.trainer.accelerator)
     signals, history = StopOnSignal(), EpochHistory(Path(cfg.run_dir) / "metrics.csv")
-    summary = TensorBoardSummary(hparams(cfg), _as_yaml(cfg))
+    summary = TensorBoardSummary(hparams(cfg), OmegaConf.to_yaml(cfg, resolve=True))
     callbacks = [signals, history, summary, PauseAfter(cfg.pause_after)]
     callbacks += _instantiate_all(cfg, "callbacks", Callback)
     trainer: Trainer = _instantiate(
@@ -284,17 +269,11 @@ def _instantiate_all(cfg: DictConfig, group: str, kind: type) -> list[Any]:
 
 def hparams(cfg: DictConfig) -> dict[str, Any]:
     """The columns of TensorBoard's HParams tab; a class is replaced with its name."""
-    values = OmegaConf.to_container(cfg.hparams, resolve=True)
-    assert isinstance(values, dict)
+    values = cast("dict[str, Any]", OmegaConf.to_container(cfg.hparams, resolve=True))
     for name, value in values.items():
         if isinstance(value, str) and value.replace(".", "_").isidentifier():
             values[name] = value.rpartition(".")[2]
-    return cast("dict[str, Any]", values)
-
-
-def _as_yaml(cfg: DictConfig) -> str:
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    return OmegaConf.to_yaml(own, resolve=True)
+    return values
 
 
 def _requeue() -> None:

@@ -25,11 +25,8 @@ from lenet_pl.records import checking, override_key
 VARIABLE = "LENET_PL_TRUST"
 # where classes may be from; nothing here does more than build an object
 MODULES = (
-    *(
-        f"lenet_pl.{name}"
-        for name in ("models", "data", "optim", "classifier", "fast", "callbacks")
-    ),
-    *("torch.nn", "torch.optim", "torchvision.models"),
+    *("lenet_pl.models", "lenet_pl.data", "lenet_pl.optim", "lenet_pl.callbacks"),
+    *("lenet_pl.classifier", "lenet_pl.fast", "torch.nn", "torch.optim", "torchvision.models"),
 )
 FUNCTIONS = ("lenet_pl.optim",)  # whose functions may be called: schedules
 LIGHTNING = {  # and the group that each may be in
@@ -40,8 +37,7 @@ LIGHTNING = {  # and the group that each may be in
 # base classes, or the names of methods, by the key of the part or of the mapping that holds it
 KINDS: dict[str, str | tuple[str, ...]] = {
     "data.source": ("prepare", "load"),
-    "data.augment": ("__call__",),
-    "augment": ("__call__",),
+    "augment": ("__call__",),  # also as data.augment
     "data": "pytorch_lightning.LightningDataModule",
     "model": "torch.nn.Module",
     "loss": "torch.nn.Module",
@@ -100,16 +96,16 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
     """The class that ``path`` (``model._target_``) names, imported only if it may be built."""
     target, part = str(target), path.removesuffix("._target_")
     module = target.rpartition(".")[0]
-    places = (part, part.rpartition(".")[0])  # a part, or a mapping of parts such as callbacks
+    # a part, or a mapping of parts such as callbacks
+    places = (part, part.rpartition(".")[0].removeprefix("data."))
     trusted = within(target, trusted_names()) or LIGHTNING.get(target) in places
     ours = within(target, MODULES)
     refused = ConfigError(
         f"{path}={target[:80]}: not allowed in a run folder, and not run; if you trust it, set "
         f"{VARIABLE}={module or target[:80]} (lenet-pl: --trust)"
     )
-    if not re.fullmatch(r"\w+(\.\w+)+", target):
-        raise refused
-    if not trusted and not ours and not _is_users(target.partition(".")[0], folder):
+    allowed = trusted or ours or _is_users(target.partition(".")[0], folder)
+    if not allowed or not re.fullmatch(r"\w+(\.\w+)+", target):
         raise refused
     if not ours and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))

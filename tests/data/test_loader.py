@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lenet_pl.data.augment import Noise
-from lenet_pl.data.loader import AugmentedLoader, BatchSampler, ImageDataset
+from lenet_pl.data.loader import BatchLoader, BatchSampler, ImageDataset
 
 
 def test_every_epoch_has_every_image_once_in_an_order_of_its_own():
@@ -40,13 +40,13 @@ def test_processes_divide_an_epoch_equally():
 
 def make_loader(
     shades: Tensor, epoch: int = 0, seed: int = 0, rank: int = 0, world_size: int = 1
-) -> AugmentedLoader:
+) -> BatchLoader:
     """A thousand images of one shade each, with hardly any noise, labelled by their number."""
     images = shades.view(-1, 1, 1, 1).expand(1000, 1, 4, 4).to(torch.uint8)
     batches = BatchSampler(1000, 30, seed, rank, world_size)
     batches.set_epoch(epoch)
     data = ImageDataset(images, torch.arange(1000))
-    return AugmentedLoader(data, batches, [Noise(0.001)], torch.device("cpu"), until=9)
+    return BatchLoader(data, batches, [Noise(0.001)], torch.device("cpu"), until=9)
 
 
 def test_augmented_batches_are_those_without_augmentation():

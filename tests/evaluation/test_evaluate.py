@@ -109,7 +109,7 @@ def test_an_evaluated_run(run):
         assert torch.equal(predictions.predicted, predictions.logits.argmax(1))
         assert torch.equal(predictions.correct, predictions.predicted == predictions.labels)
     assert (evaluation.val.meaning, evaluation.test.meaning) == ("validation", "test")
-    assert evaluation.epoch == saved["best_epoch"]
+    assert evaluation.run.epoch == saved["best_epoch"]
     assert len(evaluation.rows) == saved["epochs"]
     assert evaluation.train.total == len(evaluation.val.labels)
     assert evaluation.train.value > 0.9

@@ -52,7 +52,8 @@ def test_missing_package_is_named(run, lenet_pl, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("", "is a folder"), ("a.bin", "ends in .pt2"), ("file/a.pt2", "written")]
+    ("name", "reason"),
+    [("", "is a folder"), ("a.bin", "ends in .pt2"), ("file/a.pt2", "file: File exists")],
 )
 def test_invalid_output(run, lenet_pl, tmp_path, name, reason):
     (tmp_path / "file").touch()

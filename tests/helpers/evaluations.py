@@ -146,7 +146,6 @@ def synthetic_evaluation(
         data=data,
         network=PixelNet(net or LeNet()).eval(),
         rows=rows or metric_rows(),
-        epoch=5,
         val=val or predictions(),
         test=test,
         train=train or Proportion(1985, 2000),

@@ -65,7 +65,7 @@ def damage(run: Path, part: str) -> None:
         ("code", "contains code, which is not run"),
         ("metrics", "metrics.csv: missing or damaged"),
         ("data", "the data differs from the run's (digest): mini in data.root=None"),
-        ("folder", "cannot write there"),
+        ("folder", "report: File exists"),
     ],
 )
 def test_damaged_runs_are_rejected_in_one_line(tested, tmp_path, lenet_pl, part, message):

@@ -109,7 +109,7 @@ def test_a_promoted_job_equals_an_uninterrupted_one(
     assert "all jobs to epoch 1" in printed
     assert "pruned at 1" in printed
     assert f"\njob {best} to the end\n" in printed
-    assert printed.count(f"\njob {best}  ") == 7  # start and end in each rung, and the table
+    assert printed.count(f"\njob {best}  ") == 6  # start and end in each rung
 
     # without halving, the same sweep trains all jobs to their end
     assert run_sweep("-m", *FOUR, *grid, "hydra.sweep.dir=half") == 1

@@ -12,11 +12,9 @@ from torch import Tensor
 class WeightAverage(WeightAveraging):
     """Validates, saves and tests averaged weights, while training continues with the current ones.
 
-    Args:
-        decay: decay of an exponential moving average, per step. None weights all steps equally,
-            which is stochastic weight averaging: P. Izmailov et al., "Averaging weights
-            leads to wider optima and better generalization", UAI 2018, algorithm 1.
-        start: fraction of the epochs before averaging begins.
+    Without a ``decay``, all steps have the same weight, which is stochastic weight averaging:
+    P. Izmailov et al., "Averaging weights leads to wider optima and better generalization", UAI
+    2018, algorithm 1.
     """
 
     def __init__(self, decay: float | None, start: float) -> None:

@@ -72,25 +72,24 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         last = Path(str(self.dirpath)) / "last.ckpt"
         trainer.save_checkpoint(last, weights_only=False)
         if self.epoch != previous and trainer.is_global_zero:
-            self._keep(last)
+            self._keep(last, _load(last))
         trainer.strategy.barrier()  # other processes read best.ckpt after training
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         # ModelCheckpoint calls this after an improvement; last.ckpt is written first
         self.epoch = trainer.current_epoch + 1
 
-    def _keep(self, checkpoint: Path) -> None:
+    def _keep(self, path: Path, checkpoint: dict[str, Any]) -> None:
         """Copy the best checkpoint, and save its weights for use without Lightning."""
         best = Path(str(self.dirpath)) / "best.ckpt"
-        if checkpoint != best:
+        if path != best:
             best.parent.mkdir(parents=True, exist_ok=True)
             with replacing(best) as part:
-                shutil.copyfile(checkpoint, part)
+                shutil.copyfile(path, part)
         # with weight averaging, the average is in the file only
-        weights = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
         state = {
             name.removeprefix("net."): value.contiguous()
-            for name, value in weights.items()
+            for name, value in checkpoint["state_dict"].items()
             if name.startswith("net.")
         }
         _save(state, self.weights)
@@ -111,7 +110,12 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         # look beside the loaded checkpoint, because the run folder may have been moved
         last = Path(str(trainer.ckpt_path)).absolute()
         source, epoch = last.with_name("best.ckpt"), checkpoint["epoch"] + 1
-        if (kept := _epoch(source)) != state["epoch"]:
+        try:
+            best_checkpoint = read_checkpoint(source)
+            kept = best_checkpoint["epoch"] + 1
+        except ConfigError:  # missing or damaged
+            kept = 0
+        if kept != state["epoch"]:
             # killed before best.ckpt was written, or the file is lost
             if kept <= epoch != state["epoch"]:
                 log.warning(
@@ -119,7 +123,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
                     "the best",
                     *(source, state["epoch"], epoch),
                 )
-            source, state["epoch"] = last, epoch
+            source, best_checkpoint, state["epoch"] = last, _load(last), epoch
             row = checkpoint["callbacks"]["EpochHistory"]["rows"][-1]
             state["best_model_score"] = state["kth_value"] = torch.tensor(row[self.monitor])
         best = f"{self.dirpath}/best.ckpt"
@@ -130,7 +134,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
             "best_k_models": {best: state["best_model_score"]},
         }
         if trainer.is_global_zero:
-            self._keep(source)
+            self._keep(source, best_checkpoint)
         trainer.strategy.barrier()
 
 
@@ -140,9 +144,6 @@ def _save(state: dict[str, Any], path: Path) -> None:
     write_bytes(path, buffer.getbuffer())
 
 
-def _epoch(path: Path) -> int:
-    """The epoch of a checkpoint, from 1; 0 if the file is missing or damaged."""
-    try:
-        return int(read_checkpoint(path)["epoch"]) + 1
-    except ConfigError:
-        return 0
+def _load(path: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return checkpoint

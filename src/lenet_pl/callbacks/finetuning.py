@@ -10,15 +10,10 @@ class Unfreeze(Callback):
 
     Their parameters are in the optimizer from the start, in groups of their own, so schedules and
     checkpoints include them.
-
-    Args:
-        unfreeze_epoch: first epoch, counted from 1, that trains all layers.
-        lr_factor: learning rate of the unfrozen layers, relative to that of the last layer.
     """
 
     def __init__(self, unfreeze_epoch: int, lr_factor: float) -> None:
-        self.unfreeze_epoch = unfreeze_epoch
-        self.lr_factor = lr_factor
+        self.unfreeze_epoch, self.lr_factor = unfreeze_epoch, lr_factor
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         pl_module.frozen_lr_factor = self.lr_factor

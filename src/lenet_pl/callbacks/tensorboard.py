@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
+from lenet_pl.errors import one_line
 from lenet_pl.metrics import by_confidence, confusion_matrix
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,6 @@ log = logging.getLogger(__name__)
 CHARTS = {x: ["Multiline", [f"train/{x}", f"val/{x}"]] for x in ("loss", "acc")}
 METRICS = ("val/acc", "val/loss")
 IMAGES = 32  # in a grid
-KERNELS = 16
 
 
 class TensorBoardSummary(Callback):
@@ -74,8 +74,7 @@ def _add_graph(writer: SummaryWriter, pl_module: Any) -> None:
             warnings.simplefilter("ignore")  # add_graph uses a deprecated tracer
             writer.add_graph(pl_module.net, pl_module.example_input_array.to(pl_module.device))
     except Exception as error:  # networks that cannot be traced can still be trained
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        log.warning("no graph in TensorBoard: %s", reason)
+        log.warning("no graph in TensorBoard: %s", one_line(error, 30))
 
 
 def _add_training_images(writer: SummaryWriter, trainer: Any) -> None:
@@ -112,7 +111,7 @@ def _add_validation_images(writer: SummaryWriter, trainer: Any, epoch: int) -> N
     }
     convolution = next((m for m in classifier.net.modules() if isinstance(m, nn.Conv2d)), None)
     if convolution is not None:
-        kernels = convolution.weight[:KERNELS].detach().float().cpu()
+        kernels = convolution.weight.detach().float().cpu()
         figures["net/first filters"] = plots.filters(kernels, f"first layer, epoch {epoch}")
     for tag, figure in figures.items():
         writer.add_image(tag, plots.rgb_array(figure), epoch, dataformats="HWC")

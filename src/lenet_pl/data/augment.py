@@ -1,4 +1,7 @@
-"""Augmentation of float images ``[N, C, H, W]`` in [0, 1] on their device, with zeros around."""
+"""Augmentation of float images ``[N, C, H, W]`` in [0, 1] on their device, with zeros around.
+
+The files in ``conf/augment`` describe the arguments.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +14,7 @@ from torch.nn.functional import grid_sample
 
 
 class Affine:
-    """Random rotation, scaling and shear about the centre, then a shift; all uniform.
-
-    The rotation is at most ``degrees`` in either direction, the size changes by at most the
-    fraction ``scale``, upright strokes slant by at most ``shear`` degrees, and the shift is at
-    most the fraction ``translate`` of each side.
-    """
+    """Random rotation, scaling and shear about the centre, then a shift; all uniform."""
 
     def __init__(self, degrees: float, translate: float, scale: float, shear: float) -> None:
         self.degrees, self.translate, self.scale, self.shear = degrees, translate, scale, shear
@@ -87,11 +85,6 @@ class Erasing:
     Source: Z. Zhong, L. Zheng, G. Kang, S. Li and Y. Yang, "Random erasing data augmentation",
     AAAI 2020, Algorithm 1. It draws again if a rectangle does not fit; here only those that fit
     are drawn, with the logarithm of the aspect uniform, so that wide is as likely as tall.
-
-    Args:
-        probability: of an image being changed.
-        area: smallest and largest fraction of the image to erase, before rounding to pixels.
-        aspect: smallest and largest ratio of height to width.
     """
 
     def __init__(self, probability: float, area: Sequence[float], aspect: Sequence[float]) -> None:

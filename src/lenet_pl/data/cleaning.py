@@ -20,8 +20,7 @@ EPOCHS, BATCH_SIZE = 5, 128  # of the networks that judge labels
 def check_labels(raw: RawDataset, clean: bool) -> list[int]:
     """The indices of training images whose label is no class.
 
-    Raises:
-        DataError: if there are some and ``clean`` does not remove them, or in another split.
+    Raises DataError if there are some and ``clean`` does not remove them, or in another split.
     """
     removed: list[int] = []
     for name, split in raw.splits().items():

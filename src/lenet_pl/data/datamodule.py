@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lenet_pl.data import cleaning
-from lenet_pl.data.loader import Augmentation, AugmentedLoader, BatchSampler, ImageDataset
+from lenet_pl.data.loader import Augmentation, BatchLoader, BatchSampler, ImageDataset
 from lenet_pl.data.mnist import Source
 from lenet_pl.data.split import digest, split_dataset, stratified_fraction
 from lenet_pl.errors import DataError
@@ -21,8 +20,6 @@ RATIOS = [7, 2, 1]  # of train, validation and test where there is no official t
 LISTED = 10  # files named on the console
 POOLED = "with the official test set: do not compare with published results"
 MOMENTS = {"scale": (0.0, 1.0), "none": (0.0, 1 / 255)}  # mean and std that are not measured
-
-Loader = DataLoader[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -222,35 +219,28 @@ class DigitsDataModule(LightningDataModule):
         more = [f"            and {len(broken) - LISTED:,} more, all in result.json"]
         return lines + broken[:LISTED] + more * (len(broken) > LISTED)
 
-    def train_dataloader(self) -> Loader:
-        assert self.trainer is not None
-        # overfitting takes the same batches of unchanged images in every epoch
-        shuffled = not self.trainer.overfit_batches  # type: ignore[attr-defined]
-        return self._loader("train", self.batch_size, self.seed if shuffled else None)
+    def train_dataloader(self) -> BatchLoader:
+        return self._loader("train", self.batch_size)
 
-    def val_dataloader(self) -> Loader:
+    def val_dataloader(self) -> BatchLoader:
         return self._loader("val", self.eval_batch_size)
 
-    def test_dataloader(self) -> Loader:
+    def test_dataloader(self) -> BatchLoader:
         return self._loader("test", self.eval_batch_size)
 
-    def _loader(self, name: str, batch_size: int, seed: int | None = None) -> Loader:
-        assert self.trainer is not None
-        device, images = self.trainer.strategy.root_device, self.splits[name]
+    def _loader(self, name: str, batch_size: int) -> BatchLoader:
+        trainer: Any = self.trainer
+        device, data = trainer.strategy.root_device, self.splits[name]
         # on the device if the images take at most half of its free memory
-        if device.type != "cuda" or images.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-            images = images.to(device)
-        process = (self.trainer.global_rank, self.trainer.world_size) if name == "train" else (0, 1)
-        batches = BatchSampler(len(images), batch_size, seed, *process, images.images.device)
-        if name == "train" and self.augment and seed is not None:
-            until = round(self.augment_until * (self.trainer.max_epochs or 1))
-            return AugmentedLoader(images, batches, list(self.augment.values()), device, until)
-        return DataLoader(
-            images,
-            batch_sampler=batches,  # type: ignore[arg-type]  # batches are tensors, not lists
-            collate_fn=lambda batch: batch,  # __getitems__ returns a batch
-            generator=torch.Generator(),  # or each epoch would draw from the global one
-        )
+        if device.type != "cuda" or data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+            data = data.to(device)
+        rank, processes = (trainer.global_rank, trainer.world_size) if name == "train" else (0, 1)
+        # overfitting takes the same batches of unchanged images in every epoch
+        shuffled = name == "train" and not trainer.overfit_batches
+        seed, augment = (self.seed, list(self.augment.values())) if shuffled else (None, [])
+        batches = BatchSampler(len(data), batch_size, seed, rank, processes, data.images.device)
+        until = round(self.augment_until * (trainer.max_epochs or 1))
+        return BatchLoader(data, batches, augment, device, until)
 
 
 def moments(images: Tensor) -> tuple[float, float]:

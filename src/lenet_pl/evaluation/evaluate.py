@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 BATCH_SIZE = 500  # for bare weights
 DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
 MEANING = {"train": "training", "val": "validation", "test": "test", "": ""}
-POOLED = "pooled with the official test set: not comparable with published results"
 SOURCES = {source.name: source for source in (Mini, MNIST, FashionMNIST, KMNIST)}
 
 
@@ -76,9 +75,8 @@ def run_images(run: Run, split: str, data: "DigitsDataModule | None" = None) -> 
     name, dataset, files = data.source.name, data.splits[split], data.files.get(split, ())
     if not len(dataset.labels):
         raise DataError(f"--split {split}: {name} has no {MEANING[split]} images")
-    notes = (POOLED,) if run.pooled else ()
     tensors = dataset.images, dataset.labels, data.indices[split]
-    return ImageSet(split, *tensors, files, name, own=True, notes=notes)
+    return ImageSet(split, *tensors, files, name, own=True, notes=run.notes)
 
 
 def other_images(name: str, split: str, model: LoadedModel, root: str) -> ImageSet:
@@ -222,10 +220,7 @@ def write_predictions(model: LoadedModel, predictions: SplitPredictions) -> Path
         [*start, *(f"{p:.9g}" for p in (max(row), *row))]
         for *start, row in zip(*columns.values(), probabilities, strict=True)
     )
-    try:
-        write_csv(path, header, rows)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+    write_csv(path, header, rows)
     return path
 
 
@@ -237,7 +232,6 @@ class RunEvaluation:
     data: "DigitsDataModule"
     network: PixelNet  # in evaluation mode
     rows: list[dict[str, float]]  # of metrics.csv
-    epoch: int  # of the weights, from 1
     val: SplitPredictions
     test: SplitPredictions | None  # None unless the run tested these very weights
     train: Proportion  # correct of a sample of the training images, without augmentation
@@ -289,7 +283,6 @@ def evaluate_run(run: Run, data: "DigitsDataModule | None" = None) -> RunEvaluat
         data=data,
         network=run.network(),
         rows=rows,
-        epoch=run.epoch,
         val=predict_split(run, network, run_images(run, "val", data)),
         test=predict_split(run, network, run_images(run, "test", data)) if tested else None,
         train=Proportion(int(correct.sum()), count),

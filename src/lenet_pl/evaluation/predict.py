@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lenet_pl.data.preprocess import MAX_BYTES, SIDE, Auto, image_files, open_image, preprocess
-from lenet_pl.errors import ConfigError, DataError
+from lenet_pl.console import percent
+from lenet_pl.data.preprocess import MAX_BYTES, Auto, image_files, open_image, preprocess
+from lenet_pl.errors import DataError, printable, shorten
 from lenet_pl.evaluation.loading import LoadedModel
-from lenet_pl.files import replacing
+from lenet_pl.files import write_bytes
 from lenet_pl.metrics import predict_logits
-
-ZOOM, COLUMNS, CAPTION = 5, 8, 34  # of the preview; the caption's height is in pixels
 
 
 @dataclass(frozen=True)
@@ -80,25 +78,17 @@ def _find(name: str) -> dict[str, Path | bytes]:
 
 def write_preview(model: LoadedModel, predictions: Sequence[Prediction]) -> Path:
     """Draw the preprocessed images with their predictions into a PNG, and return its path."""
-    side = SIDE * ZOOM
-    rows = -(-len(predictions) // COLUMNS)
-    size = min(COLUMNS, len(predictions)) * (side + 4), rows * (side + CAPTION)
-    grid = Image.new("L", size, 255)
-    draw = ImageDraw.Draw(grid)
-    for i, prediction in enumerate(predictions):
-        x, y = i % COLUMNS * (side + 4), i // COLUMNS * (side + CAPTION)
-        image = Image.fromarray(prediction.image[0].numpy())
-        grid.paste(image.resize((side, side), Image.Resampling.NEAREST), (x, y))
-        name = Path(prediction.name).name
-        name = name if len(name) <= 22 else f"{name[:12]}…{name[-9:]}"
-        draw.text((x + 2, y + side + 2), name, fill=90, font_size=12)
+    from lenet_pl import plots  # matplotlib takes half a second to import
+
+    captions = []
+    for prediction in predictions:
         probability, label = prediction.probabilities.max(0)
-        text = f"{model.classes[int(label)]}  {100 * probability.item():.1f} %"
-        draw.text((x + 2, y + side + 16), text, fill=0, font_size=13)
+        name = shorten(printable(Path(prediction.name).name), 16)
+        captions.append(f"{name}\n{model.classes[int(label)]}  {percent(probability.item())}")
+    # as floats, which are not inverted: as the network sees them
+    images = torch.stack([prediction.image for prediction in predictions]) / 255
+    columns = max(8, round(len(images) ** 0.5))
+    figure = plots.image_grid(images, captions, columns=columns)
     path = model.folder / f"{model.prefix}seen.png"
-    try:
-        with replacing(path) as part:
-            grid.save(part, format="PNG")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror})") from error
+    write_bytes(path, plots.png(figure, transparent=False))
     return path

@@ -24,7 +24,6 @@ from lenet_pl.models.pixelnet import model_name
 from lenet_pl.runs import Run
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")  # packages of the extra "export"
-POOLED = "pooled: the accuracy is not comparable with published results of the official test set"
 BATCH_SIZE = 500
 TOLERANCE = 1e-4  # the largest accepted difference in a probability
 DYNAMIC_BATCH = ({0: torch.export.Dim("batch")},)
@@ -72,7 +71,6 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
     network = nn.Sequential(OrderedDict(network=pixel_net, softmax=nn.Softmax(1))).eval()
     expected = predict_logits(pixel_net, images, BATCH_SIZE).softmax(1)
     accuracy = (expected.argmax(1) == labels).double().mean().item()
-    notes = (POOLED,) if run.pooled else ()
     shape = ", ".join(map(str, images.shape[1:]))
     facts = {
         "classes": list(run.classes),
@@ -83,7 +81,7 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
         "accuracy": accuracy,
         "split": "test" if run.tested else "validation",
         "images": len(images),
-        "notes": list(notes),
+        "notes": list(run.notes),
         "model": model_name(pixel_net.net),
         "data": data.source.name,
         "run": run.name,
@@ -105,13 +103,10 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
                 f"{file.name}: a probability differs by {difference:.1e} between {checked_with} "
                 f"and PyTorch, more than {TOLERANCE:.0e}; nothing was written"
             )
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(file, content)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be written ({error.strerror or error})") from error
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(file, content)
     checked = (checked_with, len(images), difference, agree)
-    return Export(file, format, len(content), *checked, accuracy, split, notes)
+    return Export(file, format, len(content), *checked, accuracy, split, run.notes)
 
 
 def predict(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

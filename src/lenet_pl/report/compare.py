@@ -18,10 +18,8 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
 
     The runs are compared on the test split if both were tested, else on the validation split.
     Returns, for JSON, the path, the verdict, how many images both, one or neither of the runs
-    classify correctly, and the p-value of McNemar's test.
-
-    Raises:
-        ConfigError: if the runs were evaluated on different images, or nothing can be written.
+    classify correctly, and the p-value of McNemar's test. Raises ConfigError if the runs were
+    evaluated on different images.
     """
     runs, classes = (first, second), first.run.classes
     a, b = first.test, second.test
@@ -37,7 +35,7 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
     counts = dict(zip(names, torch.bincount(outcome, minlength=4).tolist(), strict=True))
     p = metrics.mcnemar(a.correct, b.correct)
     sentence = verdict(counts["only_first"], counts["only_second"], p, (first.name, second.name))
-    curves = {"A": (first.rows, first.epoch), "B": (second.rows, second.epoch)}
+    curves = {"A": (first.rows, first.run.epoch), "B": (second.rows, second.run.epoch)}
     matrices = [metrics.confusion_matrix(split.logits, split.labels) for split in (a, b)]
     context = {
         "figures": {
@@ -82,7 +80,7 @@ def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, str, s
 
     A part that only one configuration has, such as a scheduler, is one row with its class name.
     """
-    ignored = {"hydra", "run_dir", "ckpt_path", "repeat"}  # differ between any two runs
+    ignored = {"run_dir", "ckpt_path", "repeat"}  # differ between any two runs
     a, b = (
         {key: value for key, value in flat.items() if key.partition(".")[0] not in ignored}
         for flat in (flatten(OmegaConf.to_container(config)) for config in (first, second))

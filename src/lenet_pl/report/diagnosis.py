@@ -171,7 +171,7 @@ def ended_too_early(c: Context) -> Finding | None:
     losses, rates, last = c.val_losses, c.rates, c.val_losses[-1]
     if c.result.get("stopped_early"):
         patience = c.setting("callbacks.early_stopping.patience")
-        best = c.result.get("best_epoch") or c.evaluation.epoch
+        best = c.result.get("best_epoch") or c.run.epoch
         if patience is None or best < c.epochs - 1:
             return None
         return c.finding("stopped_too_early", best=best, patience=patience)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lenet_pl import files, metrics, plots
 from lenet_pl.console import percent
-from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
 from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
@@ -32,7 +31,7 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
     folder, findings, drawn = evaluation.run.folder, diagnose(Context(evaluation)), draw(evaluation)
     context = {"findings": findings, **summary(evaluation), **drawn}
     path = write_page(folder / "report", "report.html.j2", context)
-    add_to_tensorboard(folder, drawn["figures"], evaluation.epoch)
+    add_to_tensorboard(folder, drawn["figures"], evaluation.run.epoch)
     keys = ("title", "evidence", "advice", "overrides")
     return {
         "path": str(path),
@@ -48,13 +47,12 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
 def summary(evaluation: RunEvaluation) -> dict[str, Any]:
     """What the template shows besides figures, images and findings."""
     run, shown = evaluation.run, evaluation.shown
-    config = OmegaConf.masked_copy(run.config, [str(key) for key in run.config if key != "hydra"])
     return {
         "evaluation": evaluation,
         "metrics": compute_metrics(run, shown),
         "parameters": sum(p.numel() for p in evaluation.network.parameters()),
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
-        "config": OmegaConf.to_yaml(config),
+        "config": OmegaConf.to_yaml(run.config),
         "greyscale": shown.images.shape[1] == 1,
     }
 
@@ -63,7 +61,7 @@ def draw(evaluation: RunEvaluation) -> dict[str, Any]:
     """The ``figures`` by name, and the images of the page by section."""
     shown, classes, rows = evaluation.shown, evaluation.run.classes, evaluation.rows
     matrix = metrics.confusion_matrix(shown.logits, shown.labels)
-    curves = {evaluation.name: (rows, evaluation.epoch)}
+    curves = {evaluation.name: (rows, evaluation.run.epoch)}
     figures = {
         "curves-loss": plots.curves(curves, "loss"),
         "curves-accuracy": plots.curves(curves, "acc"),
@@ -86,11 +84,10 @@ def draw(evaluation: RunEvaluation) -> dict[str, Any]:
         "uncertain": cards(chosen(shown.correct, 16, descending=False)),
         "pairs": [card for *_, similar in pairs for card in similar],
     }
-    for name in filter(sections.get, sections):
-        images, captions = zip(
-            *((card["image"], card["caption"]) for card in sections[name]), strict=True
-        )
-        figures[name] = plots.image_grid(images, captions)
+    for name, listed in sections.items():
+        if listed:
+            images = [card["image"] for card in listed]
+            figures[name] = plots.image_grid(images, [card["caption"] for card in listed])
     return {**sections, "pairs": pairs, "figures": figures | explain(evaluation, errors[:8])}
 
 
@@ -149,9 +146,6 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     """Write a template filled with ``context``, and its ``figures`` as the only PNG files beside.
 
     All values are escaped, class names included.
-
-    Raises:
-        ConfigError: if the folder cannot be written to.
     """
     figures = {name: plots.png(figure) for name, figure in context["figures"].items()}
     environment = Environment(
@@ -167,14 +161,11 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     html = environment.get_template(template).render({**context, "figures": figures})
     contents = {f"{name}.png": png for name, png in figures.items()}
     contents["index.html"] = html.encode()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in {file.name for file in folder.glob("*.png")} - contents.keys():
-            (folder / old).unlink()  # of an earlier report
-        for name, content in contents.items():
-            files.write_bytes(folder / name, content)
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot write there ({error.strerror})") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in {file.name for file in folder.glob("*.png")} - contents.keys():
+        (folder / old).unlink()  # of an earlier report
+    for name, content in contents.items():
+        files.write_bytes(folder / name, content)
     return folder / "index.html"
 
 
