@@ -109,8 +109,12 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         shutil.copy(ROOT / "train.py", folder)
         for tool in removed:
             shutil.rmtree(folder / "src" / "lenet_pl" / tool)
+            named = [f"lenet_pl.{tool}"]
+            if tool == "sweeps":
+                shutil.rmtree(folder / "src" / "hydra_plugins")
+                named.append("hydra_plugins.lenet_pl")
             for path in (folder / "conf").rglob("*.yaml"):
-                if f"lenet_pl.{tool}" in path.read_text():
+                if any(name in path.read_text() for name in named):
                     path.unlink()
         commands = [
             [*SHORT, "trainer.max_epochs=1", "hydra.run.dir=run"],
