@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "export": BLOCKS,
     "report": BLOCKS | {"evaluation"},
     # its Hydra callback connects the two halves
-    "sweeps": BLOCKS | {"evaluation", "cli", "training"},
+    "sweeps": BLOCKS | {"rules", "evaluation", "cli", "training"},
 }
 
 
