@@ -117,7 +117,8 @@ def job(cfg: DictConfig) -> float | None:
 def without_garbage_collection() -> Iterator[None]:
     """For imports: they create a million objects, all of which stay until the process ends.
 
-    Searching them for garbage would take 40 % of the CPU time of importing Lightning.
+    Searching them for garbage, then and at the end, takes 40 % of the CPU time of a process that
+    only imports Lightning.
     """
     gc.disable()
     try:
