@@ -16,6 +16,7 @@ import torch
 
 TRAIN = str(Path(__file__).parents[1] / "train.py")
 OUTPUTS = Path("outputs/benchmarks")
+IMPORTS = "import torch, pytorch_lightning"  # to compare the time of a command with
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core")
 
 

@@ -10,9 +10,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from common import TRAIN, markdown, median_and_range, positive_int, run_python, save
+from common import IMPORTS, TRAIN, markdown, median_and_range, positive_int, run_python, save
 
-IMPORTS = "import torch, pytorch_lightning"
 # runs a script up to the end of its first optimizer step
 FIRST_STEP = """
 import os, runpy, sys

@@ -1,71 +1,173 @@
-"""A sweep of nine short jobs: one after another, and in parallel with joblib.
+"""A sweep by successive halving against the full grid, one job after another and with joblib.
 
-    python benchmarks/sweep.py [--rounds 3] [--jobs 2] [--epochs 20]
+    python benchmarks/sweep.py [--rounds 3] [--epochs 20] [--jobs 2] [--short 5] [--data data]
+    python benchmarks/sweep.py --only full,halving --rounds 1 --folder outputs/sweep_rounds
 
-The jobs train on the digits that ship with the package. Both sweeps are complete commands,
-imports and summary included, run in turn in each round; the speed-up is the ratio within a round.
-For the jobs that run one after another, the pause from the end of a job to the first training
-step of the next is measured too.
+Nine jobs train on MNIST, with early stopping as by default. Five commands, imports and summary included, run
+in turn in each round, and each round has another seed. Ratios are computed within a round. A round
+takes 20 minutes or more, so a round can be measured in pieces: sweeps that ``--folder`` has
+results of are not trained again. The winners are compared by McNemar's test on the validation
+images, with the weights of their best epochs.
 """
 
 import argparse
-import csv
-import itertools
-import re
-import statistics
+import json
+import shutil
 import tempfile
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
+import torch
 from common import TRAIN, markdown, median_and_range, positive_int, run_python, save
 
-GRID = ["optimizer.lr=0.01,0.03,0.1", "data.batch_size=32,64,128"]
+from lenet_pl.metrics import mcnemar
+
+GRID = ["optimizer.lr=0.001,0.01,0.1", "data.batch_size=32,64,128"]
+PARTS = ("full", "halving", "halving-joblib", "short", "short-joblib")
+PAIRS = [("halving", "full"), ("halving-joblib", "full"), ("short-joblib", "short")]
+RESULT = "benchmark.json"  # in the folder of a sweep: its command and its seconds
 
 
-def pauses(folder: Path) -> list[float]:
-    """Seconds from the end of each job to the first training step of the next."""
-    jobs = sorted((path.parent for path in folder.glob("*/result.json")), key=lambda p: int(p.name))
-    seconds = []
-    for job, following in itertools.pairwise(jobs):
-        first_epoch = next(at for at, text in log_lines(following) if re.match(r"epoch +1/", text))
-        with (following / "metrics.csv").open(newline="") as file:
-            started = first_epoch - float(next(csv.DictReader(file))["seconds"])
-        seconds.append(started - log_lines(job)[-1][0])
-    return seconds
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that was measured."""
+
+    folder: Path
+    seconds: float
+
+    @property
+    def epochs(self) -> int:
+        """The epochs trained by all jobs."""
+        return sum(job["epochs"] or 0 for job in self.summary["jobs"])
+
+    @property
+    def winner(self) -> dict[str, Any]:
+        """The best job, as in ``sweep.json``."""
+        [name] = self.summary["winner"]["jobs"]
+        return next(job for job in self.summary["jobs"] if job["job"] == name)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The content of ``sweep.json``."""
+        return cast("dict[str, Any]", json.loads((self.folder / "sweep.json").read_text()))
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        """The winner's predictions for the validation images."""
+        with np.load(self.folder / self.winner["job"] / "val_predictions.npz") as file:
+            return dict(file)
 
 
-def log_lines(job: Path) -> list[tuple[float, str]]:
-    """Time stamp, in seconds, and text of each line that a job logged."""
-    lines = re.findall(r"^(\d{4}-.{17}\d) INFO (.*)", (job / "train.log").read_text(), re.MULTILINE)
-    return [(datetime.strptime(at, "%Y-%m-%d %H:%M:%S,%f").timestamp(), text) for at, text in lines]
+def overrides(part: str, options: argparse.Namespace, seed: int) -> list[str]:
+    """The command line of a sweep, without its folder."""
+    epochs = options.short if "short" in part else options.epochs
+    arguments = [*(options.overrides or GRID), "classifier=fast", f"seed={seed}", "test=false"]
+    arguments.append(f"trainer.max_epochs={epochs}")
+    if options.data == "mini":
+        arguments.append("data=mini")
+    else:
+        arguments.append(f"data.root={Path(options.data).absolute()}")
+    if "halving" in part:
+        arguments.append("hydra/sweeper=halving")
+    if "joblib" in part:
+        arguments += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={options.jobs}"]
+    return arguments
+
+
+def measure(folder: Path, arguments: Sequence[str]) -> Sweep:
+    """Run a sweep and time it, unless the folder has the result of the same command."""
+    record = folder / RESULT
+    if record.exists():
+        known = json.loads(record.read_text())
+        if known["arguments"] == list(arguments):
+            return Sweep(folder, known["seconds"])
+    shutil.rmtree(folder, ignore_errors=True)  # of another command, or interrupted
+    seconds = run_python(TRAIN, "-m", *arguments, f"hydra.sweep.dir={folder}")
+    record.write_text(json.dumps({"arguments": list(arguments), "seconds": seconds}))
+    return Sweep(folder, seconds)
+
+
+def p_value(a: Sweep, b: Sweep) -> float:
+    """Of McNemar's test that the winners of two sweeps are equally accurate."""
+    first, second = a.predictions(), b.predictions()
+    if not np.array_equal(first["index"], second["index"]):
+        raise SystemExit(f"{a.folder}, {b.folder}: different validation images")
+    correct = (torch.from_numpy(x["prediction"] == x["label"]) for x in (first, second))
+    return mcnemar(*correct)
+
+
+def times(rounds: Sequence[dict[str, Sweep]]) -> list[list[object]]:
+    """A row for each sweep: its seconds and its epochs."""
+    return [
+        [
+            part,
+            *median_and_range([sweeps[part].seconds for sweeps in rounds], ".0f"),
+            *median_and_range([sweeps[part].epochs for sweeps in rounds], ".0f"),
+        ]
+        for part in rounds[0]
+    ]
+
+
+def ratios(rounds: Sequence[dict[str, Sweep]]) -> list[list[object]]:
+    """A row for each pair of sweeps that were measured: the ratio of their seconds."""
+    return [
+        [f"{a} / {b}", *median_and_range([x[a].seconds / x[b].seconds for x in rounds])]
+        for a, b in PAIRS
+        if {a, b} <= rounds[0].keys()
+    ]
+
+
+def winners(rounds: Sequence[dict[str, Sweep]]) -> list[list[object]]:
+    """A row for each round: the winners of both strategies, and McNemar's test."""
+    rows = []
+    for number, sweeps in enumerate(rounds):
+        full, halving = sweeps["full"], sweeps["halving"]
+        p = p_value(full, halving)
+        outcome = "yes" if p < 0.05 else "no"
+        rows.append([number, *map(describe, (full, halving)), f"{p:.2f}", outcome])
+    return rows
+
+
+def describe(sweep: Sweep) -> str:
+    """The winner's settings and validation accuracy."""
+    values = ", ".join(f"{key.rpartition('.')[2]} {x}" for key, x in sweep.winner["varied"].items())
+    return f"{values}: {sweep.winner['val/acc']:.2%}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=positive_int, default=3)
-    parser.add_argument("--jobs", type=positive_int, default=2, help="jobs in parallel")
     parser.add_argument("--epochs", type=positive_int, default=20, help="epochs of each job")
+    parser.add_argument("--short", type=positive_int, default=5, help="epochs of the short sweeps")
+    parser.add_argument("--jobs", type=positive_int, default=2, help="jobs in parallel")
+    parser.add_argument("--data", default="data", help="data root of MNIST, or mini")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--folder", type=Path, help="keep the sweeps here, and use those it has")
+    parser.add_argument("overrides", nargs="*", help=f"instead of {' '.join(GRID)}")
     options = parser.parse_args()
-    sweep = [TRAIN, "-m", "data=mini", *GRID, f"trainer.max_epochs={options.epochs}"]
-    sweep.append("callbacks.early_stopping=null")
-    joblib = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={options.jobs}"]
+    parts = options.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"--only={','.join(unknown)}: choose from {', '.join(PARTS)}")
 
-    serial, parallel, between = [], [], []
-    for number in range(options.rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            one, many = Path(folder) / "serial", Path(folder) / "parallel"
-            serial.append(run_python(*sweep, f"hydra.sweep.dir={one}"))
-            parallel.append(run_python(*sweep, *joblib, f"hydra.sweep.dir={many}"))
-            between += pauses(one)
-        print(f"round {number + 1}: {serial[-1]:.1f} s, in parallel {parallel[-1]:.1f} s")
-    rows = [
-        ["one after another", *median_and_range(serial, ".1f")],
-        [f"{options.jobs} in parallel", *median_and_range(parallel, ".1f")],
-        ["pause between jobs", *median_and_range(between)],
-    ]
-    speed_up = statistics.median(a / b for a, b in zip(serial, parallel, strict=True))
-    table = markdown(["", "seconds (median)", "range"], rows)
-    save("sweep", f"{table}\n{speed_up:.2f} times as fast in parallel (median)\n")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).absolute()
+        rounds = []
+        for seed in range(options.rounds):
+            sweeps = {
+                x: measure(folder / f"{x}-{seed}", overrides(x, options, seed)) for x in parts
+            }
+            rounds.append(sweeps)
+            print(f"round {seed}:", {part: round(sweep.seconds) for part, sweep in sweeps.items()})
+        text = markdown(["sweep", "seconds", "range", "epochs", "range"], times(rounds))
+        if rows := ratios(rounds):
+            text += "\n" + markdown(["seconds in a round", "median", "range"], rows)
+        if {"full", "halving"} <= {*parts}:
+            header = ["seed", "winner of full", "winner of halving", "McNemar's p", "different"]
+            text += "\n" + markdown(header, winners(rounds))
+        save("sweep", f"{text}\n{options.rounds} rounds; seconds and epochs are medians\n")
 
 
 if __name__ == "__main__":

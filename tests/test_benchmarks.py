@@ -1,8 +1,11 @@
 """The benchmarks run, and their statistics are correct."""
 
+import json
 import sys
 from importlib import import_module
+from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.commands import ROOT
 
@@ -52,19 +55,59 @@ def test_a_process_is_timed_on_the_given_threads(benchmark):
     assert benchmark("common").run_python("-c", check, threads=3) > 0
 
 
-def test_pauses_between_jobs(benchmark, tmp_path):
-    for job, start in (("0", 10), ("1", 20)):
-        folder = tmp_path / job
-        folder.mkdir()
-        (folder / "result.json").touch()
-        (folder / "metrics.csv").write_text("epoch,seconds\n1,1.5\n")
-        (folder / "train.log").write_text(
-            f"2026-11-25 12:00:{start},500 INFO a table\nof two lines\n"
-            f"2026-11-25 12:00:{start + 2},000 INFO epoch 1/1  train 0.1\n"
-            f"2026-11-25 12:00:{start + 3},250 INFO the summary\n"
+class Sweeps:
+    """Stands in for ``run_python``: writes the folder of a sweep with two jobs."""
+
+    def __init__(self):
+        self.commands = []
+
+    def __call__(self, *arguments):
+        self.commands.append(arguments)
+        folder = Path(arguments[-1].removeprefix("hydra.sweep.dir="))
+        halving, joblib = (
+            "hydra/" + x in arguments for x in ("sweeper=halving", "launcher=joblib")
         )
-    # the second job's first step is at 22.0 - 1.5, the first job's end at 13.25
-    assert benchmark("sweep").pauses(tmp_path) == pytest.approx([7.25])
+        best, epochs = ("1", (1, 4)) if halving else ("0", (4, 4))
+        jobs = [
+            {"job": name, "epochs": n, "varied": {"lr": name}, "val/acc": 0.5}
+            for name, n in zip("01", epochs, strict=True)
+        ]
+        (folder / best).mkdir(parents=True)
+        summary = {"jobs": jobs, "winner": {"jobs": [best]}}
+        (folder / "sweep.json").write_text(json.dumps(summary))
+        # of eight images, halving's winner classifies the last six correctly, the other one none
+        label = np.arange(8)
+        wrong = (label < 2) | (not halving)
+        predictions = {"index": label + 9, "label": label, "prediction": label + wrong}
+        np.savez(folder / best / "val_predictions.npz", **predictions)
+        return 10.0 / (1 + halving) / (1 + joblib)
+
+
+def test_sweeps_are_measured_once_and_compared(benchmark, tmp_path, monkeypatch, capsys):
+    options = ["--folder", "kept", "--rounds", "2", "--epochs", "4", "--data", "mini"]
+    parts = "full,halving,halving-joblib"
+    module = benchmark("sweep", *options, "--only", parts, "optimizer.lr=0,1")
+    sweeps = Sweeps()
+    monkeypatch.setattr(module, "run_python", sweeps)
+    module.main()
+    printed = capsys.readouterr().out
+    assert "| full | 10 | 10 to 10 | 8 | 8 to 8 |\n| halving | 5 | 5 to 5 | 5 | 5 to 5 |" in printed
+    assert "| halving / full | 0.50 | 0.50 to 0.50 |\n| halving-joblib / full | 0.25 |" in printed
+    # six images of which one winner classifies each correctly: 2 / 2 ** 6
+    assert "| 1 | lr 0: 50.00% | lr 1: 50.00% | 0.03 | yes |" in printed
+    assert "short" not in printed.partition("| sweep |")[2]
+    assert len(sweeps.commands) == 6
+    assert {"optimizer.lr=0,1", "trainer.max_epochs=4", "seed=1"} <= {*sweeps.commands[-1]}
+
+    module = benchmark("sweep", *options, "--only", "full,short", "optimizer.lr=0,1")
+    module.main()
+    assert "| full | 10 | 10 to 10 | 8 | 8 to 8 |\n| short | 10 |" in capsys.readouterr().out
+    assert len(sweeps.commands) == 8
+    assert "trainer.max_epochs=5" in sweeps.commands[-1]
+
+    (tmp_path / "kept" / "short-0" / "benchmark.json").unlink()  # as if it had been interrupted
+    module.main()
+    assert len(sweeps.commands) == 9
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)

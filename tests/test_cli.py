@@ -1,5 +1,6 @@
 """The command line: errors of the user take one line, and end with status 2."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -189,6 +190,14 @@ def test_help_and_typing_errors_do_not_wait_for_torch(words):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_modules_are_not_searched_for_garbage():
+    gc.unfreeze()
+    with cli.without_garbage_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 100_000
 
 
 def test_overrides_may_be_on_both_sides_of_options():

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps, rc_context, rc_params_from_file
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from lenet_pl.metrics import Calibration
@@ -118,8 +118,8 @@ def confusion_matrix(
     axes.grid(which="minor")
     for row, column in matrix.nonzero().tolist() if count < 25 else ():  # else illegible
         text = f"{values[row, column]:.{1 if normalise else 0}f}"
-        weight = "bold" if row == column else "normal"
-        axes.text(column, row, text, ha="center", va="center", weight=weight, size=8)
+        options: Any = {"weight": "bold" if row == column else "normal", "in_layout": False}
+        axes.text(column, row, text, ha="center", va="center", size=8, **options)
     rotated: Any = {"rotation": 45, "ha": "right"} if longest > 3 else {}
     axes.set_xticks(range(count), classes, **rotated)
     axes.set_yticks(range(count), classes)
@@ -217,5 +217,7 @@ def png(figure: Figure, dpi: float = FILE_DPI, transparent: bool = True) -> byte
 
 def rgb_array(figure: Figure) -> NDArray[np.uint8]:
     """Render a figure as ``uint8 [H, W, 3]`` in screen resolution."""
-    file = BytesIO(png(figure, STYLE["figure.dpi"], transparent=False))
-    return np.asarray(Image.open(file).convert("RGB"))
+    canvas: Any = FigureCanvasAgg(figure)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
