@@ -3,10 +3,10 @@
     python benchmarks/sweep.py [--rounds 3] [--epochs 20] [--jobs 2] [--short 5] [--data data]
     python benchmarks/sweep.py --only full,halving --rounds 1 --folder outputs/sweep_rounds
 
-Nine jobs train on MNIST, with early stopping as by default. Five commands, imports and summary included, run
-in turn in each round, and each round has another seed. Ratios are computed within a round. A round
-takes 20 minutes or more, so a round can be measured in pieces: sweeps that ``--folder`` has
-results of are not trained again. The winners are compared by McNemar's test on the validation
+Nine jobs train on MNIST, with early stopping as by default. Five commands, imports and summary
+included, run in turn in each round, and each round has another seed. Ratios are computed within a
+round. A round takes 20 minutes or more, so it can be measured in pieces: sweeps that ``--folder``
+has results of are not trained again. The winners are compared by McNemar's test on the validation
 images, with the weights of their best epochs.
 """
 

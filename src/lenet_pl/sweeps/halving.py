@@ -30,7 +30,7 @@ ENDED = ("finished", "paused", "pruned")  # without an error
 def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> list[int]:
     """The epochs of the rungs below ``max_epochs``, the last: 2 and 6 for 3, 2 and 20.
 
-    A rung is left out if less than ``eta`` times its epochs would remain after it.
+    There is no rung at more than ``max_epochs / eta``: little would be saved after it.
     """
     rungs, epochs = [], min_epochs
     while epochs * eta <= max_epochs:
@@ -86,8 +86,8 @@ def _ranked(plan: "Plan", settings: list[list[str]], epochs: int) -> list[list[s
     scored = []
     for names in settings:
         left = [n for n in names if readable_result(plan.folder / n).get("status") in ENDED]
-        rows = [best_row(read_metrics(plan.folder / name)[:epochs]) for name in left]
-        if rows:
+        best = (best_row(read_metrics(plan.folder / name)[:epochs]) for name in left)
+        if rows := [row for row in best if row]:
             accuracy, loss = (fmean(row[key] for row in rows) for key in ("val/acc", "val/loss"))
             scored.append((-accuracy, loss, left))
     return [names for *_, names in sorted(scored)]
