@@ -134,7 +134,8 @@ class SweepCallback(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:
             return
-        from lenet_pl import training  # imports torch
+        with cli.without_garbage_collection():
+            from lenet_pl import training
 
         training.job_hook = self.run_job
         if self.plan.cwd.is_dir():
