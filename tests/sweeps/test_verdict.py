@@ -143,8 +143,8 @@ def test_a_clear_win_inside_the_grid_needs_no_further_sweep(write_grid):
 def test_the_grid_is_extended_at_its_edge(write_grid, values, best, sentence, swept):
     verdict = verdict_on(write_grid({"optimizer.lr": values, "model": "lenet"}, f"{best},lenet"))
     assert sentence in verdict.sentences
-    common = "python train.py -m data=mini trainer.max_epochs=2 model=lenet"
-    assert next_command(verdict) == f"{common} optimizer.lr={swept}"
+    common = "python train.py -m data=mini trainer.max_epochs=2"
+    assert next_command(verdict) == f"{common} optimizer.lr={swept} model=lenet"
 
 
 def test_invalid_values_are_not_proposed(write_grid):
@@ -247,7 +247,7 @@ def test_values_are_kept_as_typed(write_grid):
     grid = {"optimizer.lr": "1e-3,0.01", "data.split_seed": "1,2"}
     verdict = verdict_on(write_grid(grid, "1e-3,2"))
     assert verdict.edges == {"optimizer.lr": 0.0001}  # a seed has no next value
-    assert verdict.next_sweep[-2:] == ["data.split_seed=2", "optimizer.lr=1e-3,0.0001"]
+    assert verdict.next_sweep[-2:] == ["optimizer.lr=1e-3,0.0001", "data.split_seed=2"]
 
 
 def test_the_same_difference_for_every_seed_has_no_p_value(write):
@@ -346,6 +346,12 @@ def test_the_command_survives_the_shell_and_hydra(write):
     )
     jobs = jobs_of(next_command(verdict_on(folder)))
     assert len(jobs) == 10
-    common = ["data=mini", "trainer.max_epochs=2", "model=mlp", "+label='a, b'", "test=False"]
-    assert jobs[0] == [*common, "model.hidden=[128]", "seed=0"]
-    assert jobs[-1] == [*common, "model.hidden=[64,32]", "seed=4"]
+    common = ["data=mini", "trainer.max_epochs=2", "model=mlp"]
+    rest = ["+label='a, b'", "test=False"]
+    assert jobs[0] == [*common, "model.hidden=[128]", *rest, "seed=0"]
+    assert jobs[-1] == [*common, "model.hidden=[64,32]", *rest, "seed=4"]
+
+
+def test_a_setting_without_one_of_the_values_is_not_repeated(write):
+    write("0", "~callbacks.ema", wrong=[1])
+    assert verdict_on(write("1", "optimizer.lr=0.1", wrong=[2])).next_sweep == []

@@ -90,7 +90,7 @@ def judge(sweep: SweepResults) -> Verdict | None:
         edges=edges,
         diverged=diverged,
         devices=devices,
-        next_sweep=_next_sweep(sweep, edges, undecided) if sweep.complete else [],
+        next_sweep=_next_sweep(sweep, edges, undecided),
     )
 
 
@@ -177,9 +177,8 @@ def _not_compared(sweep: SweepResults, results: Sequence[float | str]) -> Iterat
             reasons[reason] += group.names
     for reason, names in reasons.items():
         yield f"Not tested: {job_names(names)} ({reason})."
-    for status in ("paused", "pruned"):
-        if count := sweep.counts[status]:
-            yield f"Not compared: {count} {status} job{'s' if count > 1 else ''}."
+    if pruned := sweep.counts["pruned"]:
+        yield f"Not compared: {pruned} pruned job{'s' if pruned > 1 else ''}."
 
 
 # other findings
@@ -278,35 +277,32 @@ def _valid(winner: SeedGroup, key: str, value: float) -> bool:
 def _next_sweep(
     sweep: SweepResults, edges: Mapping[str, float | None], undecided: Sequence[SeedGroup]
 ) -> list[str]:
-    """The overrides of a sweep beyond the edges of the grid, or of the undecided over seeds.
+    """The overrides of a sweep beyond the edges of the grid, else of the undecided over seeds.
 
     Empty if there is nothing to suggest.
     """
     winner = sweep.groups[0]
-    settings = [_overrides(group.jobs[0]) for group in (winner, *undecided)]
-    seeds = {job.values["seed"]: None for job in winner.jobs if "seed" in job.values}
-    swept: dict[str, list[str]] = {}
-    if beyond := {key: value for key, value in edges.items() if value is not None}:
-        swept = {key: [settings[0][key][1], f"{value:.15g}"] for key, value in beyond.items()}
-        if len(seeds) > 1:
-            swept["seed"] = sorted(seeds, key=typed)
-    elif undecided and len(seeds) < len(SEEDS):
-        if any(key not in setting for key in sweep.parameters for setting in settings):
-            return []
-        for key in sweep.parameters:
-            swept[key] = list(dict.fromkeys(setting[key][1] for setting in settings))
-        swept["seed"] = [*SEEDS]
-    if not swept:
+    seeds = sorted({job.values["seed"] for job in winner.jobs if "seed" in job.values}, key=typed)
+    more = {key: [f"{value:.15g}"] for key, value in edges.items() if value is not None}
+    if not more and undecided and len(seeds) < len(SEEDS):
+        seeds = [*SEEDS]
+        typed_values = [_typed_values(group.jobs[0]) for group in (winner, *undecided)]
+        more = {key: [values.get(key, "") for values in typed_values] for key in sweep.parameters}
+    if not sweep.complete or not more or not all(map(all, more.values())):
         return []
-    common = [item for item in winner_overrides(sweep) if override_key(item) not in swept]
-    names = {key: name for key, (name, _) in settings[0].items()}
-    return [*common, *(f"{names.get(key, key)}={','.join(row)}" for key, row in swept.items())]
+    overrides = []
+    for item in winner_overrides(sweep):
+        name, equals, value = item.partition("=")
+        values = dict.fromkeys([value, *more.get(override_key(item), [])])
+        if len(seeds) < 2 or override_key(item) != "seed":
+            overrides.append(name + equals + ",".join(values))
+    return [*overrides, f"seed={','.join(seeds)}"] if len(seeds) > 1 else overrides
 
 
-def _overrides(job: Job) -> dict[str, tuple[str, str]]:
-    """The parameters of a job by key, as the name and the value typed."""
-    pairs = (item.partition("=") for item in parameter_overrides(job.overrides))
-    return {override_key(name): (name, value) for name, equals, value in pairs if equals}
+def _typed_values(job: Job) -> dict[str, str]:
+    """The values of the parameters by key, quoted where they were."""
+    pairs = (override.partition("=") for override in job.overrides)
+    return {override_key(key): value for key, _, value in pairs}
 
 
 def winner_overrides(sweep: SweepResults) -> list[str]:
