@@ -80,13 +80,6 @@ def test_a_lead_of_three_images_proves_nothing(write):
     assert [setting["p_value"] for setting in content["settings"]] == [None, 0.25]
     assert content["verdict"] == {
         "sentences": verdict.sentences,
-        "images": 100,
-        "lead": pytest.approx(0.03),
-        "test": "exact McNemar test",
-        "undecided": [["0"]],
-        "edges": {},  # not a grid: two jobs, but four combinations of the values
-        "diverged": [],
-        "devices": [{"device": "cpu (1 thread)", "jobs": ["0", "1"]}],
         "command": "python train.py -m data=mini trainer.max_epochs=2 optimizer.lr=0.1,0.01 "
         "data.batch_size=64,32 seed=0,1,2,3,4",
     }
@@ -111,7 +104,6 @@ def test_a_clear_win_inside_the_grid_needs_no_further_sweep(write_grid):
         "may reorder them.",
         "Trained on cpu (1 thread).",
     ]
-    assert verdict.edges == {}
     expected = stats.binomtest(1, 41).pvalue  # 40 images against one
     assert verdict.p_values == [pytest.approx(expected, rel=1e-12)] * 8
     assert verdict.next_sweep == []
@@ -150,7 +142,6 @@ def test_the_grid_is_extended_at_its_edge(write_grid, values, best, sentence, sw
 def test_invalid_values_are_not_proposed(write_grid):
     grid = {"optimizer.momentum": "0.9,0.99", "data.batch_size": "1,2"}
     verdict = verdict_on(write_grid(grid, "0.99,1"))
-    assert verdict.edges == {"optimizer.momentum": None, "data.batch_size": None}
     assert "The winner's momentum 0.99 is the largest of 2 values." in verdict.sentences
     assert "The winner's batch_size 1 is the smallest of 2 values." in verdict.sentences
     assert verdict.next_sweep == []
@@ -158,12 +149,13 @@ def test_invalid_values_are_not_proposed(write_grid):
 
 def test_without_a_valid_configuration_nothing_is_proposed(write_grid):
     folder = write_grid({"optimizer.lr": "0.01,0.1"}, "0.1")
+    sentence = "The winner's lr 0.1 is the largest of 2 values."
     for content in (None, "a: [", "optimizer: 5"):
         file = folder / "1" / ".hydra" / "config.yaml"
         file.unlink(missing_ok=True)
         if content:
             file.write_text(content)
-        assert verdict_on(folder).edges == {"optimizer.lr": None}
+        assert sentence in verdict_on(folder).sentences
         assert next_command(verdict_on(folder)) is None
 
 
@@ -197,13 +189,15 @@ def test_a_search_is_no_grid(write):
         wrong = [1] if number == 2 else BAD
         folder = write(f"{number}", f"optimizer.lr={lr}", f"data.batch_size={size}", wrong=wrong)
     verdict = verdict_on(folder)
-    assert (verdict.edges, verdict.next_sweep) == ({}, [])
+    assert not any("values" in sentence for sentence in verdict.sentences)
+    assert verdict.next_sweep == []
 
 
 def test_a_sweep_that_goes_on_has_no_next_command(write_grid, write):
     write_grid({"optimizer.lr": "0.01,0.1"}, "0.1")
     verdict = verdict_on(write("2", "optimizer.lr=1", status=None))
-    assert (verdict.edges, verdict.next_sweep) == ({}, [])
+    assert not any("values" in sentence for sentence in verdict.sentences)
+    assert verdict.next_sweep == []
     assert len(verdict.p_values) == 1
 
 
@@ -227,7 +221,6 @@ def test_seeds_are_compared_pairwise(write):
     expected = [stats.ttest_rel(wrong["0.1"], wrong[lr]).pvalue for lr in ("0.01", "1")]
     assert verdict.p_values == [*(pytest.approx(p, rel=1e-9) for p in expected), None, None]
     assert expected[1] < 0.05 < expected[0]
-    assert verdict.edges == {}
     assert next_command(verdict) == (
         "python train.py -m data=mini trainer.max_epochs=2 optimizer.lr=0.1,0.01 seed=0,1,2,3,4"
     )
@@ -246,7 +239,7 @@ def test_a_grid_over_seeds_is_extended_over_the_same_seeds(write):
 def test_values_are_kept_as_typed(write_grid):
     grid = {"optimizer.lr": "1e-3,0.01", "data.split_seed": "1,2"}
     verdict = verdict_on(write_grid(grid, "1e-3,2"))
-    assert verdict.edges == {"optimizer.lr": 0.0001}  # a seed has no next value
+    # a seed has no next value
     assert verdict.next_sweep[-2:] == ["optimizer.lr=1e-3,0.0001", "data.split_seed=2"]
 
 
@@ -279,7 +272,7 @@ def test_different_validation_images_are_not_compared(write):
     write_predictions(folder / "0", index + 1, label, prediction)
     write_predictions(folder / "3", index, label[::-1].copy(), np.r_[label[:1:-1], [11, 12]])
     verdict = verdict_on(folder)
-    assert verdict.lead is None  # not over job 3
+    # no lead over job 3
     assert verdict.sentences[0] == ("Not tested: jobs 3, 0 (validated on different images).")
     expected = stats.binomtest(0, 39).pvalue
     assert verdict.p_values == [None, None, pytest.approx(expected)]
@@ -296,7 +289,6 @@ def test_damaged_missing_and_stale_predictions(write, winner):
         damage()
         verdict = verdict_on(folder)
         assert verdict.p_values == [None]
-        assert verdict.images == (None if winner else 100)
         assert verdict.sentences[:2] == [
             "The winner leads job 0 (lr 1) by 1.00 points.",
             f"Not tested: job 0 (job {name} has no valid val_predictions.npz).",
@@ -310,7 +302,6 @@ def test_divergence_is_named(write):
     (folder / "1" / "metrics.csv").write_text("\n".join(rows))
     verdict = verdict_on(folder)
     assert "Diverged, to less than half of the accuracy: job 1." in verdict.sentences
-    assert verdict.diverged == ["1"]
 
 
 def test_different_devices_are_named(write):

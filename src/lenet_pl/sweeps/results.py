@@ -48,8 +48,8 @@ class Job:
     @property
     def values(self) -> dict[str, str]:
         """The values of the parameters by key, as typed."""
-        pairs = (override.partition("=") for override in parameter_overrides(self.overrides))
-        return {override_key(key): value.strip("'\"") for key, _, value in pairs}
+        values = override_values(parameter_overrides(self.overrides))
+        return {key: value.strip("'\"") for key, value in values.items()}
 
     @property
     def validated(self) -> bool:
@@ -157,6 +157,12 @@ class SweepResults:
 def parameter_overrides(overrides: Iterable[str]) -> list[str]:
     """The overrides of a job that determine what is trained."""
     return [item for item in overrides if override_key(item) not in NOT_PARAMETERS]
+
+
+def override_values(overrides: Iterable[str]) -> dict[str, str]:
+    """The values of overrides by key, quoted where they were."""
+    pairs = (override.partition("=") for override in overrides)
+    return {override_key(key): value for key, _, value in pairs}
 
 
 def job_folders(folder: Path) -> list[Path]:

@@ -79,7 +79,7 @@ def as_dict(sweep: SweepResults) -> dict[str, Any]:
         "jobs": jobs,
         "settings": settings,
         "winner": winner,
-        "verdict": verdict and _verdict_as_dict(verdict),
+        "verdict": verdict and {"sentences": verdict.sentences, "command": next_command(verdict)},
         "tested": [job.name for job in sweep.jobs if "test/acc" in job.metrics],
     }
 
@@ -89,17 +89,9 @@ def command(sweep: SweepResults, program: str = "python train.py") -> str:
     return f"{program} {shlex.join(winner_overrides(sweep))}".strip()
 
 
-def next_command(verdict: Verdict | None, program: str = "python train.py") -> str | None:
-    """The command of the sweep to run next."""
-    if verdict is None or not verdict.next_sweep:
-        return None
-    return f"{program} -m {shlex.join(verdict.next_sweep)}"
-
-
-def _verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
-    elsewhere = ("p_values", "next_sweep")  # in settings and, as text, in command
-    figures = {key: value for key, value in vars(verdict).items() if key not in elsewhere}
-    return {**figures, "command": next_command(verdict)}
+def next_command(verdict: Verdict, program: str = "python train.py") -> str | None:
+    """The command of the sweep to run next, if there is one to suggest."""
+    return f"{program} -m {shlex.join(verdict.next_sweep)}" if verdict.next_sweep else None
 
 
 def outcome(sweep: SweepResults) -> list[tuple[str, str]]:

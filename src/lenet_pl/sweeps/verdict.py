@@ -23,8 +23,8 @@ from lenet_pl.sweeps.results import (
     Job,
     SeedGroup,
     SweepResults,
-    best_row,
     job_names,
+    override_values,
     parameter_overrides,
     readable,
     setting_values,
@@ -45,53 +45,32 @@ class Verdict:
     """What the figures of a sweep show."""
 
     sentences: list[str]
-    images: int | None  # validation images, if known
-    lead: float | None  # in accuracy over the second setting; None on different images
-    test: str
     p_values: list[float | None]  # that each other setting is as good as the winner, best first
-    undecided: list[list[str]]  # jobs of the settings that may be as good
-    edges: dict[str, float | None]  # by key, the next value beyond the grid if one is valid
-    diverged: list[str]  # jobs
-    devices: list[dict[str, Any]]  # each device with the finished jobs trained on it
     next_sweep: list[str]  # overrides; empty if there is nothing to suggest
 
 
 def judge(sweep: SweepResults) -> Verdict | None:
     """Compare the finished jobs; None if none was validated."""
-    if not (winner := sweep.winner):
+    if not sweep.winner:
         return None
-    others, own = sweep.groups[1:], {job.name: read_outcomes(job) for job in winner.jobs}
-    results = [_compare(sweep, own, group) for group in others]
+    own = {job.name: read_outcomes(job) for job in sweep.winner.jobs}
+    results = [_compare(sweep, own, group) for group in sweep.groups[1:]]
     p_values = [None if isinstance(result, str) else result for result in results]
-    undecided = [g for g, p in zip(others, p_values, strict=True) if p is not None and p >= LEVEL]
-    first = own[winner.jobs[0].name]
-    images = None if first is None else first.shape[1]
-    lead, sentences = None, list[str]()
-    if others and results[0] != OTHER_IMAGES:
-        lead = winner.mean() - others[0].mean()
-        sentences.append(_lead(sweep, lead, None if p_values[0] is None else images))
-    test = "paired t-test" if sweep.has_seeds else "exact McNemar test"
-    sentences += _significance(sweep, test, p_values, undecided)
-    sentences += _not_compared(sweep, results)
-    edges, edge_sentences = _edges(sweep)
-    sentences += edge_sentences
-    diverged = [job.name for job in sweep.jobs if _has_diverged(job)]
-    if diverged:
-        sentences.append(f"Diverged, to less than half of the accuracy: {job_names(diverged)}.")
-    devices = _devices(sweep)
-    sentences += _trained_on(devices)
-    return Verdict(
-        sentences=sentences,
-        images=images,
-        lead=lead,
-        test=test,
-        p_values=p_values,
-        undecided=[group.names for group in undecided],
-        edges=edges,
-        diverged=diverged,
-        devices=devices,
-        next_sweep=_next_sweep(sweep, edges, undecided),
-    )
+    pairs = zip(sweep.groups[1:], p_values, strict=True)
+    undecided = [group for group, p in pairs if p is not None and p >= LEVEL]
+    beyond, edges = _edges(sweep)
+    sentences = [
+        *_lead(sweep, own, results),
+        *_significance(sweep, p_values, undecided),
+        *_not_compared(sweep, results),
+        *edges,
+        *_divergence(sweep),
+        *_devices(sweep),
+    ]
+    return Verdict(sentences, p_values, _next_sweep(sweep, beyond, undecided))
+
+
+Outcomes = Mapping[str, "np.ndarray | None"]  # by job
 
 
 # comparisons
@@ -114,9 +93,7 @@ def read_outcomes(job: Job) -> "np.ndarray | None":
     return None
 
 
-def _compare(
-    sweep: SweepResults, own: Mapping[str, "np.ndarray | None"], group: SeedGroup
-) -> float | str:
+def _compare(sweep: SweepResults, own: Outcomes, group: SeedGroup) -> float | str:
     """The p-value that a setting is as good as the winner, or why there is none.
 
     Compares the validation accuracies of the seeds in common, or the predictions of two jobs.
@@ -148,21 +125,28 @@ def _compare(
     return mcnemar(from_numpy(a[2] == 1), from_numpy(b[2] == 1))
 
 
-def _lead(sweep: SweepResults, lead: float, images: int | None) -> str:
-    second = sweep.groups[1]
+def _lead(sweep: SweepResults, own: Outcomes, results: Sequence[float | str]) -> Iterator[str]:
+    if not results or results[0] == OTHER_IMAGES:
+        return
+    winner, second, *_ = sweep.groups
+    lead, first = winner.mean() - second.mean(), own[winner.jobs[0].name]
     name = f"{job_names(second.names)} ({setting_values(sweep, second)})"
     if lead < 1e-12:
-        return f"The winner is as accurate as {name}."
-    difference = f"{100 * lead:.2f} points"
-    if images:
-        difference = f"{lead * images:,.{int(sweep.has_seeds)}f} of {images:,} validation images"
-    return f"The winner leads {name} by {difference}."
+        yield f"The winner is as accurate as {name}."
+    elif first is None or isinstance(results[0], str):
+        yield f"The winner leads {name} by {100 * lead:.2f} points."
+    else:
+        images = first.shape[1]
+        count = f"{lead * images:,.{int(sweep.has_seeds)}f} of {images:,}"
+        yield f"The winner leads {name} by {count} validation images."
 
 
 def _significance(
-    sweep: SweepResults, test: str, p_values: Sequence[float | None], undecided: Sequence[SeedGroup]
+    sweep: SweepResults, p_values: Sequence[float | None], undecided: Sequence[SeedGroup]
 ) -> Iterator[str]:
-    seeds = "" if sweep.has_seeds else "; another seed may reorder them"
+    test, seeds = "exact McNemar test", "; another seed may reorder them"
+    if sweep.has_seeds:
+        test, seeds = "paired t-test", ""
     if undecided:
         names = job_names([name for group in undecided for name in group.names])
         yield f"Not significantly worse than the winner ({test}, p >= {LEVEL}): {names}{seeds}."
@@ -184,43 +168,45 @@ def _not_compared(sweep: SweepResults, results: Sequence[float | str]) -> Iterat
 # other findings
 
 
-def _has_diverged(job: Job) -> bool:
-    """Whether the last validation accuracy is less than half of the best."""
-    rows = [row for row in read_metrics(job.folder) if "val/acc" in row]
-    return bool(rows) and rows[-1]["val/acc"] < best_row(rows)["val/acc"] / 2
+def _divergence(sweep: SweepResults) -> Iterator[str]:
+    """Name the jobs whose last validation accuracy is less than half of their best."""
+    names = []
+    for job in sweep.jobs:
+        accuracies = [row["val/acc"] for row in read_metrics(job.folder) if "val/acc" in row]
+        if accuracies and accuracies[-1] < max(accuracies) / 2:
+            names.append(job.name)
+    if names:
+        yield f"Diverged, to less than half of the accuracy: {job_names(names)}."
 
 
-def _devices(sweep: SweepResults) -> list[dict[str, Any]]:
+def _devices(sweep: SweepResults) -> Iterator[str]:
     devices: dict[str, list[str]] = defaultdict(list)
-    for job in sorted(sweep.jobs, key=lambda job: (len(job.name), job.name)):
+    for job in sweep.jobs:
         if job.scored and (device := read_result(job.folder).get("device")):
             devices[device].append(job.name)
-    return [{"device": device, "jobs": names} for device, names in devices.items()]
-
-
-def _trained_on(devices: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if len(devices) == 1:
-        yield f"Trained on {devices[0]['device']}."
-    elif devices:
-        parts = "; ".join(f"{entry['device']}: {job_names(entry['jobs'])}" for entry in devices)
+    if len(devices) > 1:
+        parts = "; ".join(f"{device}: {job_names(names)}" for device, names in devices.items())
         yield f"Trained on several devices, so the last digits may differ ({parts})."
+    elif devices:
+        yield f"Trained on {next(iter(devices))}."
 
 
-def _edges(sweep: SweepResults) -> tuple[dict[str, float | None], list[str]]:
-    """The parameters of which the winner has the largest or smallest value, and sentences."""
+def _edges(sweep: SweepResults) -> tuple[dict[str, str], list[str]]:
+    """The valid values beyond a grid at whose edge the winner lies, by key, and sentences."""
     winner, names = sweep.groups[0], short_names(sweep.varied)
-    edges: dict[str, float | None] = {}
-    sentences = []
+    edges, sentences = {}, []
     for key, values in numeric_grid(sweep).items():
         value = typed(winner.values[key])
-        if value in (values[0], values[-1]):
-            up = value == values[-1]
-            beyond = next_value(values, up)
-            edges[key] = beyond if beyond is not None and _valid(winner, key, beyond) else None
-            end = f"{'largest' if up else 'smallest'} of {len(values)} values"
-            proposal = "" if edges[key] is None else f"; the next is {edges[key]:.15g}"
-            text = readable(winner.values[key])
-            sentences.append(f"The winner's {names[key]} {text} is the {end}{proposal}.")
+        if value not in (values[0], values[-1]):
+            continue
+        end = "largest" if value == values[-1] else "smallest"
+        text = f"The winner's {names[key]} {readable(winner.values[key])} is the {end}"
+        text += f" of {len(values)} values"
+        beyond = next_value(values, up=value == values[-1])
+        if beyond is not None and _valid(winner, key, beyond):
+            edges[key] = f"{beyond:.15g}"
+            text += f"; the next is {edges[key]}"
+        sentences.append(f"{text}.")
     return edges, sentences
 
 
@@ -275,7 +261,7 @@ def _valid(winner: SeedGroup, key: str, value: float) -> bool:
 
 
 def _next_sweep(
-    sweep: SweepResults, edges: Mapping[str, float | None], undecided: Sequence[SeedGroup]
+    sweep: SweepResults, beyond: Mapping[str, str], undecided: Sequence[SeedGroup]
 ) -> list[str]:
     """The overrides of a sweep beyond the edges of the grid, else of the undecided over seeds.
 
@@ -283,11 +269,11 @@ def _next_sweep(
     """
     winner = sweep.groups[0]
     seeds = sorted({job.values["seed"] for job in winner.jobs if "seed" in job.values}, key=typed)
-    more = {key: [f"{value:.15g}"] for key, value in edges.items() if value is not None}
+    more = {key: [value] for key, value in beyond.items()}
     if not more and undecided and len(seeds) < len(SEEDS):
         seeds = [*SEEDS]
-        typed_values = [_typed_values(group.jobs[0]) for group in (winner, *undecided)]
-        more = {key: [values.get(key, "") for values in typed_values] for key in sweep.parameters}
+        settings = [override_values(g.jobs[0].overrides) for g in (winner, *undecided)]
+        more = {key: [values.get(key, "") for values in settings] for key in sweep.parameters}
     if not sweep.complete or not more or not all(map(all, more.values())):
         return []
     overrides = []
@@ -297,12 +283,6 @@ def _next_sweep(
         if len(seeds) < 2 or override_key(item) != "seed":
             overrides.append(name + equals + ",".join(values))
     return [*overrides, f"seed={','.join(seeds)}"] if len(seeds) > 1 else overrides
-
-
-def _typed_values(job: Job) -> dict[str, str]:
-    """The values of the parameters by key, quoted where they were."""
-    pairs = (override.partition("=") for override in job.overrides)
-    return {override_key(key): value for key, _, value in pairs}
 
 
 def winner_overrides(sweep: SweepResults) -> list[str]:
