@@ -104,8 +104,8 @@ class SweepCallback(Callback):
 
     def _announce(self) -> None:
         plan = self.plan
-        kind = "halving sweep" if plan.rungs else "sweep"
-        title = f"{kind} of {plan.total} jobs" if plan.total else kind
+        title = "halving sweep" if plan.rungs else "sweep"
+        title += f" of {plan.total} jobs" if plan.total else ""
         title += f" over {', '.join(plan.varied)}" if plan.varied else ""
         console.print(title, style="bold", markup=False, soft_wrap=True)
         print_line(f"folder      {display_path(plan.folder)}")

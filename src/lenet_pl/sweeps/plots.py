@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from lenet_pl.console import percent
 from lenet_pl.files import replacing
@@ -44,20 +44,18 @@ def draw(sweep: SweepResults) -> Figure:
     heat_map = len(sizes) == 2 and len(_settings(sweep)) >= MIN_FILLED * np.prod(sizes)
     width = 1.2 + 0.85 * sizes[-1] if heat_map else max(3.4, 2.4 * len(sizes))
     height = max(3.6, 1 + 0.45 * sizes[0]) if heat_map else 3.6
-    figure = Figure(figsize=(width + 5.4, height), layout="constrained")
-    parts: Any = figure.subfigures(1, 2, width_ratios=(width, 5.4))
-    if len(sizes) > 2:
-        figure = Figure(figsize=(width, 2 * height), layout="constrained")
-        parts = figure.subfigures(2)
-    first, second = parts
+    below = len(sizes) > 2
+    size = (width, 2 * height) if below else (width + 5.4, height)
+    figure = Figure(figsize=size, layout="constrained")
+    ratios: Any = {} if below else {"ncols": 2, "width_ratios": (width, 5.4)}
+    first, second = figure.subfigures(1 + below, **ratios)
     if heat_map:
         draw_heat_map(first.subplots(), sweep, scales)
     else:
         draw_panels(first.subplots(1, len(sizes), squeeze=False)[0], sweep, scales)
     draw_curves(second.subplots(), sweep)
     if sweep.has_seeds:
-        counts = {len(group.jobs) for group in sweep.groups}
-        n = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        n = ", ".join(map(str, sorted({len(group.jobs) for group in sweep.groups})))
         title = f"mean and standard deviation over seeds, n = {n}"
         if not sweep.parameters:
             title += f": {percent(sweep.groups[0].mean())} ± {percent(sweep.groups[0].sd() or 0)}"
@@ -97,13 +95,12 @@ class Scale:
         x = np.log(ticks) if self.log else np.array(ticks)
         margin = 0.08 * np.ptp(x) if self.numeric else 0.5
         limits = np.array([x[0] - margin, x[-1] + margin])
-        axes.set(xlim=np.exp(limits) if self.log else limits, xlabel=self.name)
         if self.log:
             axes.set_xscale("log")
-            subs = (1, 3) if ticks[-1] < 100 * ticks[0] else (1,)
-            axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=4))
+            axes.xaxis.set_major_locator(LogLocator(numticks=4))
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.minorticks_off()
+        axes.set(xlim=np.exp(limits) if self.log else limits, xlabel=self.name)
         if not self.numeric or np.diff(x).min() > 0.12 * np.ptp(x):
             rotated: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
             axes.set_xticks(ticks, self.labels, **rotated if len("".join(self.labels)) > 24 else {})
@@ -132,17 +129,17 @@ def draw_panels(panels: Sequence[Axes], sweep: SweepResults, scales: list[Scale]
     sds = np.array([group.sd() or np.nan for group in groups])
     low = _shown(list(means))[0] if sweep.parameters else 0
     shown = np.where(means < low, np.nan, means)
-    bars = np.nan_to_num(sds)
-    line = "o-" if len(scales) == 1 and scales[0].numeric and sweep.parameters else "o"
+    line = "o-" if len(sweep.parameters) == 1 and scales[0].numeric else "o"
     for axes, scale in zip(panels, scales, strict=True):
         x = np.array([scale.position(group.jobs[0]) for group in groups])
         order = np.argsort(x)
-        points = x[order], shown[order], sds[order]
-        axes.errorbar(*points, fmt=line, capsize=3, color=BLUE, alpha=0.7)
+        look: Any = {"fmt": line, "capsize": 3, "color": BLUE, "alpha": 0.7}
+        axes.errorbar(x[order], shown[order], sds[order], **look)
         axes.plot(x[0], means[0], "o", color=BEST, zorder=3)
         for position in x[means < low]:
             axes.plot(position, 0.03, "v", color=GREY, transform=axes.get_xaxis_transform())
         scale.label(axes)
+        bars = np.nan_to_num(sds)
         _scale_accuracy(axes, np.nanmin(shown - bars), np.nanmax(shown + bars))
         axes.tick_params("y", labelleft=scale is scales[0])
         axes.grid()

@@ -56,24 +56,23 @@ def judge(sweep: SweepResults) -> Verdict | None:
     own = {job.name: read_outcomes(job) for job in sweep.winner.jobs}
     results = [_compare(sweep, own, group) for group in sweep.groups[1:]]
     p_values = [None if isinstance(result, str) else result for result in results]
-    pairs = zip(sweep.groups[1:], p_values, strict=True)
-    undecided = [group for group, p in pairs if p is not None and p >= LEVEL]
-    beyond, edges = _edges(sweep)
+    others = zip(sweep.groups[1:], p_values, strict=True)
+    undecided = [group for group, p in others if p is not None and p >= LEVEL]
+    beyond, edge_sentences = _edges(sweep)
     sentences = [
         *_lead(sweep, own, results),
         *_significance(sweep, p_values, undecided),
         *_not_compared(sweep, results),
-        *edges,
+        *edge_sentences,
         *_divergence(sweep),
         *_devices(sweep),
     ]
     return Verdict(sentences, p_values, _next_sweep(sweep, beyond, undecided))
 
 
-Outcomes = Mapping[str, "np.ndarray | None"]  # by job
-
-
 # comparisons
+
+Outcomes = Mapping[str, "np.ndarray | None"]  # by job
 
 
 def read_outcomes(job: Job) -> "np.ndarray | None":
@@ -194,20 +193,20 @@ def _devices(sweep: SweepResults) -> Iterator[str]:
 def _edges(sweep: SweepResults) -> tuple[dict[str, str], list[str]]:
     """The valid values beyond a grid at whose edge the winner lies, by key, and sentences."""
     winner, names = sweep.groups[0], short_names(sweep.varied)
-    edges, sentences = {}, []
+    beyond, sentences = {}, []
     for key, values in numeric_grid(sweep).items():
         value = typed(winner.values[key])
         if value not in (values[0], values[-1]):
             continue
         end = "largest" if value == values[-1] else "smallest"
-        text = f"The winner's {names[key]} {readable(winner.values[key])} is the {end}"
-        text += f" of {len(values)} values"
-        beyond = next_value(values, up=value == values[-1])
-        if beyond is not None and _valid(winner, key, beyond):
-            edges[key] = f"{beyond:.15g}"
-            text += f"; the next is {edges[key]}"
+        name = f"{names[key]} {readable(winner.values[key])}"
+        text = f"The winner's {name} is the {end} of {len(values)} values"
+        further = next_value(values, up=value == values[-1])
+        if further is not None and _valid(winner, key, further):
+            beyond[key] = f"{further:.15g}"
+            text += f"; the next is {beyond[key]}"
         sentences.append(f"{text}.")
-    return edges, sentences
+    return beyond, sentences
 
 
 def numeric_grid(sweep: SweepResults) -> dict[str, list[float]]:
