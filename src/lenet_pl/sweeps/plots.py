@@ -17,7 +17,15 @@ from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from lenet_pl.console import percent
 from lenet_pl.files import replacing
 from lenet_pl.records import read_metrics
-from lenet_pl.sweeps.results import Job, SeedGroup, SweepResults, readable, short_names, typed
+from lenet_pl.sweeps.results import (
+    Job,
+    SeedGroup,
+    SweepResults,
+    is_number,
+    readable,
+    short_names,
+    typed,
+)
 
 DPI = 180
 MIN_FILLED = 0.5  # of a heat map's cells; below, a panel for each parameter shows more
@@ -83,8 +91,8 @@ class Scale:
         numbers = [_number(value) for value in ordered]
         self.numeric = bool(np.isfinite(numbers).all())
         self.log = self.numeric and 0 < 10 * numbers[0] <= numbers[-1]
-        places = numbers if self.numeric else range(len(ordered))
-        self.positions = dict(zip(ordered, map(float, places), strict=True))
+        places = numbers if self.numeric else map(float, range(len(ordered)))
+        self.positions = dict(zip(ordered, places, strict=True))
 
     def position(self, job: Job) -> float:
         return self.positions[job.values.get(self.key, "")]
@@ -108,8 +116,7 @@ class Scale:
 
 def _number(value: str) -> float:
     """The finite number that a text stands for; infinity if it is none."""
-    number = typed(value)
-    return number if isinstance(number, int | float) and np.isfinite(number) else np.inf
+    return float(number) if is_number(number := typed(value)) else np.inf
 
 
 def _short(value: str) -> str:

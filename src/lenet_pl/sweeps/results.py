@@ -251,6 +251,11 @@ def typed(text: str | None) -> Any:
     return text
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number of ordinary size."""
+    return isinstance(value, int | float) and abs(value) < 1e300
+
+
 def short_names(keys: Iterable[str]) -> dict[str, str]:
     """Keys by their last part where it is unique, by the whole key otherwise."""
     last = {key: key.rpartition(".")[2] for key in keys}

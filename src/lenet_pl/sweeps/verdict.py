@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
@@ -23,6 +23,7 @@ from lenet_pl.sweeps.results import (
     Job,
     SeedGroup,
     SweepResults,
+    is_number,
     job_names,
     override_values,
     parameter_overrides,
@@ -219,12 +220,8 @@ def numeric_grid(sweep: SweepResults) -> dict[str, list[float]]:
     return {
         key: sorted(values)
         for key, values in grid.items()
-        if len(values) > 1 and all(map(_is_number, values)) and not key.endswith("seed")
+        if len(values) > 1 and all(map(is_number, values)) and not key.endswith("seed")
     }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < 1e300  # nor NaN
 
 
 def next_value(values: Sequence[float], up: bool) -> float | None:
@@ -235,7 +232,7 @@ def next_value(values: Sequence[float], up: bool) -> float | None:
     before, last = values[-2:] if up else values[1::-1]
     geometric = 0 < 2 * values[0] <= values[-1]
     value = last / before * last if geometric else last - before + last
-    if not _is_number(value):
+    if not is_number(value):
         return None
     if all(isinstance(x, int) for x in values):
         value = max(1, round(value)) if geometric else round(value)
