@@ -1,5 +1,6 @@
 """Classification metrics, from logits ``[N, classes]`` and labels ``int64 [N]``."""
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -133,19 +134,13 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
 
 
 def t_probability(t: float, df: int) -> float:
-    """The probability that Student's t with ``df`` degrees of freedom lies within ±t.
-
-    Source: M. Abramowitz, I. A. Stegun, "Handbook of mathematical functions", 26.7.3 and 26.7.4.
-    """
-    angle = atan(t / sqrt(df))
-    odd, square = df % 2, cos(angle) ** 2
-    # each term from its predecessor
-    factors = ((k - 1) / k * square for k in range(2 + odd, df - 1, 2))
-    first = cos(angle) if odd else 1.0
-    total = sum(accumulate(factors, lambda term, factor: term * factor, initial=first))
-    if not odd:
-        return sin(angle) * total
-    return 2 / pi * (angle + (sin(angle) * total if df > 1 else 0.0))
+    """The probability that Student's t with ``df`` degrees of freedom lies within ±t."""
+    angle = atan(t / sqrt(df))  # over which the density is proportional to cos ** (df - 1)
+    part, whole = (angle, pi / 2) if df % 2 else (sin(angle), 1.0)
+    for n in range(2 + (df + 1) % 2, df, 2):  # integral of cos ** n from that of cos ** (n - 2)
+        part = (n - 1) / n * part + cos(angle) ** (n - 1) * sin(angle) / n
+        whole *= (n - 1) / n
+    return part / whole
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -153,12 +148,10 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     df = len(values) - 1
     if df < 1 or not (spread := _spread(values)):
         return None
-    low, high = 0.0, 13.0  # 12.7 for two values, less for more
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_probability(middle, df) < 0.95 else (low, middle)
-    mean, half = fmean(values), high * spread / sqrt(len(values))
-    return mean - half, mean + half
+    # 12.7 for two values, less for more
+    t = bisect(range(13 * 10**12), 0.95, key=lambda t: t_probability(t / 10**12, df)) / 10**12
+    half = t * spread / sqrt(len(values))
+    return fmean(values) - half, fmean(values) + half
 
 
 def paired_t_test(a: Sequence[float], b: Sequence[float]) -> float | None:

@@ -39,7 +39,7 @@ def draw_curves(sweep: Path) -> tuple[Axes, list[str]]:
 def lines(axes: Axes) -> dict[str, list[list[tuple[float, float]]]]:
     """The points of the lines and markers by colour."""
     result: dict[str, list[list[tuple[float, float]]]] = {}
-    for line in axes.lines:
+    for line in axes.lines:  # two for each curve, of which the second marks its end
         points = [(float(x), float(y)) for x, y in line.get_xydata()]
         result.setdefault(str(line.get_color()), []).append(points)
     return result
@@ -125,13 +125,16 @@ def test_curves_are_means_over_seeds_and_end_where_jobs_did(tmp_path: Path) -> N
     best, second, third, fourth, *_ = plots.COLOURS
     drawn = lines(axes)
     assert drawn.keys() == {best, second, third, fourth}
-    assert drawn[best] == [[(1, 0.97), (2, 0.95), (3, 0.98)], [(1, 0.93)], [(1, 0.93)]]
-    [mean] = drawn[second]
+    curve = [(1, 0.97), (2, 0.95), (3, 0.98)]
+    assert drawn[best] == [curve, curve[-1:], [(1, 0.93)], [(1, 0.93)]]
+    mean, end = drawn[second]
+    assert end == mean[-1:]
     assert mean == [pytest.approx(point) for point in [(1, 0.91), (2, 0.95), (3, 0.96)]]
     assert drawn[third] == [[(1, 0.91), (2, 0.92)], [(2, 0.92)]]
     assert drawn[fourth] == [[(1, 0.90)], [(1, 0.90)]]
-    markers = {line.get_marker() for line in axes.lines if line.get_linewidth() == 0}
-    assert markers == {"X", "o", ">"}
+    markers = [line.get_marker() for line in axes.lines]
+    assert markers[0::2] == ["None"] * 5
+    assert markers[1::2] == [".", "X", ".", "o", ">"]
     assert legend == ["a", "2", "1", "3", "4", "failed", "pruned", "unfinished"]
     top = max(axes.lines, key=lambda line: line.get_zorder())
     assert top.get_color() == best
@@ -161,7 +164,7 @@ def test_many_curves_leave_all_but_the_best_grey(tmp_path: Path) -> None:
     assert legend == ["lr, b", *(f"{n}, B" for n in range(6)), "25 others", "below range"]
     drawn = lines(axes)
     assert list(drawn) == [*plots.COLOURS, plots.GREY]
-    assert drawn[plots.BEST] == [[(1, 0.97), (2, 0.98)]]
+    assert drawn[plots.BEST] == [[(1, 0.97), (2, 0.98)], [(2, 0.98)]]
     low, high = axes.get_ylim()
     assert 0.9 < low < 0.96
     assert high > 0.98
@@ -175,7 +178,7 @@ def test_curves_of_one_setting_need_no_legend(tmp_path: Path) -> None:
         write_curve(tmp_path, [f"seed={seed}"], "finished", 0.9 + seed / 100)
     axes, legend = draw_curves(tmp_path)
     assert legend == []
-    assert lines(axes) == {plots.BEST: [[(1, pytest.approx(0.91))]]}
+    assert lines(axes) == {plots.BEST: [[(1, pytest.approx(0.91))]] * 2}
     assert [tick for tick in axes.get_xticks() if 0.5 <= tick <= 1.5] == [1]
     figure = plots.draw(read_sweep(tmp_path))
     title = "mean and standard deviation over seeds, n = 3: 91.00 % ± 1.00 %"

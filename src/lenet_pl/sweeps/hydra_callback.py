@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -36,9 +35,13 @@ from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
 from lenet_pl.sweeps.progress import Progress, label, print_line
 from lenet_pl.sweeps.results import (
     ended,
+    job_names,
+    override_values,
     parameter_overrides,
     read_sweep,
     readable_result,
+    short_names,
+    typed,
 )
 from lenet_pl.sweeps.summary import summary, write_files
 
@@ -101,8 +104,8 @@ class SweepCallback(Callback):
 
     def _announce(self) -> None:
         plan = self.plan
-        kind = "halving sweep" if plan.rungs else "sweep"
-        title = f"{kind} of {plan.total} jobs" if plan.total else kind
+        title = "halving sweep" if plan.rungs else "sweep"
+        title += f" of {plan.total} jobs" if plan.total else ""
         title += f" over {', '.join(plan.varied)}" if plan.varied else ""
         console.print(title, style="bold", markup=False, soft_wrap=True)
         print_line(f"folder      {display_path(plan.folder)}")
@@ -126,8 +129,7 @@ class SweepCallback(Callback):
 
     def begin(self, names: Sequence[str], epochs: int | None) -> None:
         """Begin a rung of successive halving, with the jobs that train up to it."""
-        jobs = f"job{'s' if len(names) > 1 else ''} {', '.join(names)}"
-        jobs = "all jobs" if len(names) == self.plan.total else jobs
+        jobs = "all jobs" if len(names) == self.plan.total else job_names(names)
         print_line(f"{jobs} to {'the end' if epochs is None else f'epoch {epochs}'}")
         self.progress.begin(names, epochs)
 
@@ -280,20 +282,10 @@ def _clear(folder: Path) -> None:
 
 
 def _add_hparams(cfg: DictConfig, varied: tuple[str, ...]) -> None:
-    """Limit TensorBoard's HParams tab to the varied keys, since it shows only five columns.
-
-    Each job has the same columns, because TensorBoard takes their names from any one of them.
-    """
-    templates: Any = OmegaConf.to_container(cfg.hparams)  # not resolved
-    pairs = (item.partition("=") for item in HydraConfig.get().overrides.task)
-    typed = {override_key(key): value.strip("'\"") for key, _, value in pairs}
-    columns: dict[str, Any] = {}
-    for key in varied:
-        reference = re.compile(rf"[{{:]{re.escape(key)}[,}}]")
-        names = [name for name in templates if reference.search(str(templates[name]))]
-        names = [name for name in names if name not in varied]  # it shows a group's option
-        value = OmegaConf.select(cfg, key)
-        if not isinstance(value, str | int | float | bool):  # a list, or the option of a group
-            value = typed[key]
-        columns |= {name: cfg.hparams[name] for name in names} or {key.replace(".", "_"): value}
-    cfg.hparams = columns or cfg.hparams
+    """Limit TensorBoard's HParams tab to the varied keys, since it shows only five columns."""
+    values = override_values(HydraConfig.get().overrides.task)
+    cfg.hparams = {
+        name.replace(".", "_"): typed(values[key].strip("'\""))
+        for key, name in short_names(varied).items()
+        if key in values
+    } or cfg.hparams

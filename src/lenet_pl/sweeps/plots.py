@@ -3,7 +3,6 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,27 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from lenet_pl.console import percent
 from lenet_pl.files import replacing
 from lenet_pl.records import read_metrics
-from lenet_pl.sweeps.results import Job, SeedGroup, SweepResults, readable, short_names
+from lenet_pl.sweeps.results import (
+    Job,
+    SeedGroup,
+    SweepResults,
+    is_number,
+    readable,
+    short_names,
+    typed,
+)
 
 DPI = 180
 MIN_FILLED = 0.5  # of a heat map's cells; below, a panel for each parameter shows more
 BEST, BLUE, GREY = "crimson", "#0072b2", "#8a8f98"
 COLOURS = (BEST, BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9")  # of the best settings
-ENDS = {"pruned": "o", "failed": "X", "below range": "v"}  # a curve that may go on: ">"
+# the marker at the end of a curve; one that may go on has ">"
+ENDS = {"finished": ".", "pruned": "o", "failed": "X", "below range": "v"}
 
 
 @style.context("lenet_pl.plots")
@@ -44,21 +52,18 @@ def draw(sweep: SweepResults) -> Figure:
     heat_map = len(sizes) == 2 and len(_settings(sweep)) >= MIN_FILLED * np.prod(sizes)
     width = 1.2 + 0.85 * sizes[-1] if heat_map else max(3.4, 2.4 * len(sizes))
     height = max(3.6, 1 + 0.45 * sizes[0]) if heat_map else 3.6
-    beside = len(sizes) < 3
-    size = (width + 5.4, height) if beside else (width, 2 * height)
+    below = len(sizes) > 2
+    size = (width, 2 * height) if below else (width + 5.4, height)
     figure = Figure(figsize=size, layout="constrained")
-    parts: Any = (
-        figure.subfigures(1, 2, width_ratios=(width, 5.4)) if beside else figure.subfigures(2)
-    )
-    first, second = parts
+    ratios: Any = {} if below else {"ncols": 2, "width_ratios": (width, 5.4)}
+    first, second = figure.subfigures(1 + below, **ratios)
     if heat_map:
         draw_heat_map(first.subplots(), sweep, scales)
     else:
         draw_panels(first.subplots(1, len(sizes), squeeze=False)[0], sweep, scales)
     draw_curves(second.subplots(), sweep)
     if sweep.has_seeds:
-        counts = {len(group.jobs) for group in sweep.groups}
-        n = " to ".join(map(str, sorted({min(counts), max(counts)})))
+        n = ", ".join(map(str, sorted({len(group.jobs) for group in sweep.groups})))
         title = f"mean and standard deviation over seeds, n = {n}"
         if not sweep.parameters:
             title += f": {percent(sweep.groups[0].mean())} ± {percent(sweep.groups[0].sd() or 0)}"
@@ -86,8 +91,8 @@ class Scale:
         numbers = [_number(value) for value in ordered]
         self.numeric = bool(np.isfinite(numbers).all())
         self.log = self.numeric and 0 < 10 * numbers[0] <= numbers[-1]
-        equidistant = map(float, range(len(ordered)))
-        self.positions = dict(zip(ordered, numbers if self.numeric else equidistant, strict=True))
+        places = numbers if self.numeric else map(float, range(len(ordered)))
+        self.positions = dict(zip(ordered, places, strict=True))
 
     def position(self, job: Job) -> float:
         return self.positions[job.values.get(self.key, "")]
@@ -98,13 +103,12 @@ class Scale:
         x = np.log(ticks) if self.log else np.array(ticks)
         margin = 0.08 * np.ptp(x) if self.numeric else 0.5
         limits = np.array([x[0] - margin, x[-1] + margin])
-        axes.set(xlim=np.exp(limits) if self.log else limits, xlabel=self.name)
         if self.log:
             axes.set_xscale("log")
-            subs = (1, 3) if ticks[-1] < 100 * ticks[0] else (1,)
-            axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=4))
+            axes.xaxis.set_major_locator(LogLocator(numticks=4))
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.minorticks_off()
+        axes.set(xlim=np.exp(limits) if self.log else limits, xlabel=self.name)
         if not self.numeric or np.diff(x).min() > 0.12 * np.ptp(x):
             rotated: Any = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
             axes.set_xticks(ticks, self.labels, **rotated if len("".join(self.labels)) > 24 else {})
@@ -112,10 +116,7 @@ class Scale:
 
 def _number(value: str) -> float:
     """The finite number that a text stands for; infinity if it is none."""
-    with suppress(ValueError):
-        if np.isfinite(number := float(value)):
-            return number
-    return np.inf
+    return float(number) if is_number(number := typed(value)) else np.inf
 
 
 def _short(value: str) -> str:
@@ -130,31 +131,29 @@ def draw_panels(panels: Sequence[Axes], sweep: SweepResults, scales: list[Scale]
     A point is the mean of a setting's finished seeds, and a bar their standard deviation. Triangles
     are settings that are too inaccurate for the range.
     """
-    groups = list(sweep.groups)
-    if not sweep.parameters:
-        groups = [SeedGroup((job,)) for job in groups[0].jobs]
+    groups = sweep.groups if sweep.parameters else [SeedGroup((j,)) for j in sweep.groups[0].jobs]
     means = np.array([group.mean() for group in groups])
-    sds = np.array([group.sd() or 0 for group in groups])
+    sds = np.array([group.sd() or np.nan for group in groups])
     low = _shown(list(means))[0] if sweep.parameters else 0
     shown = np.where(means < low, np.nan, means)
-    limits = np.nanmin(shown - sds), np.nanmax(shown + sds)
-    look: Any = {"capsize": 3, "color": BLUE, "alpha": 0.7}
+    line = "o-" if len(sweep.parameters) == 1 and scales[0].numeric else "o"
     for axes, scale in zip(panels, scales, strict=True):
         x = np.array([scale.position(group.jobs[0]) for group in groups])
-        look["fmt"] = "o-" if scale.numeric and len(sweep.parameters) == 1 else "o"
-        axes.errorbar(*np.array([x, shown, np.where(sds, sds, np.nan)])[:, np.argsort(x)], **look)
+        order = np.argsort(x)
+        look: Any = {"fmt": line, "capsize": 3, "color": BLUE, "alpha": 0.7}
+        axes.errorbar(x[order], shown[order], sds[order], **look)
         axes.plot(x[0], means[0], "o", color=BEST, zorder=3)
         for position in x[means < low]:
             axes.plot(position, 0.03, "v", color=GREY, transform=axes.get_xaxis_transform())
         scale.label(axes)
-        _scale_accuracy(axes, *limits)
+        bars = np.nan_to_num(sds)
+        _scale_accuracy(axes, np.nanmin(shown - bars), np.nanmax(shown + bars))
         axes.tick_params("y", labelleft=scale is scales[0])
         axes.grid()
+        if not sweep.parameters:
+            mean, sd = sweep.groups[0].mean(), sweep.groups[0].sd() or 0
+            axes.axhspan(mean - sd, mean + sd, color=BEST, alpha=0.15, lw=0)
     panels[0].set_title("best validation accuracy", loc="left")
-    if not sweep.parameters:
-        mean, sd = sweep.groups[0].mean(), sweep.groups[0].sd() or 0
-        axes.axhspan(mean - sd, mean + sd, color=BEST, alpha=0.15, lw=0)
-        axes.axhline(mean, color=BEST, lw=1)
 
 
 def draw_heat_map(axes: Axes, sweep: SweepResults, scales: list[Scale]) -> None:
@@ -195,46 +194,42 @@ def draw_curves(axes: Axes, sweep: SweepResults) -> None:
     The best settings are coloured, the winner on top. Jobs of a setting that did not finish are a
     line of their own.
     """
-    settings = {key: jobs for key, jobs in _settings(sweep).items() if any(j.epochs for j in jobs)}
-    curves: Any = defaultdict(lambda: defaultdict(list))
-    for rank, jobs in enumerate(settings.values()):
+    curves: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for setting, jobs in _settings(sweep).items():
         for job in jobs:
             for row in read_metrics(job.folder):
                 if "val/acc" in row:
-                    curves[rank, job.status][row["epoch"]].append(row["val/acc"])
-    if not curves:  # metrics.csv is missing
+                    curves[setting][job.status][row["epoch"]].append(row["val/acc"])
+    lines = [(rank, x) for rank, setting in enumerate(curves) for x in curves[setting].items()]
+    if not lines:  # metrics.csv is missing
         axes.set_axis_off()
         return
-    low, high = _shown([x for curve in curves.values() for accs in curve.values() for x in accs])
-    _scale_accuracy(axes, low, high)
-    ends = {}
-    for (rank, status), curve in curves.items():
-        x = sorted(curve)
-        mean = np.array([statistics.fmean(curve[epoch]) for epoch in x])
-        sd = [statistics.stdev(curve[e]) if len(curve[e]) > 1 else np.nan for e in x]
+    low, high = _shown([acc for _, (_, curve) in lines for accs in curve.values() for acc in accs])
+    ends: dict[str, Any] = {}
+    for rank, (status, curve) in lines:
         look: Any = {"color": GREY, "lw": 0.8, "alpha": 0.6, "zorder": 2}
         if rank < len(COLOURS):
             look = {"color": COLOURS[rank], "zorder": 3 - rank / 10}
-            axes.fill_between(x, mean - sd, mean + sd, alpha=0.15, lw=0, **look)
-        axes.plot(x, mean, "o-" if len(x) == 1 else "-", ms=3, **look)
+        x = sorted(curve)
+        mean = np.array([statistics.fmean(curve[epoch]) for epoch in x])
+        sd = [statistics.stdev(curve[e]) if len(curve[e]) > 1 else np.nan for e in x]
+        axes.fill_between(x, mean - sd, mean + sd, **look | {"alpha": 0.15, "lw": 0})
+        axes.plot(x, mean, **look)
         end = "below range" if mean[-1] < low else status
-        if end != "finished":
-            mark: Any = {"marker": ENDS.get(end, ">"), "ms": 4.5, "lw": 0}
-            mark["mfc"] = "white" if end == "pruned" else None
-            ends[end] = Line2D([], [], color=GREY, label=end, **mark)
-            colour, z = look["color"], look["zorder"] + 0.3
-            axes.plot(x[-1], max(mean[-1], low), color=colour, zorder=z, **mark)
-    if max(map(max, curves.values())) == 1:
-        axes.set_xlim(0.5, 1.5)
+        ends[end] = mark = {"marker": ENDS.get(end, ">"), "ms": 4.5, "mfc": "white"}
+        axes.plot(x[-1], max(mean[-1], low), **look | mark | {"zorder": look["zorder"] + 0.3})
+    _scale_accuracy(axes, low, high)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.grid(axis="y")
     axes.set_xlabel("epoch")
     axes.set_title("validation accuracy", loc="left")
-    colours = dict(zip(filter(None, settings), COLOURS, strict=False))  # none of seeds alone
+    colours = dict(zip(filter(None, curves), COLOURS, strict=False))  # none of seeds alone
     handles = [Line2D([], [], color=c, label=", ".join(map(_short, s))) for s, c in colours.items()]
-    if (others := len(settings) - len(COLOURS)) > 0:
+    if (others := len(curves) - len(COLOURS)) > 0:
         handles.append(Line2D([], [], color=GREY, lw=0.8, label=f"{others} others"))
-    if handles := [*handles, *ends.values()]:
+    ends.pop("finished", None)
+    handles += [Line2D([], [], color=GREY, lw=0, label=end, **mark) for end, mark in ends.items()]
+    if handles:
         names = short_names(sweep.varied)
         title = ", ".join(names[key] for key in sweep.parameters)
         place: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1), "alignment": "left"}

@@ -8,16 +8,23 @@ from contextlib import suppress
 from datetime import timedelta
 
 from lenet_pl.console import console, percent
-from lenet_pl.records import override_key
 from lenet_pl.sweeps.plan import Plan
-from lenet_pl.sweeps.results import Job, ended, read_job, readable, readable_result, short_names
+from lenet_pl.sweeps.results import (
+    Job,
+    ended,
+    override_values,
+    read_job,
+    readable,
+    readable_result,
+    short_names,
+)
 
 POLL_SECONDS = 0.5  # between checks of the jobs in other processes
 
 
 def label(plan: Plan, overrides: Iterable[str]) -> str:
     """The varied values of a job as text that a file name may hold: ``lr 0.01, batch_size 64``."""
-    values = {override_key(item): item.partition("=")[2] for item in overrides}
+    values = override_values(overrides)
     names = short_names(plan.varied).items()
     text = ", ".join(f"{name} {readable(values[key])}" for key, name in names if key in values)
     return re.sub(r"[^\w.,+\- ]+", "-", text)[:120]

@@ -3,15 +3,19 @@
 import statistics
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lenet_pl.errors import ConfigError
 from lenet_pl.records import override_key, read_json, read_metrics, read_overrides, read_result
 from lenet_pl.rules import NATURAL, STRING
+
+if TYPE_CHECKING:
+    from lenet_pl.sweeps.verdict import Verdict
 
 # overrides that do not change what is trained: a preset, and what resuming a job adds
 NOT_PARAMETERS = {"sweep", "resume", "ckpt_path", "pause_after", "test"}
@@ -44,8 +48,8 @@ class Job:
     @property
     def values(self) -> dict[str, str]:
         """The values of the parameters by key, as typed."""
-        pairs = (override.partition("=") for override in parameter_overrides(self.overrides))
-        return {override_key(key): value.strip("'\"") for key, _, value in pairs}
+        values = override_values(parameter_overrides(self.overrides))
+        return {key: value.strip("'\"") for key, value in values.items()}
 
     @property
     def validated(self) -> bool:
@@ -105,7 +109,7 @@ class SeedGroup:
         return means | {key: self.jobs[0].metrics[key] for key in ends}
 
 
-@dataclass(frozen=True, eq=False)  # hashed by identity, to cache the verdict on it
+@dataclass(frozen=True)
 class SweepResults:
     """The jobs of a sweep."""
 
@@ -137,6 +141,13 @@ class SweepResults:
         done = sum(self.counts[status] for status in ("finished", "pruned", "failed"))
         return done >= self.total
 
+    @cached_property
+    def verdict(self) -> "Verdict | None":
+        """What the figures show; None if no job was validated."""
+        from lenet_pl.sweeps.verdict import judge  # imports this module
+
+        return judge(self)
+
     @property
     def parameters(self) -> tuple[str, ...]:
         """The varied keys except the seed."""
@@ -146,6 +157,12 @@ class SweepResults:
 def parameter_overrides(overrides: Iterable[str]) -> list[str]:
     """The overrides of a job that determine what is trained."""
     return [item for item in overrides if override_key(item) not in NOT_PARAMETERS]
+
+
+def override_values(overrides: Iterable[str]) -> dict[str, str]:
+    """The values of overrides by key, quoted where they were."""
+    pairs = (override.partition("=") for override in overrides)
+    return {override_key(key): value for key, _, value in pairs}
 
 
 def job_folders(folder: Path) -> list[Path]:
@@ -234,6 +251,11 @@ def typed(text: str | None) -> Any:
     return text
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number of ordinary size."""
+    return isinstance(value, int | float) and abs(value) < 1e300
+
+
 def short_names(keys: Iterable[str]) -> dict[str, str]:
     """Keys by their last part where it is unique, by the whole key otherwise."""
     last = {key: key.rpartition(".")[2] for key in keys}
@@ -245,3 +267,17 @@ def readable(value: str) -> str:
     """A value as typed; a long number, such as a sampled one, with three digits."""
     number = typed(value)
     return value if len(value) <= 7 or isinstance(number, str) else f"{number:.3g}"
+
+
+def setting_values(sweep: SweepResults, group: SeedGroup) -> str:
+    """``lr 0.01, batch_size 32``; of a single job, the seed if nothing else varies."""
+    keys = sweep.parameters or (sweep.varied if len(group.jobs) == 1 else ())
+    names = short_names(sweep.varied)
+    return ", ".join(f"{names[key]} {readable(group.values.get(key, 'default'))}" for key in keys)
+
+
+def job_names(names: Sequence[str]) -> str:
+    """``job 4``, ``jobs 4, 5``, or ``12 jobs`` if there are more than ten."""
+    if len(names) > 10:
+        return f"{len(names)} jobs"
+    return f"job{'s' if len(names) > 1 else ''} {', '.join(names)}"

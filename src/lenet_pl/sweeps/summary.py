@@ -13,11 +13,13 @@ from lenet_pl.files import write_bytes, write_csv, write_json
 from lenet_pl.sweeps.results import (
     SeedGroup,
     SweepResults,
+    job_names,
     readable,
+    setting_values,
     short_names,
     typed,
 )
-from lenet_pl.sweeps.verdict import Verdict, judge, setting_values, winner_overrides
+from lenet_pl.sweeps.verdict import Verdict, winner_overrides
 
 INTERVAL = "95 % interval"  # of the mean
 NUMERIC = {"epoch", "val/acc", "val/loss", "seconds", "mean", "sd", INTERVAL, "n"}  # columns
@@ -57,8 +59,8 @@ def as_dict(sweep: SweepResults) -> dict[str, Any]:
         }
         for job in sweep.jobs
     ]
-    verdict = judge(sweep)
-    p_values = [None, *(c.p_value for c in verdict.comparisons)] if verdict else []
+    verdict = sweep.verdict
+    p_values = [None, *verdict.p_values] if verdict else []
     settings = [
         {
             "jobs": group.names,
@@ -77,7 +79,7 @@ def as_dict(sweep: SweepResults) -> dict[str, Any]:
         "jobs": jobs,
         "settings": settings,
         "winner": winner,
-        "verdict": verdict and _verdict_as_dict(verdict),
+        "verdict": verdict and {"sentences": verdict.sentences, "command": next_command(verdict)},
         "tested": [job.name for job in sweep.jobs if "test/acc" in job.metrics],
     }
 
@@ -87,36 +89,19 @@ def command(sweep: SweepResults, program: str = "python train.py") -> str:
     return f"{program} {shlex.join(winner_overrides(sweep))}".strip()
 
 
-def next_command(verdict: Verdict | None, program: str = "python train.py") -> str | None:
-    """The command of the sweep to run next."""
-    if verdict is None or not verdict.next_sweep:
-        return None
-    return f"{program} -m {shlex.join(verdict.next_sweep)}"
-
-
-def _verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "sentences": verdict.sentences,
-        "images": verdict.images,
-        "lead": verdict.lead,
-        "test": verdict.test,
-        "undecided": [group.names for group in verdict.undecided],
-        "edges": verdict.edges,
-        "diverged": verdict.diverged,
-        "devices": [{"device": name, "jobs": jobs} for name, jobs in verdict.devices.items()],
-        "command": next_command(verdict),
-    }
+def next_command(verdict: Verdict, program: str = "python train.py") -> str | None:
+    """The command of the sweep to run next, if there is one to suggest."""
+    return f"{program} -m {shlex.join(verdict.next_sweep)}" if verdict.next_sweep else None
 
 
 def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
     """The winner and the jobs that did not finish, a name and a text for each line."""
     lines = [("winner", "none: no finished job was validated")]
     if winner := sweep.winner:
-        jobs = f"job{'s' if len(winner.jobs) > 1 else ''} {', '.join(winner.names)}"
         name = "winner" if sweep.complete else "best so far"
         not_tested = f"none: {sweep.test_error}" if sweep.test_error else "not yet"
         lines = [
-            (name, f"{jobs}  {setting_values(sweep, winner)}".rstrip()),
+            (name, f"{job_names(winner.names)}  {setting_values(sweep, winner)}".rstrip()),
             ("validation", _score(winner, "val")),
             ("test", _score(winner, "test") or not_tested),
         ]
@@ -174,7 +159,7 @@ def markdown(sweep: SweepResults) -> str:
         escaped = ([cell.replace("|", "/") for cell in line] for line in (header, rule, *rows))
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in escaped))
     parts.append("\n".join(f"- {name}: {text}" for name, text in outcome(sweep)))
-    if verdict := judge(sweep):
+    if verdict := sweep.verdict:
         parts.append(" ".join(verdict.sentences))
         commands = [command(sweep), next_command(verdict)]
         parts.append("\n".join(["```bash", *filter(None, commands), "```"]))
@@ -197,7 +182,7 @@ def summary(sweep: SweepResults, program: str = "python train.py") -> Renderable
         hidden = len(rows) - MAX_ROWS
         parts += [grid, f"… and {hidden} more in sweep.csv" if hidden > 0 else ""]
     lines, commands = outcome(sweep), []
-    if verdict := judge(sweep):
+    if verdict := sweep.verdict:
         first, *others = verdict.sentences
         lines += [("verdict", first), *(("", sentence) for sentence in others)]
         commands.append(("train again", command(sweep, program)))
