@@ -16,7 +16,7 @@ import torch
 
 TRAIN = str(Path(__file__).parents[1] / "train.py")
 OUTPUTS = Path("outputs/benchmarks")
-IMPORTS = "import torch, pytorch_lightning"  # to compare the time of a command with
+IMPORTS = "import torch, pytorch_lightning"  # a baseline for the time of a command
 PACKAGES = ("torch", "pytorch-lightning", "hydra-core")
 
 

@@ -1,13 +1,13 @@
-"""A sweep by successive halving against the full grid, one job after another and with joblib.
+"""Successive halving compared with the full grid, one job after another and with joblib.
 
     python benchmarks/sweep.py [--rounds 3] [--epochs 20] [--jobs 2] [--short 5] [--data data]
     python benchmarks/sweep.py --only full,halving --rounds 1 --folder outputs/sweep_rounds
 
-Nine jobs train on MNIST, with early stopping as by default. Five commands, imports and summary
-included, run in turn in each round, and each round has another seed. Ratios are computed within a
-round. A round takes 20 minutes or more, so it can be measured in pieces: sweeps that ``--folder``
-has results of are not trained again. The winners are compared by McNemar's test on the validation
-images, with the weights of their best epochs.
+Nine jobs train on MNIST, with the default early stopping. In each round, five complete commands run
+in turn, imports and summary included. Each round has its own seed, and ratios are computed within a
+round. A round takes 20 minutes or more, so it can be measured in parts: a sweep whose result is in
+``--folder`` is not run again. The winners are compared by McNemar's test on the validation images,
+with the weights of their best epochs.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from lenet_pl.metrics import mcnemar
 GRID = ["optimizer.lr=0.001,0.01,0.1", "data.batch_size=32,64,128"]
 PARTS = ("full", "halving", "halving-joblib", "short", "short-joblib")
 PAIRS = [("halving", "full"), ("halving-joblib", "full"), ("short-joblib", "short")]
-RESULT = "benchmark.json"  # in the folder of a sweep: its command and its seconds
+RESULT = "benchmark.json"  # in the folder of a sweep: its arguments and run time
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that was measured."""
+    """A measured sweep."""
 
     folder: Path
     seconds: float
@@ -78,7 +78,7 @@ def overrides(part: str, options: argparse.Namespace, seed: int) -> list[str]:
 
 
 def measure(folder: Path, arguments: Sequence[str]) -> Sweep:
-    """Run a sweep and time it, unless the folder has the result of the same command."""
+    """Run a sweep and time it, unless the folder has a result of the same command."""
     record = folder / RESULT
     if record.exists():
         known = json.loads(record.read_text())
@@ -91,7 +91,7 @@ def measure(folder: Path, arguments: Sequence[str]) -> Sweep:
 
 
 def p_value(a: Sweep, b: Sweep) -> float:
-    """Of McNemar's test that the winners of two sweeps are equally accurate."""
+    """The p-value of McNemar's test between the winners of two sweeps."""
     first, second = a.predictions(), b.predictions()
     if not np.array_equal(first["index"], second["index"]):
         raise SystemExit(f"{a.folder}, {b.folder}: different validation images")
@@ -100,7 +100,7 @@ def p_value(a: Sweep, b: Sweep) -> float:
 
 
 def times(rounds: Sequence[dict[str, Sweep]]) -> list[list[object]]:
-    """A row for each sweep: its seconds and its epochs."""
+    """A row for each sweep: its run time in seconds and its epochs."""
     return [
         [
             part,
@@ -112,7 +112,7 @@ def times(rounds: Sequence[dict[str, Sweep]]) -> list[list[object]]:
 
 
 def ratios(rounds: Sequence[dict[str, Sweep]]) -> list[list[object]]:
-    """A row for each pair of sweeps that were measured: the ratio of their seconds."""
+    """A row for each pair of measured sweeps: the ratio of their run times."""
     return [
         [f"{a} / {b}", *median_and_range([x[a].seconds / x[b].seconds for x in rounds])]
         for a, b in PAIRS
@@ -144,9 +144,9 @@ def main() -> None:
     parser.add_argument("--short", type=positive_int, default=5, help="epochs of the short sweeps")
     parser.add_argument("--jobs", type=positive_int, default=2, help="jobs in parallel")
     parser.add_argument("--data", default="data", help="data root of MNIST, or mini")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--folder", type=Path, help="keep the sweeps here, and use those it has")
-    parser.add_argument("overrides", nargs="*", help=f"instead of {' '.join(GRID)}")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"any of {','.join(PARTS)}")
+    parser.add_argument("--folder", type=Path, help="keep sweeps here, and reuse earlier ones")
+    parser.add_argument("overrides", nargs="*", help=f"the grid; default: {' '.join(GRID)}")
     options = parser.parse_args()
     parts = options.only.split(",")
     if unknown := set(parts) - set(PARTS):

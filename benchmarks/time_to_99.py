@@ -3,7 +3,7 @@
     python benchmarks/time_to_99.py [--seeds 10] [overrides of experiment=fast …]
 
 Each seed is one run of ``train.py``, one after another on all threads. Three times are taken: the
-whole command, also compared with importing torch and Lightning alone in the same round; training
+whole command, also relative to merely importing torch and Lightning just before it; training
 (``seconds.fit`` in ``result.json``: steps, validation and checkpoints); and the epochs alone. A run
 that misses 99 % still counts; the last line says how many reach it.
 """

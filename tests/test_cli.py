@@ -192,7 +192,7 @@ def test_help_and_typing_errors_do_not_wait_for_torch(words):
     assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
-def test_modules_are_not_searched_for_garbage():
+def test_imported_modules_are_exempt_from_garbage_collection():
     gc.unfreeze()
     with cli.without_garbage_collection():
         assert not gc.isenabled()

@@ -1,4 +1,4 @@
-"""The sweeper ``hydra/sweeper=halving``; Hydra loads plugins from this namespace only."""
+"""The sweeper ``hydra/sweeper=halving``; Hydra loads plugins only from this namespace."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
 
 class HalvingSweeper(BasicSweeper):
-    """Successive halving over a grid, see :mod:`lenet_pl.sweeps.halving`.
+    """Successive halving over a grid; see :mod:`lenet_pl.sweeps.halving`.
 
     Args:
-        eta: after each rung, the best ``1 / eta`` of the settings go on.
-        min_epochs: epochs up to the first rung; each further rung has ``eta`` times as many.
-        max_batch_size: jobs per batch of the launcher; None for all.
+        eta: after each rung, the best ``1 / eta`` of the settings continue.
+        min_epochs: epochs before the first rung; each later rung is at ``eta`` times as many.
+        max_batch_size: jobs passed to the launcher at a time; None for all.
         params: the grid, by key, as for Hydra's basic sweeper.
     """
 
@@ -26,6 +26,6 @@ class HalvingSweeper(BasicSweeper):
         self.eta, self.min_epochs = eta, min_epochs
 
     def sweep(self, arguments: list[str]) -> Any:
-        from lenet_pl.sweeps.halving import halve  # plugins are imported at every start
+        from lenet_pl.sweeps.halving import halve  # Hydra imports all plugins at every start
 
         halve(self)

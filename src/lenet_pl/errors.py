@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 FAILED, INVALID = 1, 2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-# of a path that the user can change
+# with another path, the command may succeed
 UNUSABLE = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 

@@ -62,7 +62,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def read_regular(path: Path, limit: int) -> bytes:
     """Return at most the first ``limit`` bytes of a regular file or of a link to one.
 
-    Raises OSError for anything else, also for a pipe or device, which could block.
+    Raises OSError for anything else, including pipes and devices, which could block.
     """
     path.stat()  # raises if it does not exist
     if not path.is_file():

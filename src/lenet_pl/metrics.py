@@ -144,20 +144,20 @@ def t_probability(t: float, df: int) -> float:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Student's 95 % interval of a mean; None for a single value, or if all are equal."""
+    """Student's 95 % confidence interval of a mean; None for one value, or if all are equal."""
     df = len(values) - 1
     if df < 1 or not (spread := _spread(values)):
         return None
-    # 12.7 for two values, less for more
+    # the quantile of t: 12.7 for two values, less for more
     t = bisect(range(13 * 10**12), 0.95, key=lambda t: t_probability(t / 10**12, df)) / 10**12
     half = t * spread / sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
 
 
 def paired_t_test(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Two-sided p-value of the paired t-test that two means are equal.
+    """Two-sided p-value of the paired t-test of equal means.
 
-    None if it is undefined: for a single pair, or if the differences are all equal but not zero.
+    None if it is undefined: for a single pair, or if all differences are equal and nonzero.
     """
     differences = [x - y for x, y in zip(a, b, strict=True)]
     df, mean = len(differences) - 1, fmean(differences)

@@ -138,7 +138,7 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: float, final: float) 
 
     Sources: I. Loshchilov, F. Hutter, "SGDR: stochastic gradient descent with warm restarts",
     ICLR 2017, equation 5; P. Goyal et al., "Accurate, large minibatch SGD", arXiv:1706.02677,
-    section 2.2, for the warm-up. Raises ValueError if no steps remain after it.
+    section 2.2, for the warm-up. Raises ValueError if no steps remain after the warm-up.
     """
     if (warmup_steps := round(warmup * total_steps)) >= total_steps:
         raise ValueError(

@@ -85,7 +85,7 @@ CHECKPOINT = {
 }
 
 MAX_TEXT, MAX_JSON, MAX_TENSORS = 2**18, 2**25, 2**34  # bytes; larger files are not read
-MAX_PREDICTIONS = 2**23  # bytes, compressed; unpacked, an array has up to MAX_JSON
+MAX_PREDICTIONS = 2**23  # bytes, compressed; uncompressed, an array has up to MAX_JSON
 MAX_DEPTH = 40  # of YAML
 ERRORS = (ConfigError, OSError, ValueError, TypeError, RecursionError)
 PARSER_ERRORS = (csv.Error, yaml.YAMLError, OmegaConfBaseException)
@@ -179,7 +179,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> "np.ndarray":
     import numpy as np
 
     file = archive.getinfo(f"{name}.npy")
-    # of the other compressions, Python may unpack more than the size that is stated
+    # with other compression methods, Python may unpack more than the stated size
     if file.file_size > MAX_JSON or file.compress_type not in (
         zipfile.ZIP_STORED,
         zipfile.ZIP_DEFLATED,

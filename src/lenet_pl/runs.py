@@ -212,7 +212,7 @@ class Run:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know when reading the run's accuracy."""
+        """Caveats about the run's accuracy."""
         return (POOLED,) if self.pooled else ()
 
     def setting(self, key: str, default: Any = None) -> Any:

@@ -71,7 +71,7 @@ for message in (
 ):
     warnings.filterwarnings("ignore", message)
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 # trains the jobs of a sweep instead of train_run; set by the sweep's Hydra callback
 job_hook: Callable[[DictConfig], float | None] | None = None
@@ -127,7 +127,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                 result |= _describe(parts)
                 extendable = parts.horizon is None
                 if main_process:
-                    for name in ("result.json", "val_predictions.npz"):  # from before it resumed
+                    for name in ("result.json", "val_predictions.npz"):  # outdated in a resumed run
                         (folder / name).unlink(missing_ok=True)
                     if (report := parts.data.cleaning_report()) is not None:
                         write_json(folder / "cleaning.json", report)
@@ -205,7 +205,7 @@ def lock_run(folder: Path) -> Iterator[None]:
 def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Parts:
     """Check the configuration, load the data, and build network, callbacks and trainer.
 
-    The cache is that of :class:`DigitsDataModule`. Raises ConfigError or DataError.
+    ``cache`` is passed to :class:`DigitsDataModule`. Raises ConfigError or DataError.
     """
     check(cfg)
     # a dead unit's momentum decays to subnormal numbers, which make an epoch three times as long
@@ -252,8 +252,8 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
 def keep_freed_memory() -> None:
     """Let glibc reuse the memory of freed tensors instead of returning it to the system.
 
-    Otherwise it returns and requests some in every step, which takes a quarter of the CPU time of
-    an epoch with batches of 128 or more. Other C libraries are left as they are.
+    Otherwise, memory is returned and requested again in every step, which takes a quarter of the
+    CPU time of an epoch with batches of 128 or more. Has no effect with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt:
@@ -327,7 +327,7 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
 
 
 def _paused(cfg: DictConfig, parts: Parts) -> bool:
-    """Whether the run has ended because of ``pause_after``, and neither early nor at its end."""
+    """Whether ``pause_after`` ended the run, rather than early stopping or the last epoch."""
     epochs, trainer = len(parts.history.rows), parts.trainer
     early = any(callback.stopped_epoch for callback in trainer.early_stopping_callbacks)
     return (
@@ -379,10 +379,10 @@ def _verify(parts: Parts, best: int, metrics: dict[str, float]) -> None:
 
 
 def _write_predictions(path: Path, parts: Parts) -> None:
-    """Write the predictions for the validation images, the first ones of a limited epoch."""
+    """Write the predictions for the validation images, or the first ones if batches are limited."""
     logits, labels = parts.classifier.outputs["val"]
     images = parts.data.indices["val"][: len(labels)]
-    confidence = logits.softmax(1).amax(1).clamp_max(1)  # rounding can make it larger
+    confidence = logits.softmax(1).amax(1).clamp_max(1)  # rounding errors can exceed 1
     with replacing(path) as part, part.open("wb") as file:
         np.savez_compressed(
             file,

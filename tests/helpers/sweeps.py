@@ -26,7 +26,7 @@ def write_job(
 ) -> None:
     """Write the folder of a job as a run leaves it; without result.json if the status is None.
 
-    ``wrong`` has the misclassified ones of the validation images, which determine the accuracy.
+    ``wrong`` lists the misclassified validation images, which determine the accuracy.
     """
     if wrong is not None:
         wrong = sorted(wrong)

@@ -1,4 +1,4 @@
-"""Successive halving: which jobs go on, and that they equal uninterrupted ones."""
+"""Successive halving: which jobs are promoted, and that they equal uninterrupted jobs."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_settings_are_ranked_by_their_best_epoch_so_far(tmp_path: Path) -> None:
     assert halving._ranked(plan, [["0"], ["1"], ["2"], ["3"]], 2) == [["1"], ["3"], ["0"]]
 
 
-def test_seeds_of_a_setting_go_on_together(tmp_path: Path) -> None:
+def test_seeds_of_a_setting_are_promoted_together(tmp_path: Path) -> None:
     accuracies = {"0": 0.99, "1": 0.5, "2": 0.8, "3": 0.9, "4": 0.7}
     for name, accuracy in accuracies.items():
         write_curve(tmp_path, name, "paused" if name != "4" else "failed", (accuracy, 0.1))
@@ -103,12 +103,12 @@ def test_a_promoted_job_equals_an_uninterrupted_one(
     assert a["lr_schedulers"] == b["lr_schedulers"]
     for key in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(a[key], b[key], rtol=0, atol=0)
-    for name in "012":  # also what the others trained
+    for name in "012":  # the epochs of pruned jobs are the same, too
         epochs = ends[name][1]
         assert rows(tmp_path / "half" / name) == rows(tmp_path / "full" / name)[:epochs]
-    assert "all jobs to epoch 1" in printed
+    assert "training all jobs to epoch 1" in printed
     assert "pruned at 1" in printed
-    assert f"\njob {best} to the end\n" in printed
+    assert f"\ntraining job {best} to the end\n" in printed
     assert printed.count(f"\njob {best}  ") == 6  # start and end in each rung
 
     # without halving, the same sweep trains all jobs to their end
@@ -125,7 +125,7 @@ def test_an_interrupted_sweep_ends_with_the_same_table(
     grid = ["sweep=seeds", *FOUR, "optimizer.lr=0.05", "seed=0", "data.batch_size=16,32,64,128"]
     grid += [*HALVING, "test=false"]
     assert run_sweep(*grid, "hydra.sweep.dir=whole") == 0
-    stops = {(1, 0), (2, 1), (4, 3)}  # in which rung, after how many of all epochs of the job
+    stops = {(1, 0), (2, 1), (4, 3)}  # epochs of the rung; epoch, from 0, to stop in
     for rung, epoch in sorted(stops):
         capsys.readouterr()
         with monkeypatch.context() as patch:
@@ -163,13 +163,13 @@ def test_an_interrupted_sweep_ends_with_the_same_table(
     [
         (["hydra.sweeper.eta=1"], "hydra.sweeper.eta=1: must be an integer from 2"),
         (["hydra.sweeper.min_epochs=0"], "hydra.sweeper.min_epochs=0: must be an integer from 1"),
-        (["trainer.max_epochs=5"], "trainer.max_epochs=5: too few to halve; with"),
-        (["callbacks=none"], "hydra/sweeper=halving: continues jobs from their checkpoints"),
-        (["trainer=debug"], "hydra/sweeper=halving: continues jobs from their checkpoints"),
+        (["trainer.max_epochs=5"], "trainer.max_epochs=5: too few for successive halving"),
+        (["callbacks=none"], "hydra/sweeper=halving: resumes jobs from their checkpoints"),
+        (["trainer=debug"], "hydra/sweeper=halving: resumes jobs from their checkpoints"),
         (["optimizer.lr=interval(0,1)"], "does not support sweep type"),
     ],
 )
-def test_impossible_options_write_nothing(
+def test_invalid_options_write_nothing(
     run_sweep: RunSweep, tmp_path: Path, capsys, overrides: list[str], message: str
 ) -> None:
     words = ["-m", "data=mini", "hydra/sweeper=halving", "seed=0,1", *overrides]
@@ -181,13 +181,13 @@ def test_impossible_options_write_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_setting_trains_straight_to_its_end(run_sweep: RunSweep, tmp_path: Path) -> None:
+def test_a_single_setting_trains_to_the_end_at_once(run_sweep: RunSweep, tmp_path: Path) -> None:
     short = [x for x in SHORT if "max_epochs" not in x] + ["trainer.max_epochs=2"]
     assert run_sweep("-m", *short, *HALVING, "seed=0,1", "hydra.sweep.dir=s") == 0
     assert {result["status"] for result in read_results(tmp_path / "s").values()} == {"finished"}
 
 
-def test_parallel_jobs_go_on_in_their_own_folders(
+def test_parallel_jobs_continue_in_their_own_folders(
     run_sweep: RunSweep, tmp_path: Path, capsys
 ) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
@@ -200,7 +200,7 @@ def test_parallel_jobs_go_on_in_their_own_folders(
     assert [f"{n} of 4 done" in printed for n in range(1, 5)] == [True] * 4
 
 
-def test_a_single_run_pauses_and_goes_on(run_sweep: RunSweep, tmp_path: Path, capsys) -> None:
+def test_a_single_run_can_be_paused(run_sweep: RunSweep, tmp_path: Path, capsys) -> None:
     words = [*FOUR, "optimizer.lr=0.05", "pause_after=2", "hydra.run.dir=run"]
     assert run_sweep(*words) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -28,7 +28,7 @@ def write_curve(sweep: Path, overrides: list[str], status: str | None, *accuraci
 
 
 def draw_curves(sweep: Path) -> tuple[Axes, list[str]]:
-    """The axes of the curves, and the texts of the legend, from its title on."""
+    """The axes of the curves, and the texts of the legend, title first."""
     axes = Figure().subplots()
     plots.draw_curves(axes, read_sweep(sweep))
     legend = axes.get_legend()
@@ -92,7 +92,7 @@ def test_heat_map_and_panels_show_the_accuracies(grid: Path) -> None:
         assert list(axes.lines[-1].get_ydata()) == [0.95]  # the best
 
 
-def test_heat_map_tells_pruned_settings_from_finished_ones(tmp_path: Path) -> None:
+def test_heat_map_distinguishes_pruned_and_finished_settings(tmp_path: Path) -> None:
     write_curve(tmp_path, ["a=1", "b=1"], "finished", 0.8, 0.9, 0.95)
     write_curve(tmp_path, ["a=1", "b=2", "seed=1"], "pruned", 0.96, 0.94)
     write_curve(tmp_path, ["a=1", "b=2", "seed=2"], "pruned", 0.8, 0.98)
@@ -145,7 +145,7 @@ def test_curves_are_means_over_seeds_and_end_where_jobs_did(tmp_path: Path) -> N
     assert [ends[:, 1].min(), ends[:, 1].max()] == pytest.approx([0.91 - sd, 0.95 + sd])
 
 
-def test_figure_needs_no_curves(tmp_path: Path) -> None:
+def test_figure_without_curves(tmp_path: Path) -> None:
     for name in "01":
         write_job(tmp_path, name, [f"a={name}"])
         (tmp_path / name / "metrics.csv").unlink()

@@ -42,7 +42,7 @@ def test_only_jobs_of_the_rung_are_counted(tmp_path: Path, capsys) -> None:
     result = tmp_path / "0" / "result.json"
     result.write_text(result.read_text().replace("paused", "pruned"))
     os.utime(result, (1, 1))
-    progress.update()  # a job that was left out has not ended again
+    progress.update()  # pruning is not reported as another end
     progress.begin(["1"], 4)
     progress.start("1", ["optimizer.lr=1"])
     write_job(tmp_path / "x", "1", ["optimizer.lr=1"])

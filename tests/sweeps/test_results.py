@@ -57,7 +57,7 @@ def test_pruned_jobs_show_their_rung_and_cannot_win(grid: Path) -> None:
     assert [job.name for job in sweep.jobs] == ["2", "10", "0", "1"]
     assert sweep.winner is not None
     assert sweep.winner.names == ["2"]
-    assert not sweep.complete  # a paused job goes on
+    assert not sweep.complete  # a paused job may continue
     text = markdown(sweep)
     assert "| 10 | 0.1 | 64 | pruned at 2 | 2 | 95.00 % |" in text
     assert "| 0 | 0.01 | 32 | paused at 2 | 2 | 91.00 % |" in text

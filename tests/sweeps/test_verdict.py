@@ -1,4 +1,4 @@
-"""What the verdict says of sweeps whose folders are made by hand."""
+"""The verdict on sweeps, from synthetic job folders."""
 
 import json
 import shlex
@@ -39,7 +39,7 @@ def jobs_of(command: str | None) -> list[list[str]]:
 
 @pytest.fixture
 def write(tmp_path: Path, composed: Callable[..., Any]) -> Callable[..., Path]:
-    """Write a job with its configuration, and the data set and the epochs as first overrides."""
+    """Write a job and its configuration; data set and epochs are its first overrides."""
     config = composed("data=mini")
 
     def write(name: str, *overrides: str, wrong: Iterable[int] = (), **options: Any) -> Path:
@@ -53,7 +53,7 @@ def write(tmp_path: Path, composed: Callable[..., Any]) -> Callable[..., Path]:
 
 @pytest.fixture
 def write_grid(write: Callable[..., Path]) -> Callable[..., Path]:
-    """Write a grid of parameters, of which the job with the values ``best`` wins clearly."""
+    """Write a grid of jobs, in which the one with the values ``best`` wins clearly."""
 
     def write_grid(grid: dict[str, str], best: str) -> Path:
         columns = [[f"{key}={value}" for value in grid[key].split(",")] for key in grid]
@@ -65,7 +65,7 @@ def write_grid(write: Callable[..., Path]) -> Callable[..., Path]:
     return write_grid
 
 
-def test_a_lead_of_three_images_proves_nothing(write):
+def test_a_lead_of_three_images_is_not_significant(write):
     write("0", "optimizer.lr=0.01", "data.batch_size=32", wrong=[1, 2, 3, 4])
     folder = write("1", "optimizer.lr=0.1", "data.batch_size=64", wrong=[3])
     verdict = verdict_on(folder)
@@ -89,7 +89,7 @@ def test_a_lead_of_three_images_proves_nothing(write):
     assert content["verdict"]["command"] in markdown(read_sweep(folder))
 
 
-def test_equal_jobs_cannot_be_told_apart(write):
+def test_equal_jobs_are_not_significantly_different(write):
     write("0", "optimizer.lr=0.01", wrong=[3], loss=0.2)
     verdict = verdict_on(write("1", "optimizer.lr=0.1", wrong=[3]))
     assert verdict.p_values == [1.0]
@@ -115,19 +115,19 @@ def test_a_clear_win_inside_the_grid_needs_no_further_sweep(write_grid):
         (
             "0.001,0.01,0.1",
             "0.1",
-            "The winner's lr 0.1 is the largest of 3 values; the next is 1.",
+            "The winner's lr 0.1 is the largest of 3 values; the next value is 1.",
             "0.1,1",
         ),
         (
             "0.001,0.01,0.1",
             "0.001",
-            "The winner's lr 0.001 is the smallest of 3 values; the next is 0.0001.",
+            "The winner's lr 0.001 is the smallest of 3 values; the next value is 0.0001.",
             "0.001,0.0001",
         ),
         (
             "0.1,1e-2",
             "1e-2",
-            "The winner's lr 1e-2 is the smallest of 2 values; the next is 0.001.",
+            "The winner's lr 1e-2 is the smallest of 2 values; the next value is 0.001.",
             "1e-2,0.001",
         ),
     ],
@@ -184,7 +184,7 @@ def test_next_value(values, up, expected):
     assert type(next_value(values, up)) in {type(None), *map(type, values)}
 
 
-def test_a_search_is_no_grid(write):
+def test_a_search_is_not_a_grid(write):
     for number, (lr, size) in enumerate([("0.02", "32"), ("0.03", "48"), ("0.05", "64")]):
         wrong = [1] if number == 2 else BAD
         folder = write(f"{number}", f"optimizer.lr={lr}", f"data.batch_size={size}", wrong=wrong)
@@ -193,7 +193,7 @@ def test_a_search_is_no_grid(write):
     assert verdict.next_sweep == []
 
 
-def test_a_sweep_that_goes_on_has_no_next_command(write_grid, write):
+def test_an_unfinished_sweep_has_no_next_command(write_grid, write):
     write_grid({"optimizer.lr": "0.01,0.1"}, "0.1")
     verdict = verdict_on(write("2", "optimizer.lr=1", status=None))
     assert not any("values" in sentence for sentence in verdict.sentences)
@@ -216,7 +216,7 @@ def test_seeds_are_compared_pairwise(write):
     assert verdict.sentences[:3] == [
         "The winner leads jobs 0, 1, 2 (lr 0.01) by 1.3 of 100 validation images.",
         "Not significantly worse than the winner (paired t-test, p >= 0.05): jobs 0, 1, 2.",
-        "Not tested: jobs 9, 10, 11 (fewer than two seeds in common).",
+        "No significance test: jobs 9, 10, 11 (fewer than two seeds in common).",
     ]
     expected = [stats.ttest_rel(wrong["0.1"], wrong[lr]).pvalue for lr in ("0.01", "1")]
     assert verdict.p_values == [*(pytest.approx(p, rel=1e-9) for p in expected), None, None]
@@ -249,10 +249,11 @@ def test_the_same_difference_for_every_seed_has_no_p_value(write):
         folder = write(f"{number}", f"optimizer.lr={lr}", f"seed={seed}", wrong=wrong)
     verdict = verdict_on(folder)
     assert verdict.p_values == [None]
-    assert "Not tested: jobs 2, 3 (the same difference for every seed)." in verdict.sentences
+    sentence = "No significance test: jobs 2, 3 (the same difference for every seed)."
+    assert sentence in verdict.sentences
 
 
-def test_five_seeds_of_one_setting(write):
+def test_one_setting_over_five_seeds_has_no_comparison(write):
     for seed in range(5):
         folder = write(f"{seed}", f"seed={seed}", wrong=range(seed))
     verdict = verdict_on(folder)
@@ -273,7 +274,8 @@ def test_different_validation_images_are_not_compared(write):
     write_predictions(folder / "3", index, label[::-1].copy(), np.r_[label[:1:-1], [11, 12]])
     verdict = verdict_on(folder)
     # no lead over job 3
-    assert verdict.sentences[0] == ("Not tested: jobs 3, 0 (validated on different images).")
+    sentence = "No significance test: jobs 3, 0 (validated on different images)."
+    assert verdict.sentences[0] == sentence
     expected = stats.binomtest(0, 39).pvalue
     assert verdict.p_values == [None, None, pytest.approx(expected)]
 
@@ -290,21 +292,21 @@ def test_damaged_missing_and_stale_predictions(write, winner):
         verdict = verdict_on(folder)
         assert verdict.p_values == [None]
         assert verdict.sentences[:2] == [
-            "The winner leads job 0 (lr 1) by 1.00 points.",
-            f"Not tested: job 0 (job {name} has no valid val_predictions.npz).",
+            "The winner leads job 0 (lr 1) by 1.00 percentage points.",
+            f"No significance test: job 0 (job {name} has no valid val_predictions.npz).",
         ]
 
 
-def test_divergence_is_named(write):
+def test_divergence_is_reported(write):
     write("0", "optimizer.lr=0.01", wrong=[1])
     folder = write("1", "optimizer.lr=0.1", wrong=[2, 3])
     rows = ["epoch,val/acc,val/loss,seconds", "1,0.9,1,1", "2,0.9821,1,1", "3,0.103,1,1"]
     (folder / "1" / "metrics.csv").write_text("\n".join(rows))
     verdict = verdict_on(folder)
-    assert "Diverged, to less than half of the accuracy: job 1." in verdict.sentences
+    assert "Diverged (last accuracy less than half of the best): job 1." in verdict.sentences
 
 
-def test_different_devices_are_named(write):
+def test_different_devices_are_reported(write):
     write("0", "optimizer.lr=0.01", wrong=[1])
     write("1", "optimizer.lr=0.1", wrong=[2, 3], device="cpu (2 threads)")
     folder = write("2", "optimizer.lr=1", wrong=[2, 3, 4])
@@ -314,7 +316,7 @@ def test_different_devices_are_named(write):
     )
 
 
-def test_jobs_that_were_stopped_early_are_not_compared(write):
+def test_pruned_jobs_are_not_compared(write):
     write("0", "optimizer.lr=0.01", wrong=[1])
     folder = write("1", "optimizer.lr=0.1", wrong=[2])
     result = json.loads((folder / "1" / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""Stopping a run: by a signal, at the end of a batch, or after a given epoch."""
+"""Stopping a run at the end of a batch after a signal, or pausing it after a given epoch."""
 
 import signal
 import threading
@@ -23,7 +23,7 @@ class StopOnSignal(Callback):
     A second signal, or a batch that does not end, raises KeyboardInterrupt.
 
     Attributes:
-        received: the signal; None before there is one.
+        received: the signal that was received, or None.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class StopOnSignal(Callback):
     @contextmanager
     def handling(self) -> Iterator[None]:
         """Handle signals within the block, except those that were ignored at the start."""
-        if threading.current_thread() is threading.main_thread():  # others cannot
+        if threading.current_thread() is threading.main_thread():  # other threads cannot
             known = {getattr(signal, name) for name in NAMES if hasattr(signal, name)}
             self.signals = {x for x in known if signal.getsignal(x) != signal.SIG_IGN}
         previous = {number: signal.signal(number, self._handle) for number in self.signals}
@@ -48,7 +48,7 @@ class StopOnSignal(Callback):
                 signal.alarm(0)
 
     def mask(self, blocked: bool) -> None:
-        """Block or unblock the signals; processes started meanwhile begin with them blocked."""
+        """Block or unblock the signals; processes started meanwhile inherit the mask."""
         if hasattr(signal, "pthread_sigmask"):
             how = signal.SIG_BLOCK if blocked else signal.SIG_UNBLOCK
             signal.pthread_sigmask(how, self.signals)
@@ -64,7 +64,7 @@ class StopOnSignal(Callback):
         self.mask(blocked=False)  # the other processes of a distributed run have started
 
     def on_train_start(self, *_: Any) -> None:
-        # Lightning's handler of SIGTERM waits for other processes, which may wait for this one
+        # Lightning's SIGTERM handler waits for other processes, which may wait for this one
         if signal.SIGTERM in self.signals:
             signal.signal(signal.SIGTERM, self._handle)
 
@@ -86,19 +86,19 @@ class StopOnSignal(Callback):
 
 
 class PauseAfter(Callback):
-    """Ends training after an epoch, although the schedule goes on to ``max_epochs``.
+    """Pauses training after a given epoch, while the schedule still extends to ``max_epochs``.
 
-    The last checkpoint continues the run as if it had not been paused.
+    A run resumed from the last checkpoint continues as if it had not been paused.
 
     Args:
-        epoch: counted from 1; None: do not pause.
+        epoch: the epoch, counted from 1; None to train to the end.
     """
 
     def __init__(self, epoch: int | None) -> None:
         self.epoch = epoch
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        if self.epoch and trainer.current_epoch >= self.epoch:  # a resumed run is already past it
+        if self.epoch and trainer.current_epoch >= self.epoch:  # already reached before resuming
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:

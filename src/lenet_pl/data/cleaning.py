@@ -18,9 +18,9 @@ EPOCHS, BATCH_SIZE = 5, 128  # of the networks that judge labels
 
 
 def check_labels(raw: RawDataset, clean: bool) -> list[int]:
-    """The indices of training images whose label is no class.
+    """The indices of training images with an invalid label.
 
-    Raises DataError if there are some and ``clean`` does not remove them, or in another split.
+    Raises DataError if there are any and ``clean`` is false, or if there are any in another split.
     """
     removed: list[int] = []
     for name, split in raw.splits().items():

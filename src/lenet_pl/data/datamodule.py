@@ -235,7 +235,7 @@ class DigitsDataModule(LightningDataModule):
         if device.type != "cuda" or data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
             data = data.to(device)
         rank, processes = (trainer.global_rank, trainer.world_size) if name == "train" else (0, 1)
-        # overfitting takes the same batches of unchanged images in every epoch
+        # overfitting repeats the same batches of unchanged images in every epoch
         shuffled = name == "train" and not trainer.overfit_batches
         seed, augment = (self.seed, list(self.augment.values())) if shuffled else (None, [])
         batches = BatchSampler(len(data), batch_size, seed, rank, processes, data.images.device)

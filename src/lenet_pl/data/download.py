@@ -194,7 +194,7 @@ def from_mirrors(urls: Sequence[str], folder: Path, files: Sequence[File]) -> st
 
 
 def _download(url: str, part: Path, limit: int) -> None:
-    """Download the rest of a partial file, up to a limit of its size; OSError if that fails."""
+    """Download the rest of a partial file, up to a size limit; OSError if that fails."""
     from rich.progress import wrap_file  # predictions import this module and need no progress bar
 
     start = part.stat().st_size if part.exists() else 0

@@ -29,8 +29,8 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last are n
 class Folder:
     """Images in PNG, JPEG, BMP, TIFF and other formats, of any size and mode, made grey 28 × 28.
 
-    The root has a folder of images for each class; or folders ``train``, ``test`` and perhaps
-    ``val`` (``valid``, ``validation``) that have these. Subfolders are searched too.
+    ``root`` has a folder of images for each class, or folders ``train``, ``test`` and optionally
+    ``val`` (``valid``, ``validation``) that do. Subfolders are searched too.
     ``conf/data/folder.yaml`` describes the other arguments.
     """
 

@@ -79,7 +79,7 @@ class BatchSampler:
 
 
 class BatchLoader(DataLoader[tuple[Tensor, Tensor]]):
-    """Yields batches of images and labels: uint8 as they are, or augmented as float in [0, 1].
+    """Yields batches of labelled images: unchanged as uint8, or augmented as float in [0, 1].
 
     The random numbers depend on the seed, the epoch and the process only: each iteration has its
     own generator, and no other is touched.

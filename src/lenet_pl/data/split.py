@@ -48,7 +48,7 @@ def stratified_fraction(labels: Tensor, fraction: float, seed: int) -> Tensor:
     """The sorted indices of a fraction of the images, with the classes in proportion.
 
     A smaller fraction is a subset of every larger one: the images are ranked, one of each class
-    first, then each class at its own rate. Raises DataError for fewer images than classes.
+    first, then each class at its own rate. Raises DataError if it has fewer images than classes.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.numpy()[order]

@@ -85,7 +85,7 @@ def write_preview(model: LoadedModel, predictions: Sequence[Prediction]) -> Path
         probability, label = prediction.probabilities.max(0)
         name = shorten(printable(Path(prediction.name).name), 16)
         captions.append(f"{name}\n{model.classes[int(label)]}  {percent(probability.item())}")
-    # as floats, which are not inverted: as the network sees them
+    # floats are not inverted, so the images appear as the network sees them
     images = torch.stack([prediction.image for prediction in predictions]) / 255
     columns = max(8, round(len(images) ** 0.5))
     figure = plots.image_grid(images, captions, columns=columns)

@@ -1,1 +1,1 @@
-"""Sweeps: planned and checked before the first job, run side by side, summarised with a winner."""
+"""Sweeps: check all jobs before the first one starts, run them, and summarise the results."""

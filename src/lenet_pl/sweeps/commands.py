@@ -1,4 +1,4 @@
-"""``lenet-pl sweep DIR``: summarise a sweep, also while its jobs are running."""
+"""``lenet-pl sweep DIR``: summarise a sweep, even while its jobs are running."""
 
 import argparse
 import json

@@ -1,12 +1,12 @@
-"""Successive halving: all settings of a grid train for a few epochs, and the best ones go on.
+"""Successive halving: train all settings of a grid for a few epochs, and only the best further.
 
 Source: K. Jamieson, A. Talwalkar, "Non-stochastic best arm identification and hyperparameter
 optimization", AISTATS 2016, figure 3.
 
 Optuna's pruners and Ray Tune's schedulers decide while trials run: each trial reports every epoch
-to a database or a cluster, and which ones are pruned depends on which happen to run first. Here a
-job ends at its rung and resumes from its checkpoint. That needs no connection between jobs, so it
-works with every launcher, and the same command always prunes the same jobs.
+to a database or a cluster, and which trials are pruned depends on the order in which they run.
+Here, a job pauses at a rung, and resumes from its checkpoint if it is promoted. Jobs do not
+communicate, so this works with every launcher, and the same command always prunes the same jobs.
 """
 
 from collections import defaultdict
@@ -24,13 +24,13 @@ if TYPE_CHECKING:  # Hydra imports the sweeper before it needs the plan
     from lenet_pl.sweeps.plan import Plan
 
 
-ENDED = ("finished", "paused", "pruned")  # without an error
+ENDED = ("finished", "paused", "pruned")  # statuses of jobs that ended without an error
 
 
 def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> list[int]:
-    """The epochs of the rungs below ``max_epochs``, the last: 2 and 6 for 3, 2 and 20.
+    """The epochs after which settings are compared: 2 and 6 for the arguments 3, 2 and 20.
 
-    There is no rung at more than ``max_epochs / eta``: little would be saved after it.
+    There is no rung above ``max_epochs / eta``: pruning there would save little.
     """
     rungs, epochs = [], min_epochs
     while epochs * eta <= max_epochs:
@@ -40,7 +40,7 @@ def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> list[int]:
 
 
 def halve(sweeper: "HalvingSweeper") -> None:
-    """Train the jobs of the plan, from rung to rung; the jobs left out are marked as pruned."""
+    """Train the jobs of the plan rung by rung, and mark those that are not promoted as pruned."""
     from lenet_pl.sweeps.hydra_callback import SweepCallback
 
     assert sweeper.hydra_context is not None
@@ -64,7 +64,7 @@ def halve(sweeper: "HalvingSweeper") -> None:
 
 
 def _settings(plan: "Plan") -> list[list[str]]:
-    """The jobs of each setting, which differ in the seed only, by name."""
+    """The names of the jobs of each setting, which differ only in the seed."""
     settings = defaultdict(list)
     for name, overrides in plan.jobs.items():
         settings[tuple(x for x in overrides if override_key(x) != "seed")].append(name)
@@ -72,16 +72,16 @@ def _settings(plan: "Plan") -> list[list[str]]:
 
 
 def _overrides(plan: "Plan", name: str, epochs: int | None) -> list[str]:
-    """The overrides of a job that pauses after some epochs, in its own folder at every rung."""
+    """The overrides of a job that pauses after ``epochs``; it has the same folder at every rung."""
     pause = f"pause_after={'null' if epochs is None else epochs}"
     return [*plan.jobs[name], pause, f"hydra.sweep.subdir={quoted(Path(name))}"]
 
 
 def _ranked(plan: "Plan", settings: list[list[str]], epochs: int) -> list[list[str]]:
-    """The settings by their best epoch up to a rung: mean accuracy over seeds, then mean loss.
+    """Rank the settings by the best epoch up to a rung: mean accuracy over seeds, then mean loss.
 
-    Failed jobs are left out. What a job did after the rung does not count, so a sweep that is
-    started again takes the same decisions.
+    Failed jobs are ignored. So are epochs after the rung, so that a sweep that is started again
+    makes the same decisions.
     """
     scored = []
     for names in settings:

@@ -1,4 +1,4 @@
-"""The Hydra callback of a sweep: checks it, runs its jobs and summarises it."""
+"""The Hydra callback for sweeps: checks a sweep, runs its jobs and summarises it."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ from lenet_pl.sweeps.summary import summary, write_files
 
 log = logging.getLogger(__name__)
 
-# in each job of a parallel launcher, which registers the schema of its plugin again
+# issued in each job of a parallel launcher, where its plugin's schema is registered again
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/\w+' is validated against ConfigStore")
 
 
@@ -63,7 +63,7 @@ class SweepCallback(Callback):
     plan: Plan
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"plan": self.plan}  # neither lock nor thread
+        return {"plan": self.plan}  # the lock and the thread cannot be pickled
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _exit_on_error():
@@ -71,7 +71,7 @@ class SweepCallback(Callback):
             self._open_folder(config)
             self._announce()
         cli.sweep_error_hook = self.end_early
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # between jobs, too
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # also between jobs
         if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
             _check_accounting()
         self.progress = Progress(self.plan)
@@ -79,7 +79,7 @@ class SweepCallback(Callback):
             self.progress.thread.start()
 
     def _open_folder(self, config: DictConfig) -> None:
-        """Lock the folder and record the configuration of the sweep in it."""
+        """Lock the folder, and write the sweep's configuration and plan into it."""
         folder, hydra = self.plan.folder, config.hydra
         self.lock = ExitStack()
         try:
@@ -90,7 +90,7 @@ class SweepCallback(Callback):
             raise folder_error(config, "cannot write there; choose another folder") from error
         with read_write(config), open_dict(config):
             hydra.sweep.dir = str(folder)
-            # jobs are composed from the overrides, perhaps with another working directory
+            # jobs are composed from the overrides, possibly in another working directory
             quoted = str(folder).replace("'", r"\'")
             hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
             # this launcher starts all jobs of a batch at once
@@ -118,7 +118,7 @@ class SweepCallback(Callback):
             print_line(f"threads     {plan.threads} per job")
         if plan.rungs:
             epochs = ", ".join(map(str, plan.rungs))
-            print_line(f"rungs       after {epochs} epochs, the best settings go on")
+            print_line(f"rungs       {epochs} (epochs after which only the best settings continue)")
         print_line(f"if stopped  {self._command()}\n")
 
     def _command(self) -> str:
@@ -128,9 +128,9 @@ class SweepCallback(Callback):
         return f"{program_name()} {shlex.join(arguments)} {folder}"
 
     def begin(self, names: Sequence[str], epochs: int | None) -> None:
-        """Begin a rung of successive halving, with the jobs that train up to it."""
+        """Start a rung of successive halving: announce and count the jobs that train up to it."""
         jobs = "all jobs" if len(names) == self.plan.total else job_names(names)
-        print_line(f"{jobs} to {'the end' if epochs is None else f'epoch {epochs}'}")
+        print_line(f"training {jobs} to {'the end' if epochs is None else f'epoch {epochs}'}")
         self.progress.begin(names, epochs)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -155,10 +155,10 @@ class SweepCallback(Callback):
                 self.progress.start(folder.name, config.hydra.overrides.task)
 
     def run_job(self, cfg: DictConfig) -> float | None:
-        """Train a job to its end, or to a rung, unless it got there in an earlier start.
+        """Train a job to its end, or up to a rung, unless an earlier start has already done so.
 
-        An interrupted job continues from its last checkpoint, a failed one starts again. Returns
-        the validation accuracy; None if the job failed, with the reason in ``result.json``.
+        An interrupted job resumes from its last checkpoint; a failed one starts over. Returns the
+        validation accuracy, or None if the job failed, with the reason in ``result.json``.
         """
         from lenet_pl.training import train_run
 
@@ -179,7 +179,7 @@ class SweepCallback(Callback):
             _clear(folder)
         cfg.label = label(plan, overrides)
         if plan.threads and cfg.callbacks and "progress" in cfg.callbacks:
-            cfg.callbacks.progress = None  # those of several jobs would overwrite each other
+            cfg.callbacks.progress = None  # progress bars of parallel jobs overwrite each other
         _add_hparams(cfg, plan.varied)
         try:
             return train_run(cfg, cache=self.cache)
@@ -199,7 +199,7 @@ class SweepCallback(Callback):
             raise SystemExit(FAILED)
 
     def summarise(self, test: bool) -> bool:
-        """Test the winner, unless jobs are missing, and summarise; return whether all went well."""
+        """Test the winner if all jobs have ended, and summarise; return whether nothing failed."""
         self.progress.stop()
         sweep = read_sweep(display_path(self.plan.folder))
         if test and sweep.complete and sweep.winner:
@@ -215,7 +215,7 @@ class SweepCallback(Callback):
         return sweep.complete and not sweep.counts["failed"] and not sweep.test_error
 
     def end_early(self, error: BaseException) -> NoReturn:
-        """Summarise the jobs so far after a signal, or an error of the launcher, and exit."""
+        """Summarise the jobs so far after a signal or a launcher error, and exit."""
         if isinstance(error, SystemExit) and error.code == INVALID:
             raise error
         with self.lock:
@@ -239,11 +239,11 @@ def _exit_on_error(status: int = INVALID) -> Iterator[None]:
 
 
 def _check_accounting() -> None:
-    """Keep submitit from calling sacct, with a warning each time, where accounting is off."""
+    """Stop submitit from calling sacct where accounting is off; each call would log a warning."""
     if subprocess.run(["sacct"], capture_output=True, check=False).returncode:
         from submitit.slurm.slurm import SlurmInfoWatcher
 
-        # submitit also knows that a job has ended by its result
+        # submitit also detects the end of a job by its result file
         SlurmInfoWatcher.update = lambda self: None  # type: ignore[method-assign]
 
 
@@ -251,7 +251,7 @@ def _limit_resources(plan: Plan, number: int) -> None:
     """Limit a parallel job to its CPU threads, and assign the GPUs to the jobs in turn."""
     import torch
 
-    # more threads than cores wait for each other spinning, many times slower
+    # with more threads than cores, threads busy-wait for each other: many times slower
     torch.set_num_threads(min(plan.threads or 1, torch.get_num_threads()))
     if not cast(Any, torch.cuda).is_initialized() and (count := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
@@ -275,14 +275,14 @@ def end_with(pid: int) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Delete what an earlier start of a job left behind, except its log."""
+    """Delete what an earlier start of a job left behind, except ``.hydra`` and the log."""
     for path in folder.iterdir():
         if path.name not in (".hydra", "train.log"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _add_hparams(cfg: DictConfig, varied: tuple[str, ...]) -> None:
-    """Limit TensorBoard's HParams tab to the varied keys, since it shows only five columns."""
+    """Limit TensorBoard's HParams tab, which shows only five columns, to the varied keys."""
     values = override_values(HydraConfig.get().overrides.task)
     cfg.hparams = {
         name.replace(".", "_"): typed(values[key].strip("'\""))

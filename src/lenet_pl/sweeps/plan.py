@@ -23,13 +23,13 @@ from lenet_pl.rules import COUNT, integer, invalid
 from lenet_pl.sweeps.halving import rung_epochs
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
-EXTRAS = {  # of lenet-pl, by the Hydra plugin that it installs
+EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
     "hydra_joblib_launcher": "parallel",
     "hydra_ray_launcher": "ray",
     "hydra_submitit_launcher": "slurm",
     "hydra_optuna_sweeper": "optuna",
 }
-KEPT = ("result.json", "checkpoints")  # what an earlier start of a job leaves
+KEPT = ("result.json", "checkpoints")  # left by an earlier start of a job
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,18 @@ class Plan:
     """A sweep that has been checked and can start."""
 
     folder: Path  # absolute
-    jobs: dict[str, list[str]]  # by name, their overrides; empty if a search will propose them
-    total: int | None  # the number of jobs, if known beforehand
+    jobs: dict[str, list[str]]  # overrides by job name; empty if a search proposes the jobs
+    total: int | None  # number of jobs, if known in advance
     varied: tuple[str, ...]  # the keys that are swept over
-    existing: dict[str, list[str]]  # by name, the parameters of jobs from an earlier start
-    threads: int | None  # CPU threads of a parallel job; None where jobs run one after another
-    rungs: tuple[int, ...] = ()  # the epochs after which successive halving compares the settings
+    existing: dict[str, list[str]]  # parameters by job name, of an earlier start
+    threads: int | None  # CPU threads per parallel job; None if jobs run one after another
+    rungs: tuple[int, ...] = ()  # epochs after which successive halving compares the settings
     cwd: Path = field(default_factory=Path.cwd)  # at the start; workers change to it
     pid: int = field(default_factory=os.getpid)  # of the main process
 
 
 def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
-    """Check a sweep, with every job that is known beforehand, and fetch its data.
+    """Check a sweep and every job that is known in advance, and fetch the data.
 
     Raises:
         ConfigError: for an invalid value in any job, a folder that holds something else, or a
@@ -63,7 +63,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     if names and ("multirun.yaml" not in names or ".hydra" in names):
         raise folder_error(config, "is not a sweep's folder; choose another folder")
     _check_plugins(config)
-    # a job that was stopped while it started has nothing to keep, and perhaps no overrides
+    # a job that was stopped during startup has nothing to keep, and may have no overrides
     begun = [p for p in job_folders(folder) if any((p / name).exists() for name in KEPT)]
     existing = {path.name: parameter_overrides(read_overrides(path)) for path in begun}
     params = sweeper.get("params") or {}
@@ -120,7 +120,7 @@ def _check_plugins(config: DictConfig) -> None:
         target = config.hydra[group]._target_
         plugin = target.removeprefix("hydra_plugins.").partition(".")[0]
         choice = f"hydra/{group}={config.hydra.runtime.choices[f'hydra/{group}']}"
-        names = ("hydra_plugins", f"hydra_plugins.{plugin}")  # the first is missing without plugins
+        names = ("hydra_plugins", f"hydra_plugins.{plugin}")  # the second needs the first
         if plugin in EXTRAS and not all(map(importlib.util.find_spec, names)):
             raise ConfigError(f'{choice}: not installed; pip install "lenet-pl[{EXTRAS[plugin]}]"')
         if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
@@ -128,7 +128,7 @@ def _check_plugins(config: DictConfig) -> None:
 
 
 def _rungs(sweeper: DictConfig, configs: list[DictConfig]) -> list[int]:
-    """The rungs of successive halving; ConfigError if its jobs could not pause and go on."""
+    """The rungs of successive halving; ConfigError if there are none or jobs cannot resume."""
     eta, min_epochs = sweeper.eta, sweeper.min_epochs
     rules = {"hydra.sweeper.eta": integer(2), "hydra.sweeper.min_epochs": COUNT}
     values = {"hydra.sweeper.eta": eta, "hydra.sweeper.min_epochs": min_epochs}
@@ -137,14 +137,15 @@ def _rungs(sweeper: DictConfig, configs: list[DictConfig]) -> list[int]:
     max_epochs = max(cfg.trainer.max_epochs for cfg in configs)
     if not (rungs := rung_epochs(eta, min_epochs, max_epochs)):
         raise ConfigError(
-            f"trainer.max_epochs={max_epochs}: too few to halve; with hydra.sweeper.eta={eta} and "
-            f"hydra.sweeper.min_epochs={min_epochs}, it must be at least {eta * min_epochs}"
+            f"trainer.max_epochs={max_epochs}: too few for successive halving; with "
+            f"hydra.sweeper.eta={eta} and hydra.sweeper.min_epochs={min_epochs}, it must be at "
+            f"least {eta * min_epochs}"
         )
     for cfg in configs:
         if cfg.trainer.fast_dev_run or not (cfg.callbacks or {}).get("checkpoint"):
             raise ConfigError(
-                "hydra/sweeper=halving: continues jobs from their checkpoints; it needs "
-                "callbacks.checkpoint, and trainer.fast_dev_run=false"
+                "hydra/sweeper=halving: resumes jobs from their checkpoints, which requires "
+                "callbacks.checkpoint and trainer.fast_dev_run=false"
             )
     return rungs
 
@@ -152,7 +153,7 @@ def _rungs(sweeper: DictConfig, configs: list[DictConfig]) -> list[int]:
 def _compose(
     config: DictConfig, loader: ConfigLoader, jobs: list[list[str]]
 ) -> dict[str, DictConfig]:
-    """Compose and check each job, by the name of its folder; the names must differ."""
+    """Compose and check each job; return them by folder name, which must be unique."""
     configs: dict[str, DictConfig] = {}
     for number, overrides in enumerate(jobs):
         cfg = loader.load_sweep_config(config, overrides)
@@ -170,7 +171,7 @@ def _compose(
 
 
 def _check_devices(cfg: DictConfig) -> None:
-    """A job has one device: DDP starts processes by repeating the command, which is the sweep's."""
+    """Check that a job has one device: DDP would start processes that repeat the whole sweep."""
     trainer, devices = cfg.trainer, cfg.trainer.devices
     one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
     for key, choice, valid in [
@@ -186,7 +187,7 @@ def _check_devices(cfg: DictConfig) -> None:
 
 
 def _search(config: Any) -> list[Any]:
-    """What identifies a search, whose jobs are not known beforehand."""
+    """What identifies a search, whose jobs are not known in advance."""
     sweeper = config.hydra.sweeper
     keys = [key for key in sweeper if key != "n_trials"]  # more trials extend the same search
     return [OmegaConf.to_yaml(OmegaConf.masked_copy(sweeper, keys)), _parameters(config)]
@@ -208,7 +209,7 @@ def _difference(job: Path, config: DictConfig) -> str:
 
 
 def _threads(launcher: DictConfig, total: int | None) -> int | None:
-    """CPU threads for each of the jobs that run in parallel; None if they do not."""
+    """CPU threads per parallel job; None if jobs run one after another."""
     if launcher._target_.endswith(".BasicLauncher"):
         return None
     if (workers := launcher.get("n_jobs")) is None:  # not joblib

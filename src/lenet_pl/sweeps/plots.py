@@ -28,10 +28,10 @@ from lenet_pl.sweeps.results import (
 )
 
 DPI = 180
-MIN_FILLED = 0.5  # of a heat map's cells; below, a panel for each parameter shows more
+MIN_FILLED = 0.5  # fraction of a heat map's cells; below it, a panel per parameter shows more
 BEST, BLUE, GREY = "crimson", "#0072b2", "#8a8f98"
 COLOURS = (BEST, BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9")  # of the best settings
-# the marker at the end of a curve; one that may go on has ">"
+# marker at the end of a curve; ">" for all other statuses, whose jobs may continue
 ENDS = {"finished": ".", "pruned": "o", "failed": "X", "below range": "v"}
 
 
@@ -46,7 +46,7 @@ def save_figure(sweep: SweepResults) -> bool:
 
 
 def draw(sweep: SweepResults) -> Figure:
-    """Draw a heat map, or a panel for each parameter, with the curves beside or below."""
+    """Draw a heat map, or a panel for each parameter, with the curves beside or below it."""
     scales = [Scale(sweep, key) for key in sweep.parameters or ("seed",)]
     sizes = [len(scale.positions) for scale in scales]
     heat_map = len(sizes) == 2 and len(_settings(sweep)) >= MIN_FILLED * np.prod(sizes)
@@ -72,7 +72,7 @@ def draw(sweep: SweepResults) -> Figure:
 
 
 def _settings(sweep: SweepResults) -> dict[tuple[str, ...], list[Job]]:
-    """The jobs by their values except the seed; the best setting first."""
+    """The jobs of each setting, by its values except the seed; the best setting first."""
     settings = defaultdict(list)
     ranks = {job: rank for rank, group in enumerate(sweep.groups) for job in group.names}
     for job in sorted(sweep.jobs, key=lambda job: (ranks.get(job.name, len(ranks)), -job.epochs)):
@@ -81,11 +81,11 @@ def _settings(sweep: SweepResults) -> dict[tuple[str, ...], list[Job]]:
 
 
 class Scale:
-    """The values of a parameter on an axis: numbers to scale, other text at equal distances."""
+    """The positions of a parameter's values on an axis: numbers to scale, text evenly spaced."""
 
     def __init__(self, sweep: SweepResults, key: str) -> None:
         self.key, self.name = key, short_names(sweep.varied)[key]
-        values = {job.values.get(key, "") for job in sweep.jobs}  # of failed jobs, too
+        values = {job.values.get(key, "") for job in sweep.jobs}  # including failed jobs
         ordered = sorted(values, key=lambda value: (_number(value), value))
         self.labels = [_short(value) for value in ordered]
         numbers = [_number(value) for value in ordered]
@@ -98,7 +98,7 @@ class Scale:
         return self.positions[job.values.get(self.key, "")]
 
     def label(self, axes: Axes) -> None:
-        """Scale the x-axis, with a tick at each value unless some are too close."""
+        """Set up the x-axis, with a tick at each value unless some are too close together."""
         ticks = list(self.positions.values())
         x = np.log(ticks) if self.log else np.array(ticks)
         margin = 0.08 * np.ptp(x) if self.numeric else 0.5
@@ -115,21 +115,21 @@ class Scale:
 
 
 def _number(value: str) -> float:
-    """The finite number that a text stands for; infinity if it is none."""
+    """The text as a finite number; infinity if it is not one."""
     return float(number) if is_number(number := typed(value)) else np.inf
 
 
 def _short(value: str) -> str:
-    """A value for a tick or a legend: of a class, its name."""
+    """A value for a tick or a legend; a class is shown without its module."""
     text = value.rpartition(".")[2] if value.replace(".", "_").isidentifier() else readable(value)
     return text if len(text) <= 20 else f"{text[:19]}…"
 
 
 def draw_panels(panels: Sequence[Axes], sweep: SweepResults, scales: list[Scale]) -> None:
-    """Accuracy over each parameter, or over the seed if nothing else varies; the best is red.
+    """Plot accuracy against each parameter, or the seed if nothing else varies; the best is red.
 
-    A point is the mean of a setting's finished seeds, and a bar their standard deviation. Triangles
-    are settings that are too inaccurate for the range.
+    Points and error bars are the mean and standard deviation over the finished seeds of a setting.
+    Triangles mark settings below the visible range.
     """
     groups = sweep.groups if sweep.parameters else [SeedGroup((j,)) for j in sweep.groups[0].jobs]
     means = np.array([group.mean() for group in groups])
@@ -157,15 +157,15 @@ def draw_panels(panels: Sequence[Axes], sweep: SweepResults, scales: list[Scale]
 
 
 def draw_heat_map(axes: Axes, sweep: SweepResults, scales: list[Scale]) -> None:
-    """A table of two parameters, coloured by the accuracy of finished jobs; the best is framed.
+    """Draw a table of two parameters, coloured by accuracy, with a frame around the best setting.
 
-    Settings without finished jobs are grey, with the last epoch before they were stopped.
+    Settings without finished jobs are grey, with the last epoch that they have reached.
     """
     down, across = scales
     rows, columns = range(len(down.positions)), range(len(across.positions))
     table = np.full((len(rows), len(columns)), np.nan)
     norm = Normalize(*_shown([group.mean() for group in sweep.groups]), clip=True)
-    for jobs in reversed(_settings(sweep).values()):  # the best last
+    for jobs in reversed(_settings(sweep).values()):  # the best last: the frame is drawn there
         row, column = (list(s.positions).index(jobs[0].values.get(s.key, "")) for s in scales)
         last = [job for job in jobs if job.validated and job.epochs == jobs[0].epochs]
         text, look = jobs[0].status, dict[str, Any](color=GREY, size=7, style="italic")
@@ -189,10 +189,10 @@ def draw_heat_map(axes: Axes, sweep: SweepResults, scales: list[Scale]) -> None:
 
 
 def draw_curves(axes: Axes, sweep: SweepResults) -> None:
-    """Validation accuracy per epoch; a line is the mean of jobs that differ only in the seed.
+    """Plot validation accuracy per epoch; a line is the mean over jobs that differ only in seed.
 
-    The best settings are coloured, the winner on top. Jobs of a setting that did not finish are a
-    line of their own.
+    The best settings are coloured, with the winner on top. Jobs of a setting that differ in status
+    are drawn as separate lines.
     """
     curves: Any = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for setting, jobs in _settings(sweep).items():
@@ -223,7 +223,7 @@ def draw_curves(axes: Axes, sweep: SweepResults) -> None:
     axes.grid(axis="y")
     axes.set_xlabel("epoch")
     axes.set_title("validation accuracy", loc="left")
-    colours = dict(zip(filter(None, curves), COLOURS, strict=False))  # none of seeds alone
+    colours = dict(zip(filter(None, curves), COLOURS, strict=False))  # no label if only seeds vary
     handles = [Line2D([], [], color=c, label=", ".join(map(_short, s))) for s, c in colours.items()]
     if (others := len(curves) - len(COLOURS)) > 0:
         handles.append(Line2D([], [], color=GREY, lw=0.8, label=f"{others} others"))
@@ -247,6 +247,6 @@ def _scale_accuracy(axes: Axes, low: float, high: float) -> None:
 
 
 def _shown(values: Sequence[float]) -> tuple[float, float]:
-    """The range to show: settings that failed to learn must not compress the others."""
+    """The range to show, chosen so that settings that failed to learn do not compress the rest."""
     high, low, median = max(values), min(values), statistics.median(values)
     return (max(low, high - 4 * (high - median)) if median < high else low), high

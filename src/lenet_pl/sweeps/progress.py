@@ -19,11 +19,11 @@ from lenet_pl.sweeps.results import (
     short_names,
 )
 
-POLL_SECONDS = 0.5  # between checks of the jobs in other processes
+POLL_SECONDS = 0.5  # between checks of jobs in other processes
 
 
 def label(plan: Plan, overrides: Iterable[str]) -> str:
-    """The varied values of a job as text that a file name may hold: ``lr 0.01, batch_size 64``."""
+    """The varied values of a job, as text for a file name: ``lr 0.01, batch_size 64``."""
     values = override_values(overrides)
     names = short_names(plan.varied).items()
     text = ", ".join(f"{name} {readable(values[key])}" for key, name in names if key in values)
@@ -31,12 +31,12 @@ def label(plan: Plan, overrides: Iterable[str]) -> str:
 
 
 def print_line(*parts: str) -> None:
-    """Print text that may hold brackets and be longer than the console is wide."""
+    """Print text as it is: without markup, and without wrapping at the width of the console."""
     console.print("  ".join(filter(None, parts)), markup=False, soft_wrap=True)
 
 
 class Progress:
-    """Prints a line for each job that ends, also in other processes, in the order of their ends."""
+    """Prints a line for each job that ends, in any process, in the order in which they end."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -46,7 +46,7 @@ class Progress:
         self.begin(plan.jobs)
 
     def begin(self, names: Iterable[str], epochs: int | None = None) -> None:
-        """Start to count: these jobs are to train, up to a rung or to their end."""
+        """Start counting the jobs that train up to a rung, or to their end."""
         with self.lock:
             self.names = list(names)
             folders = [self.plan.folder / name for name in self.names]
@@ -64,7 +64,7 @@ class Progress:
     def _end_times(self) -> dict[str, float]:
         times = {}
         for file in self.plan.folder.glob("*/result.json"):
-            with suppress(FileNotFoundError):  # the job has just started again
+            with suppress(FileNotFoundError):  # the job has just been restarted
                 times[file.parent.name] = file.stat().st_mtime
         return times
 
@@ -75,11 +75,11 @@ class Progress:
             for name in sorted(new, key=lambda name: new[name]):
                 self.times[name] = new[name]
                 job = read_job(self.plan.folder / name)
-                if job.status not in ("unfinished", "pruned"):  # started again, or left out
+                if job.status not in ("unfinished", "pruned"):  # restarted, or pruned at a rung
                     self._print_end(job)
 
     def _print_end(self, job: Job) -> None:
-        """Print the outcome of a job, the jobs done, the best of them and the time left."""
+        """Print the outcome of a job, the number of jobs done, the best one and the time left."""
         self.done, self.ended = self.done + 1, self.ended + 1
         outcome = [": ".join(filter(None, (job.status, job.error)))]
         if job.validated and not job.error:
@@ -101,7 +101,7 @@ class Progress:
             self.update()
 
     def stop(self) -> None:
-        """Print the last lines."""
+        """Stop polling, and print the remaining lines."""
         self.stopped.set()
         if self.thread.is_alive():
             self.thread.join()

@@ -17,10 +17,10 @@ from lenet_pl.rules import NATURAL, STRING
 if TYPE_CHECKING:
     from lenet_pl.sweeps.verdict import Verdict
 
-# overrides that do not change what is trained: a preset, and what resuming a job adds
+# overrides that do not affect training: a preset, the final test, and what resuming a job adds
 NOT_PARAMETERS = {"sweep", "resume", "ckpt_path", "pause_after", "test"}
 ORDER = ("finished", "pruned", "paused", "unfinished", "interrupted", "pending", "failed")
-# plan.json: the command that continues the sweep, and the jobs that are known beforehand
+# plan.json: the command that continues the sweep, and the jobs that are known in advance
 PLAN = {"command": STRING, "total?": NATURAL, "jobs": {"*": [STRING]}}
 
 
@@ -28,17 +28,17 @@ PLAN = {"command": STRING, "total?": NATURAL, "jobs": {"*": [STRING]}}
 class Job:
     """One run of a sweep.
 
-    Its status is that of ``result.json``, ``unfinished`` before that exists, or ``pending`` before
+    Its status is that of ``result.json``; ``unfinished`` until that exists, and ``pending`` until
     the job starts.
     """
 
-    folder: Path  # its name is the job's number
+    folder: Path  # named after the job's number
     overrides: tuple[str, ...]  # all of them, as typed
     status: str
     error: str | None
     epochs: int
     best_epoch: int | None  # by validation accuracy
-    metrics: dict[str, float]  # of the best epoch, and of the test set once tested
+    metrics: dict[str, float]  # of the best epoch, and of the test set once evaluated
     seconds: float | None  # of all epochs, including those before an interruption
 
     @property
@@ -85,7 +85,7 @@ class SeedGroup:
         return statistics.stdev(values) if len(values) > 1 else None
 
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean validation accuracy; None without several seeds."""
+        """The 95 % interval of the mean validation accuracy; None for one job or equal seeds."""
         if len({job.values.get("seed") for job in self.jobs}) < max(2, len(self.jobs)):
             return None
         from lenet_pl.metrics import mean_interval  # imports torch
@@ -94,9 +94,9 @@ class SeedGroup:
         return ends and (max(0.0, ends[0]), min(1.0, ends[1]))
 
     def statistics(self, split: str) -> dict[str, Any]:
-        """A split's metrics for JSON; empty if it was not tested.
+        """A split's metrics for JSON; empty if it was not evaluated.
 
-        The interval is that of the mean validation accuracy, or of a single test.
+        The interval is that of the mean validation accuracy, or of a single job's test accuracy.
         """
         acc, loss, n = f"{split}/acc", f"{split}/loss", len(self.jobs)
         ends = (f"{acc}_low", f"{acc}_high") if split == "test" and n == 1 else ()
@@ -114,10 +114,10 @@ class SweepResults:
     """The jobs of a sweep."""
 
     folder: Path
-    jobs: tuple[Job, ...]  # finished ones by validation accuracy, unfinished ones, failed ones
+    jobs: tuple[Job, ...]  # by status as in ORDER, then by validation accuracy
     varied: tuple[str, ...]  # the keys whose values differ between jobs
     groups: tuple[SeedGroup, ...]  # of the finished jobs, best mean first
-    total: int  # jobs, including those that a search has not proposed yet
+    total: int  # number of jobs, including those a search has yet to propose
     command: str | None  # continues the sweep
     test_error: str | None = None  # why the winner could not be tested
 
@@ -127,7 +127,7 @@ class SweepResults:
 
     @property
     def has_seeds(self) -> bool:
-        """Whether some jobs differ only in their seed."""
+        """Whether some finished jobs differ only in their seed."""
         return any(len(group.jobs) > 1 for group in self.groups)
 
     @property
@@ -143,7 +143,7 @@ class SweepResults:
 
     @cached_property
     def verdict(self) -> "Verdict | None":
-        """What the figures show; None if no job was validated."""
+        """What the results show; None if there is no winner."""
         from lenet_pl.sweeps.verdict import judge  # imports this module
 
         return judge(self)
@@ -160,7 +160,7 @@ def parameter_overrides(overrides: Iterable[str]) -> list[str]:
 
 
 def override_values(overrides: Iterable[str]) -> dict[str, str]:
-    """The values of overrides by key, quoted where they were."""
+    """The values of overrides by key, with any quotes."""
     pairs = (override.partition("=") for override in overrides)
     return {override_key(key): value for key, _, value in pairs}
 
@@ -201,7 +201,7 @@ def ended(result: Mapping[str, Any], epochs: int | None) -> bool:
 
 
 def readable_result(folder: Path) -> dict[str, Any]:
-    """The content of ``result.json``; empty if it is damaged, so that the job starts again."""
+    """The content of ``result.json``; empty if it is damaged, so that the job starts over."""
     try:
         return read_result(folder)
     except ConfigError:
@@ -223,7 +223,7 @@ def read_sweep(folder: Path) -> SweepResults:
     ]
     keys = dict.fromkeys(key for job in jobs for key in job.values)
     varied = tuple(key for key in keys if len({job.values.get(key) for job in jobs}) > 1)
-    jobs.sort(key=_rank)  # equal ones stay by number
+    jobs.sort(key=_rank)  # stable: ties stay in the order of their numbers
     settings: dict[tuple[str | None, ...], list[Job]] = defaultdict(list)
     for job in filter(lambda job: job.scored, jobs):
         settings[tuple(job.values.get(key) for key in varied if key != "seed")].append(job)
@@ -244,7 +244,7 @@ def _rank(job: Job) -> tuple[float, ...]:
 
 
 def typed(text: str | None) -> Any:
-    """The number that a text stands for, or the text."""
+    """The text as a number if it is one, otherwise as it is."""
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text or "")
@@ -252,25 +252,25 @@ def typed(text: str | None) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number of ordinary size."""
+    """Whether a value is a finite number that is safe to calculate with."""
     return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Keys by their last part where it is unique, by the whole key otherwise."""
+    """A name for each key: its last part where that is unique, otherwise the whole key."""
     last = {key: key.rpartition(".")[2] for key in keys}
     counts = Counter(last.values())
     return {key: name if counts[name] == 1 else key for key, name in last.items()}
 
 
 def readable(value: str) -> str:
-    """A value as typed; a long number, such as a sampled one, with three digits."""
+    """A value as typed; a long number, such as a sampled one, with three significant digits."""
     number = typed(value)
     return value if len(value) <= 7 or isinstance(number, str) else f"{number:.3g}"
 
 
 def setting_values(sweep: SweepResults, group: SeedGroup) -> str:
-    """``lr 0.01, batch_size 32``; of a single job, the seed if nothing else varies."""
+    """``lr 0.01, batch_size 32``; for a single job, the seed if nothing else varies."""
     keys = sweep.parameters or (sweep.varied if len(group.jobs) == 1 else ())
     names = short_names(sweep.varied)
     return ", ".join(f"{names[key]} {readable(group.values.get(key, 'default'))}" for key in keys)

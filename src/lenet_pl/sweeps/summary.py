@@ -66,7 +66,7 @@ def as_dict(sweep: SweepResults) -> dict[str, Any]:
             "jobs": group.names,
             "varied": {key: typed(group.values.get(key)) for key in sweep.parameters},
             **group.statistics("val"),
-            "p_value": p_value,  # that it is as good as the winner
+            "p_value": p_value,  # of the comparison with the winner
         }
         for group, p_value in zip(sweep.groups, p_values, strict=True)
     ]
@@ -95,7 +95,7 @@ def next_command(verdict: Verdict, program: str = "python train.py") -> str | No
 
 
 def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
-    """The winner and the jobs that did not finish, a name and a text for each line."""
+    """The winner and the jobs that did not finish: a name and a text for each line."""
     lines = [("winner", "none: no finished job was validated")]
     if winner := sweep.winner:
         name = "winner" if sweep.complete else "best so far"
@@ -129,7 +129,7 @@ def _range(ends: Sequence[float | None] | None) -> str:
 
 
 def _tables(sweep: SweepResults) -> list[list[list[str]]]:
-    """The lines of the table of jobs and, where seeds vary, of groups; the first is the header."""
+    """The table of jobs and, where seeds vary, of their means; the first row is the header."""
     scores = ("epoch", "val/acc", "val/loss")
     jobs = [["job", *short_names(sweep.varied).values(), "status", *scores, "seconds", "folder"]]
     for job in sweep.jobs:

@@ -1,4 +1,4 @@
-"""The verdict on a sweep: what its figures show, and what to run next."""
+"""The verdict on a sweep: what its results show, and what to run next."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,22 +36,22 @@ from lenet_pl.sweeps.results import (
 if TYPE_CHECKING:
     import numpy as np
 
-LEVEL = 0.05  # of the tests
-SEEDS = ("0", "1", "2", "3", "4")  # to compare settings over
+LEVEL = 0.05  # significance level
+SEEDS = ("0", "1", "2", "3", "4")  # of the next sweep if settings are undecided
 OTHER_IMAGES = "validated on different images"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the figures of a sweep show."""
+    """What the results of a sweep show."""
 
     sentences: list[str]
-    p_values: list[float | None]  # that each other setting is as good as the winner, best first
+    p_values: list[float | None]  # of each other setting against the winner, best first
     next_sweep: list[str]  # overrides; empty if there is nothing to suggest
 
 
 def judge(sweep: SweepResults) -> Verdict | None:
-    """Compare the finished jobs; None if none was validated."""
+    """Compare the finished jobs; None if there is no winner."""
     if not sweep.winner:
         return None
     own = {job.name: read_outcomes(job) for job in sweep.winner.jobs}
@@ -79,8 +79,8 @@ Outcomes = Mapping[str, "np.ndarray | None"]  # by job
 def read_outcomes(job: Job) -> "np.ndarray | None":
     """Read which validation images a job classifies correctly.
 
-    Returns int64 ``[3, N]``: the images' index, label and 1 if it is correct, by index. None if
-    val_predictions.npz is missing, damaged or of another training.
+    Returns int64 ``[3, N]``, sorted by index: index, label, and 1 for a correct prediction. None
+    if ``val_predictions.npz`` is missing, damaged or does not match the validation accuracy.
     """
     import numpy as np
 
@@ -94,9 +94,10 @@ def read_outcomes(job: Job) -> "np.ndarray | None":
 
 
 def _compare(sweep: SweepResults, own: Outcomes, group: SeedGroup) -> float | str:
-    """The p-value that a setting is as good as the winner, or why there is none.
+    """The p-value of a setting against the winner, or the reason why there is none.
 
-    Compares the validation accuracies of the seeds in common, or the predictions of two jobs.
+    With several seeds, from a paired t-test of the validation accuracies for the common seeds;
+    otherwise from McNemar's test on the predictions of the two jobs.
     """
     import numpy as np
     from torch import from_numpy
@@ -134,7 +135,7 @@ def _lead(sweep: SweepResults, own: Outcomes, results: Sequence[float | str]) ->
     if lead < 1e-12:
         yield f"The winner is as accurate as {name}."
     elif first is None or isinstance(results[0], str):
-        yield f"The winner leads {name} by {100 * lead:.2f} points."
+        yield f"The winner leads {name} by {100 * lead:.2f} percentage points."
     else:
         images = first.shape[1]
         count = f"{lead * images:,.{int(sweep.has_seeds)}f} of {images:,}"
@@ -160,7 +161,7 @@ def _not_compared(sweep: SweepResults, results: Sequence[float | str]) -> Iterat
         if isinstance(reason, str):
             reasons[reason] += group.names
     for reason, names in reasons.items():
-        yield f"Not tested: {job_names(names)} ({reason})."
+        yield f"No significance test: {job_names(names)} ({reason})."
     if pruned := sweep.counts["pruned"]:
         yield f"Not compared: {pruned} pruned job{'s' if pruned > 1 else ''}."
 
@@ -176,7 +177,7 @@ def _divergence(sweep: SweepResults) -> Iterator[str]:
         if accuracies and accuracies[-1] < max(accuracies) / 2:
             names.append(job.name)
     if names:
-        yield f"Diverged, to less than half of the accuracy: {job_names(names)}."
+        yield f"Diverged (last accuracy less than half of the best): {job_names(names)}."
 
 
 def _devices(sweep: SweepResults) -> Iterator[str]:
@@ -192,7 +193,7 @@ def _devices(sweep: SweepResults) -> Iterator[str]:
 
 
 def _edges(sweep: SweepResults) -> tuple[dict[str, str], list[str]]:
-    """The valid values beyond a grid at whose edge the winner lies, by key, and sentences."""
+    """If the winner lies at an edge of the grid: valid values beyond it by key, and sentences."""
     winner, names = sweep.groups[0], short_names(sweep.varied)
     beyond, sentences = {}, []
     for key, values in numeric_grid(sweep).items():
@@ -205,16 +206,16 @@ def _edges(sweep: SweepResults) -> tuple[dict[str, str], list[str]]:
         further = next_value(values, up=value == values[-1])
         if further is not None and _valid(winner, key, further):
             beyond[key] = f"{further:.15g}"
-            text += f"; the next is {beyond[key]}"
+            text += f"; the next value is {beyond[key]}"
         sentences.append(f"{text}.")
     return beyond, sentences
 
 
 def numeric_grid(sweep: SweepResults) -> dict[str, list[float]]:
-    """The values of each numeric parameter, ascending; empty except for a complete grid."""
+    """The values of each numeric parameter, ascending; empty unless the grid is complete."""
     columns = {key: {job.values.get(key) for job in sweep.jobs} for key in sweep.parameters}
     settings = {tuple(job.values.get(key) for key in columns) for job in sweep.jobs}
-    if not sweep.complete or len(settings) < prod(map(len, columns.values())):  # or a search
+    if not sweep.complete or len(settings) < prod(map(len, columns.values())):  # or it is a search
         return {}
     grid = {key: {*map(typed, column)} for key, column in columns.items()}
     return {
@@ -225,9 +226,10 @@ def numeric_grid(sweep: SweepResults) -> dict[str, list[float]]:
 
 
 def next_value(values: Sequence[float], up: bool) -> float | None:
-    """Continue ascending values beyond the last, or the first; None if that is impossible.
+    """Extrapolate ascending values one step beyond the last or the first; None if impossible.
 
-    Continues the ratio of positive values that span a factor of two or more, else the difference.
+    The step keeps the ratio of positive values that span a factor of two or more, and otherwise
+    the difference.
     """
     before, last = values[-2:] if up else values[1::-1]
     geometric = 0 < 2 * values[0] <= values[-1]
@@ -259,9 +261,9 @@ def _valid(winner: SeedGroup, key: str, value: float) -> bool:
 def _next_sweep(
     sweep: SweepResults, beyond: Mapping[str, str], undecided: Sequence[SeedGroup]
 ) -> list[str]:
-    """The overrides of a sweep beyond the edges of the grid, else of the undecided over seeds.
+    """The overrides of the next sweep; empty if there is nothing to suggest.
 
-    Empty if there is nothing to suggest.
+    It extends the grid beyond its edges, or else compares the undecided settings over more seeds.
     """
     winner = sweep.groups[0]
     seeds = sorted({job.values["seed"] for job in winner.jobs if "seed" in job.values}, key=typed)
