@@ -161,7 +161,7 @@ def test_many_curves_leave_all_but_the_best_grey(tmp_path: Path) -> None:
         write_curve(tmp_path, [f"model.lr={number}", "b=a.B"], "finished", acc - 0.01, acc)
     write_curve(tmp_path, ["model.lr=30", "b=c"], "finished", 0.1, 0.1)
     axes, legend = draw_curves(tmp_path)
-    assert legend == ["lr, b", *(f"{n}, B" for n in range(6)), "25 others", "below range"]
+    assert legend == ["lr, b", *(f"{n}, B" for n in range(6)), "25 more", "below range"]
     drawn = lines(axes)
     assert list(drawn) == [*plots.COLOURS, plots.GREY]
     assert drawn[plots.BEST] == [[(1, 0.97), (2, 0.98)], [(2, 0.98)]]

@@ -214,7 +214,7 @@ def test_seeds_are_compared_pairwise(write):
     write("11", "optimizer.lr=3", "seed=7", wrong=range(50))  # only one in common
     verdict = verdict_on(folder)
     assert verdict.sentences[:3] == [
-        "The winner leads jobs 0, 1, 2 (lr 0.01) by 1.3 of 100 validation images.",
+        "The winner leads jobs 0, 1, 2 (lr 0.01) by 1.3 of 100 validation images on average.",
         "Not significantly worse than the winner (paired t-test, p >= 0.05): jobs 0, 1, 2.",
         "No significance test: jobs 9, 10, 11 (fewer than two seeds in common).",
     ]

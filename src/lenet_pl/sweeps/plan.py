@@ -120,8 +120,7 @@ def _check_plugins(config: DictConfig) -> None:
         target = config.hydra[group]._target_
         plugin = target.removeprefix("hydra_plugins.").partition(".")[0]
         choice = f"hydra/{group}={config.hydra.runtime.choices[f'hydra/{group}']}"
-        names = ("hydra_plugins", f"hydra_plugins.{plugin}")  # the second needs the first
-        if plugin in EXTRAS and not all(map(importlib.util.find_spec, names)):
+        if plugin in EXTRAS and not importlib.util.find_spec(f"hydra_plugins.{plugin}"):
             raise ConfigError(f'{choice}: not installed; pip install "lenet-pl[{EXTRAS[plugin]}]"')
         if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
             raise ConfigError(f"{choice}: no Slurm here (srun not found); choose submitit_local")

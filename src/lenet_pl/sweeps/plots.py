@@ -226,7 +226,7 @@ def draw_curves(axes: Axes, sweep: SweepResults) -> None:
     colours = dict(zip(filter(None, curves), COLOURS, strict=False))  # no label if only seeds vary
     handles = [Line2D([], [], color=c, label=", ".join(map(_short, s))) for s, c in colours.items()]
     if (others := len(curves) - len(COLOURS)) > 0:
-        handles.append(Line2D([], [], color=GREY, lw=0.8, label=f"{others} others"))
+        handles.append(Line2D([], [], color=GREY, lw=0.8, label=f"{others} more"))
     ends.pop("finished", None)
     handles += [Line2D([], [], color=GREY, lw=0, label=end, **mark) for end, mark in ends.items()]
     if handles:

@@ -138,8 +138,8 @@ def _lead(sweep: SweepResults, own: Outcomes, results: Sequence[float | str]) ->
         yield f"The winner leads {name} by {100 * lead:.2f} percentage points."
     else:
         images = first.shape[1]
-        count = f"{lead * images:,.{int(sweep.has_seeds)}f} of {images:,}"
-        yield f"The winner leads {name} by {count} validation images."
+        count = f"{lead * images:,.{int(sweep.has_seeds)}f} of {images:,} validation images"
+        yield f"The winner leads {name} by {count}{' on average' if sweep.has_seeds else ''}."
 
 
 def _significance(
