@@ -279,6 +279,24 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
     assert record.parent == job / "momentum 0"  # beside the job's curves
 
 
+@pytest.mark.parametrize(
+    ("answer", "calls"),
+    [
+        ("Slurm accounting storage is disabled", False),
+        (None, False),  # no sacct
+        ("sacct: error: a timeout", True),  # may work again
+    ],
+)
+def test_sacct_is_not_called_in_vain(monkeypatch, answer: str | None, calls: bool) -> None:
+    slurm = pytest.importorskip("submitit.slurm.slurm")
+    monkeypatch.setattr(slurm.SlurmInfoWatcher, "update", update := lambda self: None)
+    done = subprocess.CompletedProcess([], 1, "", answer)
+    monkeypatch.setattr(hydra_callback.shutil, "which", lambda name: answer and name)
+    monkeypatch.setattr(hydra_callback.subprocess, "run", lambda *_, **__: done)
+    hydra_callback._check_accounting()
+    assert (slurm.SlurmInfoWatcher.update is update) is calls
+
+
 def test_whole_groups_and_lists_can_be_swept(run_sweep: RunSweep, tmp_path: Path, capfd) -> None:
     short = [x for x in QUICK if "epochs" not in x] + ["trainer.max_epochs=1", "logger=default"]
     groups = ["model=lenet,mlp", "augment=[affine,noise],[noise]", "hydra.sweep.dir=groups"]

@@ -54,6 +54,38 @@ def test_only_jobs_of_the_rung_are_counted(tmp_path: Path, capsys) -> None:
     assert "pruned" not in printed
 
 
+def test_damaged_results_of_other_jobs_are_skipped(tmp_path: Path, capsys) -> None:
+    progress = Progress(plan_of(tmp_path, "01"))
+    for name in "01":
+        write_job(tmp_path, name, [f"optimizer.lr={name}"])
+    (tmp_path / "1" / "result.json").write_text("{")
+    progress.stop()
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("job 0 ")
+    assert "1 of 2 done, best so far 90.00 % (job 0)" in line
+
+
+def test_ties_go_to_the_smaller_loss(tmp_path: Path, capsys) -> None:
+    progress = Progress(plan_of(tmp_path, "01"))
+    for name, loss in (("1", 0.3), ("0", 0.2)):
+        write_job(tmp_path, name, [f"optimizer.lr={name}"], loss=loss)
+    progress.stop()
+    assert "best so far 90.00 % (job 0)" in capsys.readouterr().out
+
+
+def test_trials_of_an_earlier_start_count(tmp_path: Path, capsys) -> None:
+    for name in ("trial_0", "trial_1"):
+        write_job(tmp_path, name, ["optimizer.lr=0.1"])
+    existing = {name: ["optimizer.lr=0.1"] for name in ("trial_0", "trial_1")}
+    progress = Progress(Plan(tmp_path, {}, 4, ("optimizer.lr",), existing, threads=None))
+    progress.start("trial_2", ["optimizer.lr=0.2"])
+    write_job(tmp_path, "trial_2", ["optimizer.lr=0.2"])
+    progress.stop()
+    started, end = capsys.readouterr().out.splitlines()
+    assert started == "job trial_2  lr 0.2"
+    assert "3 of 4 done" in end
+
+
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_the_reason_is_printed(tmp_path: Path, capsys, status: str) -> None:
     progress = Progress(plan_of(tmp_path, "0"))

@@ -64,6 +64,16 @@ def test_pruned_jobs_show_their_rung_and_cannot_win(grid: Path) -> None:
     assert as_dict(sweep)["jobs"][1]["status"] == "pruned"
 
 
+def test_a_seed_that_stopped_early_does_not_win_for_a_pruned_setting(tmp_path: Path) -> None:
+    jobs = [("0.1", 0, "finished", 0.99), ("0.1", 1, "pruned", 0.5), ("0.2", 0, "finished", 0.9)]
+    for number, (lr, seed, status, acc) in enumerate(jobs):
+        overrides = [f"optimizer.lr={lr}", f"seed={seed}"]
+        write_job(tmp_path, str(number), overrides, status, acc=acc)
+    winner = read_sweep(tmp_path).winner
+    assert winner is not None
+    assert winner.names == ["2"]
+
+
 def test_files_hold_the_ranked_jobs_and_the_winner(grid: Path) -> None:
     sweep = read_sweep(grid)
     write_files(sweep)

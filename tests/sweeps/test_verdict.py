@@ -226,6 +226,22 @@ def test_seeds_are_compared_pairwise(write):
     )
 
 
+def test_a_setting_that_is_better_for_the_common_seeds_is_not_called_worse(write):
+    wrong = {"0.1": [100, 90, 95, 10, 10], "1": [70, 59, 65]}  # seeds 3 and 4 are missing
+    names = iter(range(8))
+    for lr, counts in wrong.items():
+        for seed, count in enumerate(counts):
+            name = f"{next(names)}"
+            folder = write(
+                name, f"optimizer.lr={lr}", f"seed={seed}", wrong=range(count), images=1000
+            )
+    verdict = verdict_on(folder)
+    assert verdict.p_values == [None]
+    reason = "(better than the winner for the seeds in common)"
+    assert any(sentence.endswith(f"{reason}.") for sentence in verdict.sentences)
+    assert not any("significantly worse" in sentence for sentence in verdict.sentences)
+
+
 def test_a_grid_over_seeds_is_extended_over_the_same_seeds(write):
     for number, (lr, seed) in enumerate(product(["0.01", "0.1"], ["3", "5"])):
         wrong = range(number + 1 + 20 * (lr == "0.01"))

@@ -15,16 +15,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from lenet_pl.errors import ConfigError
 from lenet_pl.files import quoted, write_json
 from lenet_pl.records import override_key, read_metrics
-from lenet_pl.sweeps.results import best_row, readable_result
+from lenet_pl.sweeps.results import best_row, ended, readable_result
 
 if TYPE_CHECKING:  # Hydra imports the sweeper before it needs the plan
     from hydra_plugins.lenet_pl_halving import HalvingSweeper
     from lenet_pl.sweeps.plan import Plan
-
-
-ENDED = ("finished", "paused", "pruned")  # statuses of jobs that ended without an error
 
 
 def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> list[int]:
@@ -45,19 +43,24 @@ def halve(sweeper: "HalvingSweeper") -> None:
 
     assert sweeper.hydra_context is not None
     callbacks = sweeper.hydra_context.callbacks.callbacks
-    [callback] = [x for x in callbacks if isinstance(x, SweepCallback)]
-    launcher = sweeper.launcher
-    assert launcher is not None
+    callback = next((x for x in callbacks if isinstance(x, SweepCallback)), None)
+    if callback is None:
+        raise ConfigError("hydra/sweeper=halving: requires conf/hydra/hooks/sweep.yaml")
+    assert sweeper.launcher is not None
     plan, settings = callback.plan, _settings(callback.plan)
+    failed: set[str] = set()
     for epochs in (*plan.rungs, None):
-        if epochs and len(settings) == 1:
+        if not settings or (epochs and len(settings) == 1):
             continue
-        names = sorted(chain(*settings), key=list(plan.jobs).index)
+        promoted = {*chain(*settings)} - failed
+        names = [name for name in plan.jobs if name in promoted]
         callback.begin(names, epochs)
-        for start in range(0, len(names), size := sweeper.max_batch_size or len(names) or 1):
-            batch = names[start : start + size]
-            launcher.launch([_overrides(plan, name, epochs) for name in batch], start)
+        left = [n for n in names if not ended(readable_result(plan.folder / n), epochs)]
+        jobs, size = [_overrides(plan, n, epochs) for n in left], sweeper.max_batch_size
+        for batch in sweeper.split_overrides_to_chunks(jobs, size or len(jobs) or 1):
+            sweeper.launcher.launch(batch, 0)
         callback.progress.update()
+        failed |= {n for n in left if not ended(readable_result(plan.folder / n), epochs)}
         if epochs:
             settings = _ranked(plan, settings, epochs)[: max(1, len(settings) // sweeper.eta)]
             _prune(plan, except_for=settings)
@@ -80,16 +83,16 @@ def _overrides(plan: "Plan", name: str, epochs: int | None) -> list[str]:
 def _ranked(plan: "Plan", settings: list[list[str]], epochs: int) -> list[list[str]]:
     """Rank the settings by the best epoch up to a rung: mean accuracy over seeds, then mean loss.
 
-    Failed jobs are ignored. So are epochs after the rung, so that a sweep that is started again
-    makes the same decisions.
+    Settings of which some jobs have failed come last; those of which all have are left out. Epochs
+    after the rung are ignored, so that a sweep that is started again makes the same decisions.
     """
     scored = []
     for names in settings:
-        left = [n for n in names if readable_result(plan.folder / n).get("status") in ENDED]
+        left = [n for n in names if ended(readable_result(plan.folder / n), epochs)]
         best = (best_row(read_metrics(plan.folder / name)[:epochs]) for name in left)
         if rows := [row for row in best if row]:
             accuracy, loss = (fmean(row[key] for row in rows) for key in ("val/acc", "val/loss"))
-            scored.append((-accuracy, loss, left))
+            scored.append((len(names) - len(rows), -accuracy, loss, names))
     return [names for *_, names in sorted(scored)]
 
 

@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from lenet_pl import cli
 from lenet_pl.console import ConsoleHandler, console
 from lenet_pl.errors import FAILED, INVALID, UserError, exit_on_error, fail, one_line
-from lenet_pl.files import display_path, reserved, shell_override, write_bytes, write_json
+from lenet_pl.files import display_path, quoted, reserved, shell_override, write_bytes, write_json
 from lenet_pl.records import override_key
 from lenet_pl.runs import program_name
 from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
@@ -72,9 +72,9 @@ class SweepCallback(Callback):
             self._announce()
         cli.sweep_error_hook = self.end_early
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # also between jobs
+        self.progress = Progress(self.plan)
         if config.hydra.launcher._target_.endswith(".SlurmLauncher"):
             _check_accounting()
-        self.progress = Progress(self.plan)
         if self.plan.threads:
             self.progress.thread.start()
 
@@ -91,8 +91,7 @@ class SweepCallback(Callback):
         with read_write(config), open_dict(config):
             hydra.sweep.dir = str(folder)
             # jobs are composed from the overrides, possibly in another working directory
-            quoted = str(folder).replace("'", r"\'")
-            hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+            hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
             # this launcher starts all jobs of a batch at once
             local = hydra.launcher._target_.endswith(".submitit_launcher.LocalLauncher")
             if local and hydra.sweeper.get("max_batch_size", 0) is None:
@@ -136,9 +135,7 @@ class SweepCallback(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:
             return
-        with cli.without_garbage_collection():
-            from lenet_pl import training
-
+        training: Any = cli.import_training()
         training.job_hook = self.run_job
         if self.plan.cwd.is_dir():
             os.chdir(self.plan.cwd)
@@ -219,10 +216,10 @@ class SweepCallback(Callback):
         if isinstance(error, SystemExit) and error.code == INVALID:
             raise error
         with self.lock:
-            if any(self.plan.folder.glob("*/.hydra/overrides.yaml")):
-                with suppress(SystemExit), _exit_on_error(FAILED):
-                    self.summarise(test=False)
-            else:
+            try:
+                with _exit_on_error(FAILED):
+                    self.summarise(test=False)  # ends with the command that continues the sweep
+            except SystemExit:
                 print_line(f"to continue  {self._command()}")
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         fail("stopped" if stopped else f"{type(error).__name__}: {one_line(error)}", FAILED)
@@ -240,7 +237,9 @@ def _exit_on_error(status: int = INVALID) -> Iterator[None]:
 
 def _check_accounting() -> None:
     """Stop submitit from calling sacct where accounting is off; each call would log a warning."""
-    if subprocess.run(["sacct"], capture_output=True, check=False).returncode:
+    found = shutil.which("sacct")
+    done = subprocess.run([found], capture_output=True, text=True, check=False) if found else None
+    if done is None or "accounting storage is disabled" in done.stderr:
         from submitit.slurm.slurm import SlurmInfoWatcher
 
         # submitit also detects the end of a job by its result file

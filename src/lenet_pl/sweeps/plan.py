@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lenet_pl.config import check, check_hydra, flatten, task_config
 from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.records import read_config, read_overrides
-from lenet_pl.rules import COUNT, integer, invalid
+from lenet_pl.rules import COUNT, integer, invalid, optional
 from lenet_pl.sweeps.halving import rung_epochs
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
@@ -29,6 +29,12 @@ EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
     "hydra_submitit_launcher": "slurm",
     "hydra_optuna_sweeper": "optuna",
 }
+# keys that determine the rungs, and the images and metric that settings are ranked by
+COMPARABLE = (
+    *("trainer.max_epochs", "trainer.min_epochs", "trainer.fast_dev_run"),
+    *("data.source", "data.root", "data.split", "data.val_size", "data.split_seed"),
+    *("trainer.limit_val_batches", "callbacks.checkpoint.monitor"),
+)
 KEPT = ("result.json", "checkpoints")  # left by an earlier start of a job
 
 
@@ -127,25 +133,32 @@ def _check_plugins(config: DictConfig) -> None:
 
 
 def _rungs(sweeper: DictConfig, configs: list[DictConfig]) -> list[int]:
-    """The rungs of successive halving; ConfigError if there are none or jobs cannot resume."""
-    eta, min_epochs = sweeper.eta, sweeper.min_epochs
-    rules = {"hydra.sweeper.eta": integer(2), "hydra.sweeper.min_epochs": COUNT}
-    values = {"hydra.sweeper.eta": eta, "hydra.sweeper.min_epochs": min_epochs}
-    if reason := invalid((key, values[key], rule) for key, rule in rules.items()):
+    """The rungs of successive halving.
+
+    Raises:
+        ConfigError: if there are none, or jobs cannot be compared at a rung, or resumed after it.
+    """
+    rules = {"eta": integer(2), "min_epochs": COUNT, "max_batch_size": optional(COUNT)}
+    if reason := invalid((f"hydra.sweeper.{x}", sweeper[x], rule) for x, rule in rules.items()):
         raise ConfigError(reason)
-    max_epochs = max(cfg.trainer.max_epochs for cfg in configs)
+    for key in COMPARABLE:
+        if len({str(OmegaConf.select(cfg, key)) for cfg in configs}) > 1:
+            raise ConfigError(f"{key}: must be the same in all jobs of hydra/sweeper=halving")
+    eta, min_epochs, cfg = sweeper.eta, sweeper.min_epochs, configs[0]
+    max_epochs = cfg.trainer.max_epochs
     if not (rungs := rung_epochs(eta, min_epochs, max_epochs)):
         raise ConfigError(
             f"trainer.max_epochs={max_epochs}: too few for successive halving; with "
             f"hydra.sweeper.eta={eta} and hydra.sweeper.min_epochs={min_epochs}, it must be at "
             f"least {eta * min_epochs}"
         )
-    for cfg in configs:
-        if cfg.trainer.fast_dev_run or not (cfg.callbacks or {}).get("checkpoint"):
-            raise ConfigError(
-                "hydra/sweeper=halving: resumes jobs from their checkpoints, which requires "
-                "callbacks.checkpoint and trainer.fast_dev_run=false"
-            )
+    monitor = OmegaConf.select(cfg, "callbacks.checkpoint.monitor")
+    least = cfg.trainer.get("min_epochs") or 0
+    if cfg.trainer.fast_dev_run or monitor != "val/acc" or least > rungs[0]:
+        raise ConfigError(
+            "hydra/sweeper=halving: requires callbacks.checkpoint, with monitor=val/acc, "
+            f"trainer.fast_dev_run=false, and trainer.min_epochs of at most {rungs[0]}"
+        )
     return rungs
 
 

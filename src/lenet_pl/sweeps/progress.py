@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from lenet_pl.console import console, percent
+from lenet_pl.errors import ConfigError
 from lenet_pl.sweeps.plan import Plan
 from lenet_pl.sweeps.results import (
     Job,
@@ -49,7 +50,8 @@ class Progress:
         """Start counting the jobs that train up to a rung, or to their end."""
         with self.lock:
             self.names = list(names)
-            folders = [self.plan.folder / name for name in self.names]
+            # the jobs of a search are known once they have started
+            folders = [self.plan.folder / name for name in self.names or self.plan.existing]
             self.done = sum(ended(readable_result(folder), epochs) for folder in folders)
             self.total = len(self.names) or self.plan.total
             self.times = self._end_times()
@@ -57,8 +59,10 @@ class Progress:
 
     def start(self, name: str, overrides: Iterable[str]) -> None:
         """Print ``job 3  4 of 9  lr 0.01, batch_size 64``."""
-        number = self.names.index(name) + 1 if name in self.names else int(name) + 1
-        position = f"{number} of {self.total}" if self.total else ""
+        number = self.names.index(name) + 1 if name in self.names else None
+        if number is None and name.isdigit():
+            number = int(name) + 1
+        position = f"{number} of {self.total}" if number and self.total else ""
         print_line(f"job {name}", position, label(self.plan, overrides))
 
     def _end_times(self) -> dict[str, float]:
@@ -74,9 +78,15 @@ class Progress:
             new = {n: t for n, t in self._end_times().items() if self.times.get(n) != t}
             for name in sorted(new, key=lambda name: new[name]):
                 self.times[name] = new[name]
-                job = read_job(self.plan.folder / name)
-                if job.status not in ("unfinished", "pruned"):  # restarted, or pruned at a rung
+                job = self._read(name)
+                # otherwise restarted, or pruned at a rung
+                if job and job.status not in ("unfinished", "pruned"):
                     self._print_end(job)
+
+    def _read(self, name: str) -> Job | None:
+        with suppress(ConfigError):  # damaged, so the job starts again
+            return read_job(self.plan.folder / name)
+        return None
 
     def _print_end(self, job: Job) -> None:
         """Print the outcome of a job, the number of jobs done, the best one and the time left."""
@@ -86,10 +96,10 @@ class Progress:
             outcome = [percent(job.metrics["val/acc"]), f"loss {job.metrics['val/loss']:.4f}"]
             outcome += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
         counted = [f"{self.done} of {self.total} done" if self.total else f"{self.done} done"]
-        jobs = [read_job(self.plan.folder / name) for name in self.times]
-        if scores := [(x.metrics["val/acc"], x.name) for x in jobs if x.validated and not x.error]:
-            accuracy, name = max(scores)
-            counted.append(f"best so far {percent(accuracy)} (job {name})")
+        jobs = [x for x in map(self._read, self.times) if x and x.validated and not x.error]
+        if jobs:
+            best = min(jobs, key=lambda x: (-x.metrics["val/acc"], x.metrics["val/loss"]))
+            counted.append(f"best so far {percent(best.metrics['val/acc'])} (job {best.name})")
         if self.total and self.done < self.total:
             seconds = (time.time() - self.began) / self.ended * (self.total - self.done)
             counted.append(f"about {timedelta(seconds=round(seconds))} left")

@@ -225,9 +225,14 @@ def read_sweep(folder: Path) -> SweepResults:
     varied = tuple(key for key in keys if len({job.values.get(key) for job in jobs}) > 1)
     jobs.sort(key=_rank)  # stable: ties stay in the order of their numbers
     settings: dict[tuple[str | None, ...], list[Job]] = defaultdict(list)
-    for job in filter(lambda job: job.scored, jobs):
+    for job in jobs:
         settings[tuple(job.values.get(key) for key in varied if key != "seed")].append(job)
-    groups = [SeedGroup(tuple(group)) for group in settings.values()]
+    groups = []
+    for group in settings.values():
+        scored = tuple(job for job in group if job.scored)
+        # a seed that stopped early must not win for a setting that was pruned
+        if scored and not any(job.status in ("paused", "pruned") for job in group):
+            groups.append(SeedGroup(scored))
     groups.sort(key=lambda group: (-group.mean(), group.mean("val/loss")))
     total = max(len(jobs), plan.get("total") or 0)
     return SweepResults(folder, tuple(jobs), varied, tuple(groups), total, plan.get("command"))

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
@@ -107,8 +108,8 @@ def _compare(sweep: SweepResults, own: Outcomes, group: SeedGroup) -> float | st
     winner = sweep.groups[0]
     pairs = [(winner.jobs[0], group.jobs[0])]
     if sweep.has_seeds:
-        ours, theirs = ({job.values.get("seed"): job for job in g.jobs} for g in (winner, group))
-        pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+        first, second = ({job.values.get("seed"): job for job in g.jobs} for g in (winner, group))
+        pairs = [(first[seed], second[seed]) for seed in first if seed in second]
     outcomes = [(own[job.name], read_outcomes(other)) for job, other in pairs]
     known = [(a, b) for a, b in outcomes if a is not None and b is not None]
     if not all(np.array_equal(a[:2], b[:2]) for a, b in known):
@@ -116,8 +117,12 @@ def _compare(sweep: SweepResults, own: Outcomes, group: SeedGroup) -> float | st
     if sweep.has_seeds:
         if len(pairs) < 2:
             return "fewer than two seeds in common"
-        scores = [[job.metrics["val/acc"] for job in jobs] for jobs in zip(*pairs, strict=True)]
-        p_value = paired_t_test(*scores)
+        ours, theirs = (
+            [job.metrics["val/acc"] for job in jobs] for jobs in zip(*pairs, strict=True)
+        )
+        if fmean(ours) < fmean(theirs):
+            return "better than the winner for the seeds in common"
+        p_value = paired_t_test(ours, theirs)
         return "the same difference for every seed" if p_value is None else p_value
     if not known:
         missing = winner if own[winner.jobs[0].name] is None else group
