@@ -333,13 +333,19 @@ def test_different_devices_are_reported(write):
 
 
 def test_pruned_jobs_are_not_compared(write):
-    write("0", "optimizer.lr=0.01", wrong=[1])
-    folder = write("1", "optimizer.lr=0.1", wrong=[2])
+    write("0", "model=lenet", wrong=[1])
+    folder = write("1", "model=mlp", wrong=[2, 3, 4])
     result = json.loads((folder / "1" / "result.json").read_text())
     (folder / "1" / "result.json").write_text(json.dumps(result | {"status": "pruned"}))
     verdict = verdict_on(folder)
     assert verdict.p_values == []
-    assert "Not compared: 1 pruned job." in verdict.sentences
+    assert verdict.sentences[:2] == [
+        "1 job was pruned, and not compared.",
+        "The last was job 1 (model mlp), after epoch 2, 2 images behind.",
+    ]
+    assert next_command(verdict) == (
+        "python train.py -m data=mini trainer.max_epochs=2 model=lenet,mlp seed=0,1,2,3,4"
+    )
 
 
 def test_without_a_winner_there_is_no_verdict(write):

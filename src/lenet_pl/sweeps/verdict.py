@@ -24,6 +24,7 @@ from lenet_pl.sweeps.results import (
     Job,
     SeedGroup,
     SweepResults,
+    best_row,
     is_number,
     job_names,
     override_values,
@@ -61,10 +62,14 @@ def judge(sweep: SweepResults) -> Verdict | None:
     others = zip(sweep.groups[1:], p_values, strict=True)
     undecided = [group for group, p in others if p is not None and p >= LEVEL]
     beyond, edge_sentences = _edges(sweep)
+    pruned = next((job for job in sweep.jobs if job.status == "pruned"), None)  # the last one
+    if pruned and not undecided and not sweep.has_seeds:
+        undecided = [SeedGroup((pruned,))]  # it has not trained to its end
     sentences = [
         *_lead(sweep, own, results),
-        *_significance(sweep, p_values, undecided),
+        *_significance(sweep, p_values),
         *_not_compared(sweep, results),
+        *(_pruned(sweep, own, pruned) if pruned else ()),
         *edge_sentences,
         *_divergence(sweep),
         *_devices(sweep),
@@ -147,15 +152,17 @@ def _lead(sweep: SweepResults, own: Outcomes, results: Sequence[float | str]) ->
         yield f"The winner leads {name} by {count}{' on average' if sweep.has_seeds else ''}."
 
 
-def _significance(
-    sweep: SweepResults, p_values: Sequence[float | None], undecided: Sequence[SeedGroup]
-) -> Iterator[str]:
+def _significance(sweep: SweepResults, p_values: Sequence[float | None]) -> Iterator[str]:
     test, seeds = "exact McNemar test", "; another seed may reorder them"
     if sweep.has_seeds:
         test, seeds = "paired t-test", ""
+    others = zip(sweep.groups[1:], p_values, strict=True)
+    undecided = [
+        name for group, p in others if p is not None and p >= LEVEL for name in group.names
+    ]
     if undecided:
-        names = job_names([name for group in undecided for name in group.names])
-        yield f"Not significantly worse than the winner ({test}, p >= {LEVEL}): {names}{seeds}."
+        jobs = job_names(undecided) + seeds
+        yield f"Not significantly worse than the winner ({test}, p >= {LEVEL}): {jobs}."
     elif p_values and None not in p_values:
         yield f"All other settings are significantly worse ({test}, p < {LEVEL}){seeds}."
 
@@ -167,8 +174,18 @@ def _not_compared(sweep: SweepResults, results: Sequence[float | str]) -> Iterat
             reasons[reason] += group.names
     for reason, names in reasons.items():
         yield f"No significance test: {job_names(names)} ({reason})."
-    if pruned := sweep.counts["pruned"]:
-        yield f"Not compared: {pruned} pruned job{'s' if pruned > 1 else ''}."
+
+
+def _pruned(sweep: SweepResults, own: Outcomes, last: Job) -> Iterator[str]:
+    """Say how close the last decision was that pruned a job."""
+    count = sweep.counts["pruned"]
+    yield f"{count} job{'s were' if count > 1 else ' was'} pruned, and not compared."
+    winner = sweep.groups[0].jobs[0]
+    row, outcomes = best_row(read_metrics(winner.folder)[: last.epochs]), own[winner.name]
+    if row and outcomes is not None and not sweep.has_seeds:
+        behind = (row["val/acc"] - last.metrics["val/acc"]) * outcomes.shape[1]
+        name = f"job {last.name} ({setting_values(sweep, SeedGroup((last,)))})"
+        yield f"The last was {name}, after epoch {last.epochs}, {behind:.0f} images behind."
 
 
 # other findings
