@@ -42,6 +42,8 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "trainer.strategy=ddp_spawn": "trainer.strategy=ddp_spawn: must be one of auto, ddp, "
     "ddp_find_unused_parameters_true, single_device, or a mapping",
     "hydra.output_subdir=null": "hydra.output_subdir=null: must be .hydra",
+    "hydra/sweeper=halving": "hydra/sweeper=halving: for sweeps only; add -m",
+    "hydra/launcher=joblib": "hydra/launcher=joblib: for sweeps only; add -m",
     "seed=${oc.env:NOPE}": 'seed: KeyError raised while resolving interpolation: "Environment '
     "variable 'NOPE' not found\"",
     "model.num_classes=???": "model.num_classes: Missing mandatory value: num_classes",

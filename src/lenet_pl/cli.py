@@ -138,6 +138,9 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with exit_on_error(explain):
             check_hydra(config.hydra)
+            for group in ("hydra/sweeper", "hydra/launcher"):
+                if (choice := config.hydra.runtime.choices[group]) != "basic":
+                    raise ConfigError(f"{group}={choice}: for sweeps only; add -m")
             cfg = task_config(config, Path(config.hydra.run.dir))
             check(cfg)  # before importing torch
             import_training().prepare(cfg)

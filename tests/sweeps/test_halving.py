@@ -164,14 +164,17 @@ def test_an_interrupted_sweep_ends_with_the_same_table(
         (["hydra.sweeper.eta=1"], "hydra.sweeper.eta=1: must be an integer from 2"),
         (["hydra.sweeper.min_epochs=0"], "hydra.sweeper.min_epochs=0: must be an integer from 1"),
         (["trainer.max_epochs=5"], "trainer.max_epochs=5: too few for successive halving"),
-        (["callbacks=none"], "hydra/sweeper=halving: requires callbacks.checkpoint"),
-        (["trainer=debug"], "trainer.fast_dev_run=false"),
+        (["callbacks=none"], "callbacks.checkpoint.monitor=null: must be val/acc for"),
+        (["trainer=debug"], "trainer.fast_dev_run=true: must be false for"),
         (["optimizer.lr=interval(0,1)"], "does not support sweep type"),
         (["hydra.sweeper.max_batch_size=-1"], "hydra.sweeper.max_batch_size=-1: must be null or"),
         (["trainer.max_epochs=6,20"], "trainer.max_epochs: must be the same in all jobs"),
         (["data.split_seed=0,1"], "data.split_seed: must be the same in all jobs"),
-        (["callbacks.checkpoint={monitor:val/loss,mode:min}"], "with monitor=val/acc"),
-        (["+trainer.min_epochs=3"], "trainer.min_epochs of at most 2"),
+        (
+            ["callbacks.checkpoint={monitor:val/loss,mode:min}"],
+            "callbacks.checkpoint.monitor=val/loss: must be",
+        ),
+        (["+trainer.min_epochs=3"], "trainer.min_epochs=3: must be at most 2"),
     ],
 )
 def test_invalid_options_write_nothing(

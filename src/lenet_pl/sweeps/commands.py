@@ -25,6 +25,8 @@ def sweep(options: argparse.Namespace) -> int:
         1 if a job failed, 0 otherwise.
     """
     folder = _find(options.folder)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder")
     if any(hydra_mode(job) == "RUN" for job in job_folders(folder)):
         raise ConfigError(f"{folder}: holds single runs, not the jobs of a sweep")
     results = read_sweep(display_path(folder))

@@ -54,8 +54,9 @@ def halve(sweeper: "HalvingSweeper") -> None:
             continue
         promoted = {*chain(*settings)} - failed
         names = [name for name in plan.jobs if name in promoted]
-        callback.begin(names, epochs)
         left = [n for n in names if not ended(readable_result(plan.folder / n), epochs)]
+        if left:  # else they got there in an earlier start
+            callback.begin(names, epochs)
         jobs, size = [_overrides(plan, n, epochs) for n in left], sweeper.max_batch_size
         for batch in sweeper.split_overrides_to_chunks(jobs, size or len(jobs) or 1):
             sweeper.launcher.launch(batch, 0)

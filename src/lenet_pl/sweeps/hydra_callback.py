@@ -111,13 +111,13 @@ class SweepCallback(Callback):
         if plan.existing:
             results = [readable_result(plan.folder / name) for name in plan.existing]
             done = sum(result.get("status") in ("finished", "pruned") for result in results)
-            rest = len(plan.existing) - done
-            print_line(f"continued   jobs done: {done}, to continue or restart: {rest}")
+            rest = (plan.total or len(plan.existing)) - done
+            print_line(f"continued   jobs done: {done}, left: {rest}")
         if plan.threads:
             print_line(f"threads     {plan.threads} per job")
         if plan.rungs:
             epochs = ", ".join(map(str, plan.rungs))
-            print_line(f"rungs       {epochs} (epochs after which only the best settings continue)")
+            print_line(f"rungs       only the best settings continue after epoch {epochs}")
         print_line(f"if stopped  {self._command()}\n")
 
     def _command(self) -> str:

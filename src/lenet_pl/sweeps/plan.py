@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lenet_pl.config import check, check_hydra, flatten, task_config
 from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.records import read_config, read_overrides
-from lenet_pl.rules import COUNT, integer, invalid, optional
+from lenet_pl.rules import COUNT, integer, invalid, optional, show
 from lenet_pl.sweeps.halving import rung_epochs
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
@@ -154,11 +154,13 @@ def _rungs(sweeper: DictConfig, configs: list[DictConfig]) -> list[int]:
         )
     monitor = OmegaConf.select(cfg, "callbacks.checkpoint.monitor")
     least = cfg.trainer.get("min_epochs") or 0
-    if cfg.trainer.fast_dev_run or monitor != "val/acc" or least > rungs[0]:
-        raise ConfigError(
-            "hydra/sweeper=halving: requires callbacks.checkpoint, with monitor=val/acc, "
-            f"trainer.fast_dev_run=false, and trainer.min_epochs of at most {rungs[0]}"
-        )
+    for key, value, valid, required in (
+        ("trainer.fast_dev_run", cfg.trainer.fast_dev_run, not cfg.trainer.fast_dev_run, "false"),
+        ("callbacks.checkpoint.monitor", monitor, monitor == "val/acc", "val/acc"),
+        ("trainer.min_epochs", least, least <= rungs[0], f"at most {rungs[0]}"),
+    ):
+        if not valid:
+            raise ConfigError(f"{key}={show(value)}: must be {required} for hydra/sweeper=halving")
     return rungs
 
 

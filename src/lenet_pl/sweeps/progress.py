@@ -49,7 +49,7 @@ class Progress:
     def begin(self, names: Iterable[str], epochs: int | None = None) -> None:
         """Start counting the jobs that train up to a rung, or to their end."""
         with self.lock:
-            self.names = list(names)
+            self.names, self.epochs = list(names), epochs
             # the jobs of a search are known once they have started
             folders = [self.plan.folder / name for name in self.names or self.plan.existing]
             self.done = sum(ended(readable_result(folder), epochs) for folder in folders)
@@ -90,8 +90,10 @@ class Progress:
 
     def _print_end(self, job: Job) -> None:
         """Print the outcome of a job, the number of jobs done, the best one and the time left."""
-        self.done, self.ended = self.done + 1, self.ended + 1
         outcome = [": ".join(filter(None, (job.status, job.error)))]
+        if job.status == "interrupted":
+            return print_line(f"job {job.name}", *outcome)
+        self.done, self.ended = self.done + 1, self.ended + 1
         if job.validated and not job.error:
             outcome = [percent(job.metrics["val/acc"]), f"loss {job.metrics['val/loss']:.4f}"]
             outcome += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
@@ -102,7 +104,8 @@ class Progress:
             counted.append(f"best so far {percent(best.metrics['val/acc'])} (job {best.name})")
         if self.total and self.done < self.total:
             seconds = (time.time() - self.began) / self.ended * (self.total - self.done)
-            counted.append(f"about {timedelta(seconds=round(seconds))} left")
+            rung = f" to epoch {self.epochs}" if self.epochs else ""
+            counted.append(f"about {timedelta(seconds=round(seconds))} left{rung}")
         varied = label(self.plan, job.overrides) if self.plan.threads else ""  # else at its start
         print_line(f"job {job.name}", varied, *outcome, f"·  {', '.join(counted)}")
 

@@ -120,7 +120,8 @@ def _score(group: SeedGroup, split: str) -> str:
     if sd is not None:
         text += f"  mean and standard deviation, n = {n}"
     interval = _range(ends)
-    return f"{text}  95 % interval {interval}" if interval else text
+    of = " of the mean" if sd is not None else ""
+    return f"{text}  95 % interval{of} {interval}" if interval else text
 
 
 def _range(ends: Sequence[float | None] | None) -> str:

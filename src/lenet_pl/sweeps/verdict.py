@@ -153,7 +153,7 @@ def _lead(sweep: SweepResults, own: Outcomes, results: Sequence[float | str]) ->
 
 
 def _significance(sweep: SweepResults, p_values: Sequence[float | None]) -> Iterator[str]:
-    test, seeds = "exact McNemar test", "; another seed may reorder them"
+    test, seeds = "exact McNemar test", ", one seed each"
     if sweep.has_seeds:
         test, seeds = "paired t-test", ""
     others = zip(sweep.groups[1:], p_values, strict=True)
@@ -161,10 +161,10 @@ def _significance(sweep: SweepResults, p_values: Sequence[float | None]) -> Iter
         name for group, p in others if p is not None and p >= LEVEL for name in group.names
     ]
     if undecided:
-        jobs = job_names(undecided) + seeds
-        yield f"Not significantly worse than the winner ({test}, p >= {LEVEL}): {jobs}."
+        jobs = job_names(undecided)
+        yield f"Not significantly worse than the winner ({test}, p >= {LEVEL}{seeds}): {jobs}."
     elif p_values and None not in p_values:
-        yield f"All other settings are significantly worse ({test}, p < {LEVEL}){seeds}."
+        yield f"All other settings are significantly worse ({test}, p < {LEVEL}{seeds})."
 
 
 def _not_compared(sweep: SweepResults, results: Sequence[float | str]) -> Iterator[str]:
@@ -185,7 +185,8 @@ def _pruned(sweep: SweepResults, own: Outcomes, last: Job) -> Iterator[str]:
     if row and outcomes is not None and not sweep.has_seeds:
         behind = (row["val/acc"] - last.metrics["val/acc"]) * outcomes.shape[1]
         name = f"job {last.name} ({setting_values(sweep, SeedGroup((last,)))})"
-        yield f"The last was {name}, after epoch {last.epochs}, {behind:.0f} images behind."
+        close = f"{behind:.0f} images behind at epoch {last.epochs}"
+        yield f"The last to be pruned was {name}, {close}."
 
 
 # other findings
@@ -214,10 +215,11 @@ def _devices(sweep: SweepResults) -> Iterator[str]:
         yield f"Trained on {next(iter(devices))}."
 
 
-def _edges(sweep: SweepResults) -> tuple[dict[str, str], list[str]]:
-    """If the winner lies at an edge of the grid: valid values beyond it by key, and sentences."""
+def _edges(sweep: SweepResults) -> tuple[dict[str, list[str]], list[str]]:
+    """If the winner lies at an edge: values on both sides of it, by key, and sentences."""
     winner, names = sweep.groups[0], short_names(sweep.varied)
-    beyond, sentences = {}, []
+    beyond: dict[str, list[str]] = {}
+    sentences = []
     for key, values in numeric_grid(sweep).items():
         value = typed(winner.values[key])
         if value not in (values[0], values[-1]):
@@ -227,8 +229,10 @@ def _edges(sweep: SweepResults) -> tuple[dict[str, str], list[str]]:
         text = f"The winner's {name} is the {end} of {len(values)} values"
         further = next_value(values, up=value == values[-1])
         if further is not None and _valid(winner, key, further):
-            beyond[key] = f"{further:.15g}"
-            text += f"; the next value is {beyond[key]}"
+            # with the neighbour, the winner of the next sweep may lie inside its grid
+            neighbour = values[-2] if value == values[-1] else values[1]
+            beyond[key] = [f"{x:.15g}" for x in (neighbour, further)]
+            text += f"; the next value is {beyond[key][1]}"
         sentences.append(f"{text}.")
     return beyond, sentences
 
@@ -281,7 +285,7 @@ def _valid(winner: SeedGroup, key: str, value: float) -> bool:
 
 
 def _next_sweep(
-    sweep: SweepResults, beyond: Mapping[str, str], undecided: Sequence[SeedGroup]
+    sweep: SweepResults, beyond: Mapping[str, list[str]], undecided: Sequence[SeedGroup]
 ) -> list[str]:
     """The overrides of the next sweep; empty if there is nothing to suggest.
 
@@ -289,7 +293,7 @@ def _next_sweep(
     """
     winner = sweep.groups[0]
     seeds = sorted({job.values["seed"] for job in winner.jobs if "seed" in job.values}, key=typed)
-    more = {key: [value] for key, value in beyond.items()}
+    more = dict(beyond)
     if not more and undecided and len(seeds) < len(SEEDS):
         seeds = [*SEEDS]
         settings = [override_values(g.jobs[0].overrides) for g in (winner, *undecided)]
