@@ -155,7 +155,8 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     assert low == pytest.approx(0.955 - 12.7062 * winner.sd() / 2**0.5, abs=1e-6)
     assert high == 1  # not more
     assert "| 0.1 | 95.50 % | 0.71 % | 89.15 % to 100.00 % | 2 | 3, 2 |" in markdown(sweep)
-    text = "95.50 % ± 0.71 %  loss 0.3000  mean and standard deviation, n = 2  95 % interval 89.15 "
+    text = "95.50 % ± 0.71 %  loss 0.3000  mean and standard deviation, n = 2  95 % interval of "
+    text += "the mean 89.15 "
     assert dict(outcome(sweep))["validation"].startswith(text)
     setting = as_dict(sweep)["settings"][0]
     assert (setting["val/acc_low"], setting["val/acc_high"]) == (low, high)
