@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "rules": {"errors"},
     "plots": {"metrics"},
     "data": {"errors", "files"},
-    "classifier": {"metrics"},
+    "classifier": {"metrics", "models"},
     "fast": {"classifier"},
     "callbacks": {"metrics", "plots", "console", "errors", "files", "records"},
     "records": {"errors", "rules"},

@@ -190,7 +190,7 @@ def test_results(lenet_pl, run, key, value, reason):
         ("data/source", "${model}", "data.source=${model}: must be a mapping"),
         ("data/source/_target_", "antigravity.X", "not allowed in a run folder"),
         ("model", "${model}", "model=${model}: must be a mapping"),
-        ("model/num_classes", "x", "model.num_classes=x: must be an integer"),
+        ("model/num_classes", "x", "model.num_classes=x: must be null or an integer"),
         ("model/num_classes", 7, "model.num_classes=7: "),
         ("model/_target_", "antigravity.X", "not allowed in a run folder"),
         ("loss/_target_", "os.mkdir", "not allowed in a run folder"),
@@ -216,7 +216,10 @@ def test_yaml_that_takes_forever(lenet_pl, run):
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("DigitsDataModule/classes", ["a"], "model.num_classes=10: "),
+        ("DigitsDataModule/classes", ["a"], "does not fit the run's model"),
+        ("DigitsDataModule/shape", [1, 28], "DigitsDataModule.shape=[1, 28]: must be a list of 3"),
+        ("DigitsDataModule/shape", [1, 28, 30], "model.size=null: the images are not square"),
+        ("state_dict/mean", torch.ones(3), "does not fit the run's model"),
         ("DigitsDataModule/classes", 5, "DigitsDataModule.classes=5: must be a list"),
         ("DigitsDataModule/classes", ..., "DigitsDataModule.classes=null: must be a list"),
         ("epoch", "x", "epoch=x: must be an integer"),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lenet_pl import __version__
+from lenet_pl.models.pixelnet import Values, per_channel, standardise
 
 Batch = tuple[Tensor, Tensor]  # images [N, C, H, W], labels [N]
 Schedule = dict[str, Any]  # what Lightning expects under ``lr_scheduler``
@@ -31,7 +32,8 @@ class Classifier(LightningModule):
             number of optimizer steps; None or empty for a constant learning rate.
         decay_biases: whether weight decay also applies to biases and other vectors.
         seed: of dropout and other random numbers of the network, together with the epoch.
-        mean, std: of the training pixels, scaled to [0, 1]; saved in the checkpoint.
+        mean, std: of the training pixels, scaled to [0, 1]; a number, or one per channel. They are
+            saved in the checkpoint.
         example: one image ``[1, C, H, W]``, for TensorBoard's graph.
         settings: the values, by key, that a resumed run must not change, in plain types; saved in
             the checkpoint.
@@ -53,8 +55,8 @@ class Classifier(LightningModule):
         scheduler: Callable[[Optimizer, int], Schedule] | None,
         decay_biases: bool,
         seed: int,
-        mean: float,
-        std: float,
+        mean: Values,
+        std: Values,
         example: Tensor | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -65,8 +67,8 @@ class Classifier(LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.decay_biases, self.seed = decay_biases, seed
-        self.register_buffer("mean", torch.tensor(mean))
-        self.register_buffer("std", torch.tensor(std))
+        self.register_buffer("mean", per_channel(mean))
+        self.register_buffer("std", per_channel(std))
         self.example_input_array = example
         self.settings = dict(settings or {})
         self.frozen_lr_factor = 1.0
@@ -75,9 +77,7 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images ``[N, C, H, W]``, either uint8 or float in [0, 1]."""
-        if images.dtype == torch.uint8:
-            images = images.to(self.mean.dtype).div_(255)
-        return cast(Tensor, self.net((images - self.mean).div_(self.std)))
+        return cast(Tensor, self.net(standardise(images, self.mean, self.std)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch

@@ -45,6 +45,8 @@ RESUME_KEYS = (
     "callbacks.average",
     "callbacks.finetune",
 )
+# taken from the data where they are null; the weights in a checkpoint have these sizes
+FROM_DATA = ("model.num_classes", "model.channels", "model.size")
 
 
 def conf_dir() -> Path:
@@ -139,6 +141,30 @@ def _check_modes(cfg: DictConfig) -> None:
             raise ConfigError(f"{name}.mode={mode}: must be {better} for {node.monitor}")
 
 
+def fit_to_data(cfg: DictConfig, data: Mapping[str, Any]) -> DictConfig:
+    """Return a copy with the values that depend on the data, given the data module's state.
+
+    They are the keys :data:`FROM_DATA` that are null, and the weights of ``loss.class_weights=
+    balanced``: images / (classes · images of the class), as in scikit-learn.
+    """
+    cfg = cfg.copy()
+    channels, height, width = data.get("shape", (1, 28, 28))  # older checkpoints have none
+    values = {"num_classes": len(data["classes"]), "channels": channels, "size": height}
+    for name, value in values.items():
+        if name in cfg.model and cfg.model[name] is None:
+            if name == "size" and height != width:
+                raise ConfigError(f"model.size=null: the images are not square: {height} × {width}")
+            cfg.model[name] = value
+    weights, counts = cfg.loss.get("class_weights"), data.get("class_counts", ())
+    if weights == "balanced":
+        cfg.loss.class_weights = [sum(counts) / (len(counts) * count) for count in counts]
+    elif weights is not None and len(weights) != len(data["classes"]):
+        raise ConfigError(
+            f"loss.class_weights={show(weights)}: the data has {len(data['classes'])} classes"
+        )
+    return cfg
+
+
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten nested mappings to dotted keys; an empty mapping counts as a value."""
     if not (isinstance(node, dict) and node):
@@ -160,7 +186,7 @@ def resume_settings(cfg: DictConfig) -> dict[str, Any]:
             if path.endswith("._target_"):
                 settings[path.removesuffix("._target_")] = str(leaf).rpartition(".")[2]
             # a checkpoint replaces pretrained weights
-            elif path != "model.weights" and not path.endswith("._partial_"):
+            elif path not in ("model.weights", *FROM_DATA) and not path.endswith("._partial_"):
                 settings[path] = leaf
     return {key: value for key, value in settings.items() if value not in (None, {})}
 
@@ -286,13 +312,16 @@ def check_checkpoint(
     path = Path(cfg.ckpt_path)
     checkpoint = read_checkpoint(path)
     load_weights(classifier, checkpoint["state_dict"], path, "weights belong to another model")
-    if checkpoint[DATA_KEY] != data.state_dict():
+    state = data.state_dict()
+    if any(value != state[key] for key, value in checkpoint[DATA_KEY].items()):
         raise ConfigError(
             f"ckpt_path={path}: was trained on other images; set data, data.val_size and "
             "data.split_seed as for that run"
         )
-    before = checkpoint["settings"]
-    for key in before | settings:
+    before = {**checkpoint["settings"]}
+    for key in FROM_DATA:  # set in older checkpoints
+        before.pop(key, None)
+    for key in {**before, **settings}:
         old, new = before.get(key), settings.get(key)
         if key == "steps" and old and new and old != new:
             raise ConfigError(

@@ -4,7 +4,7 @@ The files in ``conf/optimizer`` and ``conf/scheduler`` describe the arguments. A
 from the optimizer, whose lr is the peak, and the number of optimizer steps of the run.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import ceil, cos, pi
 from typing import Any, Literal
@@ -18,6 +18,21 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 Mode = Literal["min", "max"]
 Schedule = dict[str, Any]  # what Lightning expects under "lr_scheduler"
+
+
+class CrossEntropyLoss(nn.CrossEntropyLoss):
+    """Cross-entropy between logits ``[N, K]`` and labels ``int64 [N]``.
+
+    Args:
+        label_smoothing: as in torch.
+        class_weights: of the images of each class, K numbers above 0; None weights all equally. The
+            loss is the weighted mean. They are not part of the ``state_dict``.
+    """
+
+    def __init__(self, label_smoothing: float, class_weights: Sequence[float] | None) -> None:
+        super().__init__(label_smoothing=label_smoothing)
+        weight = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("weight", weight, persistent=False)
 
 
 class OneHotMSE(nn.Module):

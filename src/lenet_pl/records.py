@@ -22,6 +22,7 @@ from lenet_pl import __version__
 from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.rules import (
     BOOL,
+    COUNT,
     FINITE,
     MAPPING,
     NATURAL,
@@ -29,6 +30,7 @@ from lenet_pl.rules import (
     STRING,
     TENSOR,
     invalid,
+    list_of,
     one_of,
     with_schema,
 )
@@ -71,7 +73,10 @@ CHECKPOINT = {
     "state_dict": WEIGHTS,
     "epoch": NATURAL,
     "settings": NODE,
-    DATA_KEY: {"digest": STRING, "split_digest": STRING, "classes": [STRING]},
+    DATA_KEY: {
+        **{"digest": STRING, "split_digest": STRING, "classes": [STRING]},
+        **{"shape?": list_of(COUNT, 3), "class_counts?": [COUNT]},
+    },
     "callbacks": {
         "*": NODE,
         "EpochHistory": {"rows": METRICS},

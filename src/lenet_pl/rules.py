@@ -99,7 +99,11 @@ NATURAL = integer(0)
 COUNT = integer(1)
 SEED = integer(0, 2**32 - 1)
 PART = either(COUNT, FRACTION)  # of the batches; 1 is one of them, 1.0 all
-CLASSES = integer(2, 10**5)
+SHAPE: dict[str, Rule] = {  # of a network's input and output
+    "num_classes": optional(integer(2, 10**5)),
+    "channels": optional(integer(1, 10**4)),
+    "size": optional(integer(1, 10**4)),
+}
 WHOLE_EPOCHS = left_out("runs consist of whole epochs; set trainer.max_epochs")
 STEP: dict[str, Rule] = {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE}
 MONITORED = {"val/acc": "max", "val/loss": "min"}  # validation metrics, the better direction
@@ -157,24 +161,28 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "Elastic": {"alpha": number(0, 1000), "sigma": number(0.1, 100)},
     "Erasing": {"probability": number(0, 1), "area": rising(0.001, 1), "aspect": rising(0.01, 100)},
+    "Flip": {"probability": number(0, 1)},
     "Noise": {"std": number(0, 1)},
-    "LeNet": {"num_classes": CLASSES},
-    "MLP": {"hidden": list_of(integer(1, 10**6)), "dropout": BELOW_1, "num_classes": CLASSES},
+    "LeNet": SHAPE,
+    "MLP": SHAPE | {"hidden": list_of(integer(1, 10**6)), "dropout": BELOW_1},
     "LSTM": {
+        **SHAPE,
         "hidden_size": integer(1, 10**5),
         "num_layers": integer(1, 100),
         "bidirectional": BOOL,
         "dropout": BELOW_1,
-        "num_classes": CLASSES,
     },
     "Pretrained": {
+        "num_classes": SHAPE["num_classes"],
         "name": TEXT,
         "weights": optional(TEXT),
         "image_size": optional(integer(1, 4096)),
         "freeze": BOOL,
-        "num_classes": CLASSES,
     },
-    "CrossEntropyLoss": {"label_smoothing": BELOW_1},
+    "CrossEntropyLoss": {
+        "label_smoothing": BELOW_1,
+        "class_weights": optional(either(one_of("balanced"), list_of(POSITIVE))),
+    },
     "SGD": STEP | {"momentum": BELOW_1, "nesterov": BOOL},
     "Adam": STEP | {"betas": list_of(BELOW_1, 2)},
     "AdamW": STEP | {"betas": list_of(BELOW_1, 2)},

@@ -19,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from lenet_pl import __version__, records, trust
-from lenet_pl.config import check_values
+from lenet_pl.config import check_values, fit_to_data
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.files import quoted, shell_override
 
@@ -181,7 +181,7 @@ class Run:
 
     folder: Path
     checkpoint: Path  # whose weights are used, by default the best one
-    config: DictConfig  # as composed for the run
+    config: DictConfig  # as composed for the run, and fitted to its data
     result: dict[str, Any]  # the content of result.json; empty while the run is in progress
     state: dict[str, Any]  # the content of the checkpoint
 
@@ -225,9 +225,11 @@ class Run:
         """The network with the checkpoint's weights, in evaluation mode."""
         from lenet_pl.models.pixelnet import PixelNet
 
-        net = PixelNet(trust.build(without_weights(self.config), "model", self.folder))
-        misfit = "does not fit the run's model"
-        records.load_weights(net, self.state["state_dict"], self.checkpoint, misfit)
+        net = trust.build(without_weights(self.config), "model", self.folder)
+        weights, misfit = self.state["state_dict"], "does not fit the run's model"
+        mean = weights["mean"].tolist() if "mean" in weights else 0.0  # of the right shape
+        net = PixelNet(net, mean, mean)
+        records.load_weights(net, weights, self.checkpoint, misfit)
         return net.eval()
 
     def loss(self) -> "nn.Module":
@@ -262,6 +264,7 @@ def open_run(name: str) -> Run:
     result, state = records.read_result(folder), records.read_checkpoint(checkpoint)
     with records.checking(folder / ".hydra" / "config.yaml"):
         check_values(config, ("data", "model", "loss"))
+        config = fit_to_data(config, state[records.DATA_KEY])
         classes = len(state[records.DATA_KEY]["classes"])
         if config.model.get("num_classes", classes) != classes:
             raise ConfigError(

@@ -39,6 +39,7 @@ from lenet_pl.config import (
     check_checkpoint,
     check_optimizer,
     check_outputs,
+    fit_to_data,
     resume_settings,
     with_key,
 )
@@ -218,6 +219,7 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     data.setup("fit")
 
     settings = resume_settings(cfg)
+    cfg = fit_to_data(cfg, data.state_dict())
     classifier: Classifier = _instantiate(
         cfg if cfg.ckpt_path is None else without_weights(cfg),
         "classifier",

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lenet_pl.config import check
-from lenet_pl.data.augment import Affine, Elastic, Erasing, Noise, affine
+from lenet_pl.data.augment import Affine, Elastic, Erasing, Flip, Noise, affine
 from lenet_pl.data.mnist import Mini
 from lenet_pl.errors import ConfigError
 from lenet_pl.training import build, train
@@ -22,6 +22,7 @@ ALL = {
     "elastic": Elastic(alpha=34, sigma=4),
     "erasing": Erasing(probability=1, area=(0.02, 0.4), aspect=(0.3, 3.33)),
     "noise": Noise(std=0.1),
+    "flip": Flip(probability=0.5),
 }
 BOTH = "augment=[affine,noise]"
 SHORT = ["trainer.limit_train_batches=10", "trainer.limit_val_batches=1"]
@@ -51,7 +52,15 @@ def test_amounts_of_zero_change_nothing(height, width):
     assert near(Affine(0, 0, 0, 0)(images, generator()), images)
     assert near(Elastic(0, 4)(images, generator()), images)
     assert torch.equal(Noise(0)(images, generator()), images)
+    assert torch.equal(Flip(0)(images, generator()), images)
     assert torch.equal(Erasing(0, (0.02, 0.4), (0.3, 3.3))(images, generator()), images)
+
+
+def test_flip_mirrors_left_to_right():
+    images = random_images(64)
+    assert torch.equal(Flip(1)(images, generator()), images.flip(3))
+    unchanged = (Flip(0.25)(images, generator()) == images).all((1, 2, 3))
+    assert 0.6 < unchanged.double().mean() < 0.9
 
 
 def test_rotation_by_quarters_is_rot90():
@@ -178,7 +187,8 @@ def test_every_augmentation(name):
     assert result.dtype == copies.dtype
     assert result.min() >= 0
     assert result.max() <= 1
-    assert len({image.numpy().tobytes() for image in result}) == 32  # a draw for each
+    different = {image.numpy().tobytes() for image in result}
+    assert len(different) == (2 if name == "flip" else 32)  # a draw for each
     assert torch.equal(augmentation(copies, generator(3)), result)
     assert not torch.equal(augmentation(copies, generator(4)), result)
     colours = augmentation(random_images(4).expand(4, 3, 28, 28).double(), generator())

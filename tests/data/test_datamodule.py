@@ -62,7 +62,10 @@ def test_mean_and_std_are_those_of_the_training_split(mini):
     pixels = mini.splits["train"].images.numpy().astype(np.float64) / 255
     assert mini.mean == pytest.approx(pixels.mean(), rel=1e-12)
     assert mini.std == pytest.approx(pixels.std(), rel=1e-12)
-    assert moments(torch.tensor([0, 255], dtype=torch.uint8)) == (0.5, 0.5)
+    grey = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2)
+    assert moments(grey) == (0.5, 0.5)
+    colour = torch.cat([grey, torch.full_like(grey, 255)], dim=1)
+    assert moments(colour) == ([0.5, 1.0], [0.5, 1.0])  # a constant channel is not scaled
 
 
 class Counting(Mini):

@@ -258,7 +258,7 @@ FIRING = {
     ),
     "underfitting, without convolutions": Case(
         diagnosis.underfitting,
-        {**UNDERFIT, "net": MLP(hidden=[4], dropout=0.0, num_classes=10)},
+        {**UNDERFIT, "net": MLP([4], 0.0, num_classes=10, channels=1, size=28)},
         ["Underfitting"],
         ["model=lenet"],
     ),

@@ -79,6 +79,17 @@ class Elastic:
         return _sample(images, field.add_(points))
 
 
+class Flip:
+    """Mirrors some images left to right."""
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        draws = torch.rand(len(images), 1, 1, 1, generator=generator, **_options(images))
+        return torch.where(draws < self.probability, images.flip(3), images)
+
+
 class Erasing:
     """Replaces a random rectangle of some images by random pixels.
 

@@ -16,6 +16,8 @@ from lenet_pl.data.mnist import Source
 from lenet_pl.data.split import digest, split_dataset, stratified_fraction
 from lenet_pl.errors import DataError
 
+Values = float | list[float]  # a number, or one per channel
+
 RATIOS = [7, 2, 1]  # of train, validation and test where there is no official test split
 LISTED = 10  # files named on the console
 POOLED = "with the official test set: do not compare with published results"
@@ -64,7 +66,7 @@ class DigitsDataModule(LightningDataModule):
         classes: class names, in the order of the labels.
         origin: where the files came from.
         digest, split_digest: SHA-256 of the official splits, and of the indices of this run.
-        mean, std: of pixels scaled to [0, 1].
+        mean, std: of pixels scaled to [0, 1]; a list of a number per channel if there are several.
     """
 
     def __init__(
@@ -187,7 +189,11 @@ class DigitsDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints, so that a run can only continue with the same data."""
         keys = ("digest", "split_digest", "classes", "normalise")
-        return {key: self._loaded.facts[key] for key in keys}
+        train = self._loaded.splits["train"]
+        counts = torch.bincount(train.labels, minlength=len(self.classes)).tolist()
+        shape = list(train.images.shape[1:])  # [C, H, W]
+        facts = {key: self._loaded.facts[key] for key in keys}
+        return deepcopy(facts) | {"shape": shape, "class_counts": counts}
 
     def cleaning_report(self) -> dict[str, Any] | None:
         """The content of ``cleaning.json``, in plain types; None if nothing was inspected.
@@ -243,10 +249,19 @@ class DigitsDataModule(LightningDataModule):
         return BatchLoader(data, batches, augment, device, until)
 
 
-def moments(images: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation of uint8 pixels scaled to [0, 1], in double precision."""
-    counts = torch.bincount(images.flatten(), minlength=256).double()
-    values = torch.arange(256, dtype=torch.double) / 255
-    mean = (counts @ values) / counts.sum()
-    variance = (counts @ (values - mean) ** 2) / counts.sum()
-    return mean.item(), variance.sqrt().item()
+def moments(images: Tensor) -> tuple[Values, Values]:
+    """Mean and standard deviation of uint8 pixels scaled to [0, 1], in double precision.
+
+    Numbers for images ``[N, 1, H, W]``, else lists with one number per channel. The deviation of
+    pixels that are all equal is returned as 1, since images are divided by it.
+    """
+    values, channels = torch.arange(256, dtype=torch.double) / 255, []
+    for pixels in images.unbind(1):
+        counts = torch.bincount(pixels.flatten(), minlength=256).double()
+        mean = (counts @ values) / counts.sum()
+        variance = (counts @ (values - mean) ** 2) / counts.sum()
+        channels.append((mean.item(), variance.sqrt().item() or 1.0))
+    if len(channels) == 1:
+        return channels[0]
+    means, deviations = zip(*channels, strict=True)
+    return list(means), list(deviations)

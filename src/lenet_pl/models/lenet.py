@@ -25,16 +25,24 @@ class FullConv2d(nn.Conv2d):
 
 
 class LeNet(nn.Module):
-    """Three convolutions and two linear layers: 61,706 parameters for ten classes.
+    """Three convolutions and two linear layers: 61,706 parameters for ten classes of grey images.
 
     Args:
         num_classes: number of logits.
+        channels: of the images.
+        size: of the square images in pixels: 28, which are padded, or 32 as in the paper.
+
+    Raises:
+        ValueError: if the network does not take images of this size.
     """
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self, num_classes: int = 10, channels: int = 1, size: int = 28) -> None:
         super().__init__()
+        if size not in (28, 32):
+            raise ValueError(f"size={size}: LeNet takes images of 28 or 32 pixels per side")
         # side of a feature map: (side - kernel + 2 · padding) / stride + 1
-        self.conv1 = nn.Conv2d(1, 6, kernel_size=5, padding=2)  # (28 - 5 + 2·2) / 1 + 1 = 28
+        padding = (32 - size) // 2
+        self.conv1 = nn.Conv2d(channels, 6, kernel_size=5, padding=padding)  # 28 - 5 + 2·2 + 1 = 28
         self.pool1 = nn.AvgPool2d(kernel_size=2, stride=2)  # (28 - 2) / 2 + 1 = 14
         self.conv2 = nn.Conv2d(6, 16, kernel_size=5)  # (14 - 5) / 1 + 1 = 10
         self.pool2 = nn.AvgPool2d(kernel_size=2, stride=2)  # (10 - 2) / 2 + 1 = 5
@@ -45,7 +53,7 @@ class LeNet(nn.Module):
         self.fc2 = nn.Linear(84, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images ``[N, 1, 28, 28]`` to logits ``[N, num_classes]``."""
+        """Map images ``[N, channels, size, size]`` to logits ``[N, num_classes]``."""
         x = self.relu(self.conv1(x))  # [N, 6, 28, 28]
         x = self.pool1(x)  # [N, 6, 14, 14]
         x = self.relu(self.conv2(x))  # [N, 16, 10, 10]

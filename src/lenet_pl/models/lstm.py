@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class LSTM(nn.Module):
-    """An LSTM over 28 rows of 28 pixels, with a linear layer on its last hidden state.
+    """An LSTM over the rows of an image, with a linear layer on its last hidden state.
 
     Args:
         hidden_size: units of the hidden state.
@@ -17,6 +17,8 @@ class LSTM(nn.Module):
         bidirectional: whether to read the rows from bottom to top as well.
         dropout: probability of dropping a unit between layers and before the linear layer.
         num_classes: number of logits.
+        channels: of the images.
+        size: width of the images in pixels.
     """
 
     def __init__(
@@ -26,18 +28,20 @@ class LSTM(nn.Module):
         bidirectional: bool,
         dropout: float,
         num_classes: int,
+        channels: int,
+        size: int,
     ) -> None:
         super().__init__()
         between = dropout if num_layers > 1 else 0.0  # torch warns about it for a single layer
         options = {"dropout": between, "bidirectional": bidirectional}
-        self.lstm = nn.LSTM(28, hidden_size, num_layers, batch_first=True, **options)
+        self.lstm = nn.LSTM(channels * size, hidden_size, num_layers, batch_first=True, **options)
         self.directions = 2 if bidirectional else 1
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(self.directions * hidden_size, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images ``[N, 1, 28, 28]`` to logits ``[N, num_classes]``."""
-        x = x.squeeze(1)  # [N, 28, 28]: one row per time step
+        """Map images ``[N, channels, H, size]`` to logits ``[N, num_classes]``."""
+        x = x.transpose(1, 2).flatten(2)  # [N, H, channels × size]: one row per time step
         _, (states, _) = self.lstm(x)  # [num_layers × directions, N, hidden_size]
         x = torch.cat([*states[-self.directions :]], dim=1)  # [N, directions × hidden_size]
         x = self.fc(self.dropout(x))  # [N, num_classes]

@@ -7,17 +7,21 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU and dropout between them: 535,818 parameters by default.
+    """Linear layers with ReLU and dropout between them: 535,818 parameters by default on MNIST.
 
     Args:
         hidden: units of each hidden layer; an empty list gives softmax regression.
         dropout: probability of dropping a hidden unit.
         num_classes: number of logits.
+        channels: of the images.
+        size: of the square images in pixels.
     """
 
-    def __init__(self, hidden: Sequence[int], dropout: float, num_classes: int) -> None:
+    def __init__(
+        self, hidden: Sequence[int], dropout: float, num_classes: int, channels: int, size: int
+    ) -> None:
         super().__init__()
-        sizes = [28 * 28, *hidden]
+        sizes = [channels * size * size, *hidden]
         self.flatten = nn.Flatten()
         self.hidden = nn.Sequential()
         for inputs, outputs in pairwise(sizes):
@@ -25,8 +29,8 @@ class MLP(nn.Module):
         self.output = nn.Linear(sizes[-1], num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images ``[N, 1, 28, 28]`` to logits ``[N, num_classes]``."""
-        x = self.flatten(x)  # [N, 784]
+        """Map images ``[N, channels, size, size]`` to logits ``[N, num_classes]``."""
+        x = self.flatten(x)  # [N, channels × size²]
         x = self.hidden(x)  # [N, hidden[-1]]
         x = self.output(x)  # [N, num_classes]
         return x
