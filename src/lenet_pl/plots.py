@@ -166,8 +166,16 @@ def image_grid(
 
 
 def filters(weight: Tensor, title: str = "") -> Figure:
-    """Draw the first 64 kernels of a convolution ``[out, in, H, W]``, first input channel only."""
-    return image_grid(signed_colours(weight[:64, :1]), title=title)
+    """Draw the first 64 kernels of a convolution ``[out, in, H, W]``.
+
+    Those of colour images are in colour, with grey as zero; otherwise the first input channel is
+    drawn.
+    """
+    weight = weight[:64]
+    if weight.shape[1] == 3:
+        limit = weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+        return image_grid((weight / limit + 1) / 2, title=title)
+    return image_grid(signed_colours(weight[:, :1]), title=title)
 
 
 def signed_colours(maps: Tensor) -> Tensor:

@@ -74,10 +74,11 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
     shape = ", ".join(map(str, images.shape[1:]))
     facts = {
         "classes": list(run.classes),
-        "input": f"images: uint8 [batch, {shape}], plain pixels from 0 to 255, light on dark",
+        "input": f"images: uint8 [batch, {shape}], plain pixels from 0 to 255"
+        + ", light on dark" * (images.shape[1] == 1),
         "output": f"probabilities: float32 [batch, {len(run.classes)}], in the order of classes",
-        "mean": pixel_net.mean.tolist(),
-        "std": pixel_net.std.tolist(),
+        "mean": pixel_net.mean.squeeze().tolist(),
+        "std": pixel_net.std.squeeze().tolist(),
         "accuracy": accuracy,
         "split": "test" if run.tested else "validation",
         "images": len(images),
