@@ -22,9 +22,9 @@ from lenet_pl.training import build, train
 CLASSES = ("cat", "dog", "eel")
 
 
-def source(invert="auto", centre="auto"):
+def source(size=28, channels=1, invert="auto", centre="auto"):
     """A folder source without its root."""
-    return partial(Folder, invert=invert, centre=centre)
+    return partial(Folder, size=size, channels=channels, invert=invert, centre=centre)
 
 
 def load(root: Path, **options) -> DigitsDataModule:
@@ -215,6 +215,47 @@ def test_options_for_inversion_and_centring(folder):
     assert (middle - 14).abs().max() <= 0.75
 
 
+def flat(root: Path) -> None:
+    """Three classes of images that differ in colour only."""
+    for i, name in enumerate(("red", "green", "blue")):
+        (root / name).mkdir(parents=True)
+        for j in range(6):
+            Image.new("RGB", (48, 30 + j), tuple(150 * (i == k) + j for k in range(3))).save(
+                root / name / f"{j}.png"
+            )
+
+
+def test_colour_and_size(tmp_path):
+    flat(tmp_path)
+    raw = read(tmp_path, size=32, channels=3)
+    assert (raw.train.images.shape, raw.classes) == ((18, 3, 32, 32), ("blue", "green", "red"))
+    means = raw.train.images.double().mean((2, 3))
+    assert torch.equal(means.argmax(1), 2 - raw.train.labels)
+    assert means.max().item() == 155
+    assert read(tmp_path, size=32, centre=False, invert=False).train.images.shape == (18, 1, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["centre", "invert"])
+def test_options_of_digits_are_refused_in_colour(composed, tmp_path, name):
+    overrides = ["data.source.channels=3", f"data.source.{name}=true"]
+    cfg = composed("data=folder", "data.root=nowhere", *overrides)
+    with pytest.raises(UserError, match=rf"data.source.{name}=true: for images of digits"):
+        build(cfg)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_images_of_other_things_than_digits(composed, tmp_path):
+    flat(tmp_path / "images")
+    cfg = composed("data=folder", f"data.root={tmp_path / 'images'}", "model.num_classes=3")
+    message = (
+        "class folder blue has 0 images that can be read; .* blue/0.png: no digit in it, only "
+        r"background; for images of other things than digits: data.source.channels=3 \(colour\), "
+        "or data.source.centre=false data.source.invert=false"
+    )
+    with pytest.raises(UserError, match=message):
+        build(cfg)
+
+
 def damage_some(root: Path) -> None:
     (root / "cat" / "4.png").write_bytes((root / "cat" / "4.png").read_bytes()[:80])
     (root / "eel" / "7.png").write_bytes(b"not an image")
@@ -380,6 +421,8 @@ def test_invalid_folders(composed, folder, tmp_path, change, message):
         ([], "data.root=null: name the folder of the images: data.root=DIR"),
         (["data.root=nowhere"], "data.root=nowhere: no such folder"),
         (["data.source.invert=perhaps"], "data.source.invert=perhaps: must be one of auto, true,"),
+        (["data.source.channels=2"], "data.source.channels=2: must be one of 1, 3"),
+        (["data.source.size=7"], "data.source.size=7: must be an integer from 8 to 1,024"),
         (["data.source.centre=1"], "data.source.centre=1: must be one of auto, true, false"),
         (["data.on_error=cry"], "data.on_error=cry: must be one of skip, stop"),
     ],

@@ -3,6 +3,7 @@
 import io
 import os
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,63 @@ def test_images_of_28_by_28_that_are_not_centred_are_kept_exactly():
         inverted = Image.fromarray(255 - x[0].numpy())
         assert torch.equal(preprocess(inverted, centre=False), x)
     assert preprocess(Image.new("L", (90, 50), 255), centre=False).unique().tolist() == [255]
+
+
+@pytest.mark.parametrize(("size", "box"), [(20, 14), (28, 20), (32, 23), (64, 46)])
+def test_sizes(size, box):
+    """The digit, its box and its strokes grow with the image."""
+    expected = preprocess(seven("L").resize((400, 400)))[0].numpy()
+    pixels = preprocess(seven("L").resize((400, 400)), size=size)
+    assert pixels.shape == (1, size, size)
+    rows, columns = pixels[0].amax(1).nonzero(), pixels[0].amax(0).nonzero()
+    assert max(rows[-1] - rows[0], columns[-1] - columns[0]) + 1 == box
+    resized = np.asarray(Image.fromarray(pixels[0].numpy()).resize((28, 28))).astype(int)
+    moved = [np.roll(resized, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    assert min(np.abs(image - expected).mean() for image in moved) < 11
+    thin = Image.new("L", (900, 900), 255)
+    ImageDraw.Draw(thin).line([(250, 150), (650, 150), (420, 750)], fill=0, width=4)
+    covered = (preprocess(thin, size=size) > 127).double().mean()
+    assert covered == pytest.approx((preprocess(thin) > 127).double().mean(), rel=0.25)
+    page = Image.new("L", (90, 50), 255)
+    assert preprocess(page, size=size, centre=False).shape == (1, size, size)
+    own = torch.randint(0, 256, (size, size), dtype=torch.uint8)
+    kept = preprocess(Image.fromarray(own.numpy()), size=size, invert=False, centre="auto")
+    assert torch.equal(kept[0], own)
+
+
+def test_colour_images_are_resized_only():
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    image, expected = Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)
+    colour = partial(preprocess, size=32, channels=3)
+    for centre in ("auto", False):
+        assert torch.equal(colour(image, centre=centre, invert=centre), expected)
+    flags = Image.new("RGB", (300, 100), (200, 40, 90))
+    flags.paste((0, 255, 0), (0, 0, 150, 100))
+    left, right = colour(flags)[:, :, :15], colour(flags)[:, :, 17:]
+    for half, rgb in ((left, (0, 255, 0)), (right, (200, 40, 90))):
+        assert torch.equal(half, torch.tensor(rgb).byte()[:, None, None].expand(3, 32, 15))
+    # antialiased: the mean of a fine pattern, not a sample of it
+    stripes = Image.fromarray(np.tile([[0], [255]], (320, 640)).astype(np.uint8))
+    assert (colour(stripes)[:, 1:-1].float() - 127.5).abs().max() <= 2
+
+
+def test_modes_in_colour():
+    colour = partial(preprocess, size=140, channels=3, centre="auto")
+    for mode in ("L", "LA", "P", "RGB", "RGBA", "I;16", "I", "F", "dark on transparent"):
+        grey = torch.from_numpy(np.asarray(seven("L")).copy())
+        assert (colour(seven(mode)).int() - grey).abs().max() <= 1, mode
+    cmyk = Image.new("RGB", (9, 9), (250, 20, 30)).convert("CMYK")
+    assert colour(cmyk)[:, 0, 0].tolist() == [250, 20, 30]
+    red = Image.new("RGBA", (9, 9), (255, 0, 0, 51))
+    assert colour(red)[:, 0, 0].tolist() == [255, 204, 204]  # a fifth of red on white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right
+    file, image = io.BytesIO(), Image.new("RGB", (140, 140), "red")
+    image.paste("blue", (0, 0, 140, 70))
+    image.save(file, "PNG", exif=exif)
+    turned = colour(open_image(file.getvalue()))
+    assert turned[:, 70, 10].tolist() == [255, 0, 0]
+    assert turned[:, 70, 130].tolist() == [0, 0, 255]
 
 
 def test_the_digit_fits_into_the_box_and_is_centred_by_mass():
@@ -102,7 +160,7 @@ def test_thin_strokes_do_not_fade():
 def test_a_blank_image_is_rejected(value):
     noise = np.random.default_rng(0).normal(value, 3, (200, 200)).clip(0, 255).astype(np.uint8)
     for image in (Image.new("L", (50, 40), value), Image.new("L", (1, 1)), Image.fromarray(noise)):
-        with pytest.raises(DataError, match="nothing but background in it"):
+        with pytest.raises(DataError, match="no digit in it, only background"):
             preprocess(image)
 
 

@@ -25,7 +25,7 @@ def test_what_a_model_knows_of_itself(run, tmp_path):
     shutil.copy(run / "best.pth", tmp_path / "weights.pth")
     bare = open_model(str(tmp_path / "weights.pth"), "lenet")
     assert (bare.run, bare.folder, bare.prefix) == (None, tmp_path, "weights-")
-    assert bare.preparation == ("auto", "auto")
+    assert bare.preprocess.keywords == {"centre": "auto"}
     images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
     with torch.no_grad():
         assert torch.allclose(bare.network(images), bare.network.net(images / 255), atol=1e-6)
@@ -88,18 +88,19 @@ def test_runs_that_cannot_be_used(lenet_pl, run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "preparation"),
+    ("source", "invert_and_centre"),
     [
         ({"_target_": "lenet_pl.data.mnist.Mini"}, ("auto", "auto")),
         ({"_target_": "my_project.data.Letters"}, ("auto", "auto")),
         ({"_target_": "my_project.data.Letters", "centre": False}, ("auto", False)),
     ],
 )
-def test_preparation_needs_no_class_from_elsewhere(configured, source, preparation):
-    assert open_model(str(configured(data__source=source))).preparation == preparation
+def test_preprocessing_needs_no_class_from_elsewhere(configured, source, invert_and_centre):
+    options = open_model(str(configured(data__source=source))).preprocess.keywords
+    assert (options["invert"], options["centre"]) == invert_and_centre
 
 
 def test_a_source_that_does_not_exist(configured):
     model = open_model(str(configured(data__source={"_target_": "lenet_pl.data.mnist.Nothing"})))
     with pytest.raises(ConfigError, match=r"source._target_=lenet_pl.data.mnist.Nothing: "):
-        _ = model.preparation
+        _ = model.preprocess

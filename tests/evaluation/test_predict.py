@@ -6,9 +6,11 @@ from PIL import Image
 
 from lenet_pl.data.mnist import Mini
 from lenet_pl.data.preprocess import preprocess
+from lenet_pl.errors import ConfigError
 from lenet_pl.evaluation.evaluate import other_images
 from lenet_pl.evaluation.loading import open_model
 from lenet_pl.evaluation.predict import predict_images
+from lenet_pl.records import DATA_KEY
 
 FOLDER = "lenet_pl.data.folder.Folder"
 
@@ -31,12 +33,37 @@ def test_images_are_preprocessed_like_the_training_images(
     image = Image.fromarray(Mini().load().test.images[0, 0].numpy()).resize((60, 90))
     image.save(file)
     model = open_model(str(configured(data__source=source)))
-    assert model.preparation == (invert, centre)
     expected = preprocess(image, invert=invert, centre=centre)
     assert torch.equal(other_images(str(file.parents[1]), "", model, "").images[0], expected)
     assert torch.equal(predict_images(model, [str(file)])[0][0].image, expected)
     given = predict_images(model, [str(file)], False)[0][0].image
     assert torch.equal(given, preprocess(image, invert=False, centre=centre))
+
+
+@pytest.mark.parametrize("shape", [[3, 32, 32], [1, 20, 20]])
+def test_images_get_the_shape_of_the_training_images(run, shape):
+    model = open_model(str(run))
+    model.run.state[DATA_KEY]["shape"] = shape
+    image = Image.fromarray(Mini().load().test.images[0, 0].numpy()).resize((60, 90))
+    pixels = model.preprocess(image)
+    assert list(pixels.shape) == shape
+    expected = preprocess(image, size=shape[1], channels=shape[0], centre="auto")
+    assert torch.equal(pixels, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "invert", "message"),
+    [
+        ([3, 32, 32], True, "--invert yes: the network takes images in colour, which are not inv"),
+        ([4, 32, 32], None, "images cannot be converted to its 4 × 32 × 32"),
+        ([1, 28, 20], None, "images cannot be converted to its 1 × 28 × 20"),
+    ],
+)
+def test_shapes_and_options_that_do_not_go_together(run, shape, invert, message):
+    model = open_model(str(run))
+    model.run.state[DATA_KEY]["shape"] = shape
+    with pytest.raises(ConfigError, match=message):
+        predict_images(model, ["a.png"], invert)
 
 
 def test_each_image_is_predicted_once_in_the_order_of_the_arguments(run, tmp_path):

@@ -3,8 +3,9 @@
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from lenet_pl.data.loader import ImageDataset
 from lenet_pl.data.mnist import RawDataset
-from lenet_pl.data.preprocess import SIDE, Auto, image_files, open_image, preprocess
+from lenet_pl.data.preprocess import NO_DIGIT, Auto, image_files, open_image, preprocess
 from lenet_pl.errors import DataError
 
 SPLIT_NAMES = {
@@ -23,11 +24,15 @@ SPLIT_NAMES = {
     **{"val": "val", "valid": "val", "validation": "val"},
 }
 LISTED = 5  # names in a message
+WAY_OUT = (
+    "for images of other things than digits: data.source.channels=3 (colour), or "
+    "data.source.centre=false data.source.invert=false"
+)
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last are not UTF-8 on disk
 
 
 class Folder:
-    """Images in PNG, JPEG, BMP, TIFF and other formats, of any size and mode, made grey 28 × 28.
+    """Images in PNG, JPEG, BMP, TIFF and other formats, of any size and mode.
 
     ``root`` has a folder of images for each class, or folders ``train``, ``test`` and optionally
     ``val`` (``valid``, ``validation``) that do. Subfolders are searched too.
@@ -37,10 +42,27 @@ class Folder:
     name = family = "folder"
     centred = True  # unless ``centre`` is false
 
-    def __init__(self, root: str | None, invert: Auto, centre: Auto) -> None:
-        self.root, self.invert, self.centre = root, invert, centre
+    def __init__(
+        self,
+        root: str | None,
+        invert: Auto,
+        centre: Auto,
+        size: int = 28,  # not in the configuration of earlier runs
+        channels: int = 1,
+    ) -> None:
+        self.root = root
+        self.convert = partial(
+            preprocess, size=size, channels=channels, invert=invert, centre=centre
+        )
 
     def prepare(self) -> str:
+        options = self.convert.keywords
+        for name in ("centre", "invert"):
+            if options["channels"] == 3 and options[name] is True:
+                raise DataError(
+                    f"data.source.{name}=true: for images of digits, which are grey "
+                    f"(data.source.channels=1); with data.source.channels=3, leave it at auto"
+                )
         if self.root is None:
             raise DataError("data.root=null: name the folder of the images: data.root=DIR")
         if not Path(self.root).is_dir():
@@ -59,8 +81,9 @@ class Folder:
         files: dict[str, list[str]] = {}
         broken: dict[str, str] = {}
         for split in ("train", "val", "test"):  # empty if there is no such folder
-            folders, options = splits.get(split, {}), (self.invert, self.centre)
-            data[split], files[split], failed = read_images(root, folders, classes, *options)
+            folders = splits.get(split, {})
+            data[split], files[split], failed = read_images(root, folders, classes, self.convert)
+            failed = {k: f"{v}; {WAY_OUT}" if v == NO_DIGIT else v for k, v in failed.items()}
             broken |= failed
             least = (2 if split == "train" else 1) if folders else 0
             counts = torch.bincount(data[split].labels, minlength=len(classes)).tolist()
@@ -138,9 +161,12 @@ def class_folders(folder: Path) -> dict[str, Path]:
 
 
 def read_images(
-    root: Path, folders: Mapping[str, Path], classes: Sequence[str], invert: Auto, centre: Auto
+    root: Path,
+    folders: Mapping[str, Path],
+    classes: Sequence[str],
+    convert: Callable[[Image.Image], Tensor],
 ) -> tuple[ImageDataset, list[str], dict[str, str]]:
-    """Read all images in the folders of classes, with the options of :class:`Folder`.
+    """Read all images in the folders of classes, and convert them to the same shape.
 
     Returns:
         The images and labels; the file of each, relative to ``root``; and by file, why an image
@@ -150,7 +176,7 @@ def read_images(
 
     def read(path: Path) -> Tensor | str:
         try:
-            return preprocess(open_image(path), invert=invert, centre=centre)
+            return convert(open_image(path))
         except DataError as error:
             return str(error).removeprefix(f"{path}: ")
 
@@ -173,5 +199,5 @@ def read_images(
             images.append(result)
             labels.append(classes.index(name))
             files.append(file)
-    stacked = torch.stack(images) if images else torch.empty(0, 1, SIDE, SIDE).byte()
+    stacked = torch.stack(images) if images else torch.empty(0, 1, 1, 1).byte()
     return ImageDataset(stacked, torch.tensor(labels, dtype=torch.long)), files, broken

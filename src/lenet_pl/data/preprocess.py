@@ -1,4 +1,4 @@
-"""Photographs and scans of a digit, converted to images like MNIST's."""
+"""Images of any size and mode, made ready for a network; photographs of digits, like MNIST's."""
 
 import os
 import warnings
@@ -20,13 +20,14 @@ from lenet_pl.files import read_regular
 Auto = bool | Literal["auto"]  # "auto" decides for each image
 
 MAX_BYTES = 2**28  # of an image file
-SIDE, BOX = 28, 20
+BOX = 20 / 28  # of the side of an image
 SCALE = 4  # strokes are measured and thickened at this multiple of the final size
 MAX_SIDE = 1024  # of the image in which a digit is searched
 COARSE_SIDE = 64  # of the image in which the background is fitted
 MIN_CONTRAST = 12.0  # grey levels of 255 between the digit and its background
-# stroke widths in pixels of the box: the 5th percentile and the median of MNIST's digits
+# stroke widths in pixels of MNIST's box of 20: the 5th percentile and the median of MNIST's digits
 THIN, USUAL = 1.56, 2.2
+NO_DIGIT = "no digit in it, only background"
 # the first ones are recognised without loading every plugin, and none of them runs a program
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 IMAGE_SUFFIXES = {
@@ -92,8 +93,15 @@ def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
     return image
 
 
-def preprocess(image: Image.Image, *, invert: Auto = "auto", centre: Auto = True) -> Tensor:
-    """Convert an image of one digit to one like MNIST's: bright strokes on black, centred.
+def preprocess(
+    image: Image.Image,
+    *,
+    size: int = 28,
+    channels: int = 1,
+    invert: Auto = "auto",
+    centre: Auto = True,
+) -> Tensor:
+    """Convert an image to colour, or to grey like MNIST's: bright strokes on black, centred.
 
     Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits":
     "size normalized to fit in a 20x20 pixel box while preserving their aspect ratio … centered in
@@ -101,45 +109,56 @@ def preprocess(image: Image.Image, *, invert: Auto = "auto", centre: Auto = True
 
     Args:
         image: of any size and mode.
+        size: the side of the result; the box of a digit is 20/28 of it.
+        channels: 1 for grey, or 3 for colour: RGB, which is resized only.
         invert: True if the strokes are darker than the background, False if they are brighter,
             ``"auto"`` to decide by the image.
-        centre: whether to crop and centre the digit, or else only to resize the image; ``"auto"``
-            centres all images that are not 28 × 28.
+        centre: whether to crop and centre the digit, or else only to resize the image to a square,
+            whatever its aspect ratio; ``"auto"`` centres all images of another size.
 
     Returns:
-        uint8 ``[1, 28, 28]``.
+        uint8 ``[channels, size, size]``.
 
     Raises:
-        DataError: if there is only background or pixels cannot be read; without the image's name.
+        DataError: if there is no digit or pixels cannot be read; without the image's name.
     """
     try:
-        grey = _to_grey(image, invert)
+        if channels == 3:
+            return _to_colour(image, size)
+        grey = torch.from_numpy(np.array(_decode(image, "L", invert), dtype=np.float32))
         above = grey - _surface(_fit_background(grey, invert), *grey.shape)
         dark = bool((above.round() ** 3).sum() < 0) if invert == "auto" else invert
-        if not centre or (centre == "auto" and image.size == (SIDE, SIDE)):
-            return _to_bytes(_resize(255 - grey if dark else grey, SIDE, SIDE))
+        if not centre or (centre == "auto" and image.size == (size, size)):
+            return _to_bytes(_resize(255 - grey if dark else grey, size, size)[None])
         digit = _crop_digit(-above if dark else above)
-        scale = BOX / max(digit.shape)
+        scale = round(BOX * size) / max(digit.shape)
         height, width = (max(1, round(side * scale)) for side in digit.shape)
         if scale < 1:
-            digit = _thicken(_resize(digit, SCALE * height, SCALE * width))
+            digit = _thicken(_resize(digit, SCALE * height, SCALE * width), SCALE * size / 28)
         digit = _resize(digit, height, width)
-        return _to_bytes(_centre(digit * (255 / digit.max())))
+        return _to_bytes(_centre(digit * (255 / digit.max()), size)[None])
     except DataError:
         raise
     except Exception as error:  # some pixels are decoded only now
         raise DataError(f"pixels that cannot be read ({image.mode}: {one_line(error)})") from error
 
 
-def _to_grey(image: Image.Image, invert: Auto) -> Tensor:
-    """Convert to float ``[H, W]`` from 0 to 255, upright, opaque, no side above MAX_SIDE."""
+def _to_colour(image: Image.Image, size: int) -> Tensor:
+    small = _decode(image, "RGB", True).resize((size, size), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(small, dtype=np.float32))  # [H, W] if it is deep and grey
+    return _to_bytes(pixels.reshape(size, size, -1).permute(2, 0, 1).expand(3, -1, -1))
+
+
+def _decode(image: Image.Image, mode: str, dark: Auto) -> Image.Image:
+    """Convert to ``mode`` (F from 0 to 255 if deep), upright, opaque, no side above MAX_SIDE."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     deep = image.mode == "F" or image.mode.startswith("I")
-    mode = image.mode[0] if deep else "RGBA" if image.has_transparency_data else "L"
-    image = image.convert(mode).reduce(-(-max(image.size) // MAX_SIDE))
-    image = _opaque(image, invert) if mode == "RGBA" else image
-    return torch.from_numpy(_scale_levels(image) if deep else np.array(image, dtype=np.float32))
+    own = image.mode[0] if deep else "RGBA" if image.has_transparency_data else mode
+    image = image.convert(own).reduce(-(-max(image.size) // MAX_SIDE))
+    if deep:
+        return Image.fromarray(_scale_levels(image))
+    return _opaque(image, mode, dark) if own == "RGBA" else image
 
 
 def _scale_levels(image: Image.Image) -> np.ndarray:
@@ -153,13 +172,13 @@ def _scale_levels(image: Image.Image) -> np.ndarray:
     return (values * (255 / white)).clip(0, 255).astype(np.float32)
 
 
-def _opaque(image: Image.Image, dark: Auto) -> Image.Image:
+def _opaque(image: Image.Image, mode: str, dark: Auto) -> Image.Image:
     """Composite on white, or on black if the strokes are bright."""
-    grey, alpha = image.convert("L"), image.getchannel("A")
+    opaque, alpha = image.convert(mode), image.getchannel("A")
     if dark == "auto":
         weights = np.asarray(alpha, dtype=np.float64)
-        dark = bool((np.asarray(grey) * weights).sum() <= 127.5 * weights.sum())
-    return Image.composite(grey, Image.new("L", image.size, 255 if dark else 0), alpha)
+        dark = bool((np.asarray(opaque) * weights).sum() <= 127.5 * weights.sum())
+    return Image.composite(opaque, Image.new(mode, image.size, "white" if dark else 0), alpha)
 
 
 def _fit_background(grey: Tensor, invert: Auto) -> Tensor:
@@ -205,7 +224,7 @@ def _crop_digit(contrast: Tensor) -> Tensor:
     smooth = _window(contrast, 3, mean=True)
     peak = smooth.max().item()
     if peak < max(MIN_CONTRAST, 5 * noise):
-        raise DataError("nothing but background in it")
+        raise DataError(NO_DIGIT)
     mask = _main_components(smooth > max(0.35 * peak, 3 * noise))
     digit = contrast * (mask & (contrast > max(0.04 * peak, 3 * noise)))
     rows, columns = digit.amax(1).nonzero().flatten(), digit.amax(0).nonzero().flatten()
@@ -231,17 +250,20 @@ def _main_components(mask: Tensor) -> Tensor:
     return near.repeat_interleave(step, 0).repeat_interleave(step, 1)[:height, :width] > 0
 
 
-def _thicken(digit: Tensor) -> Tensor:
-    """Widen thin strokes, which shrinking to the box would make faint, to the usual width."""
+def _thicken(digit: Tensor, pixel: float) -> Tensor:
+    """Widen thin strokes, which shrinking to the box would make faint, to the usual width.
+
+    ``pixel`` is the size of one of MNIST's.
+    """
     digit = digit / digit.max()
     padded = functional.pad(digit, (1, 1, 1, 1))
     vertical, horizontal = padded.diff(dim=0)[:, 1:], padded.diff(dim=1)[1:]
     outline = (vertical**2 + horizontal**2).sqrt().sum()
     # the area is length times width, and the outline twice the length
-    width = (2 * digit.sum() / outline).item() / SCALE
+    width = (2 * digit.sum() / outline).item() / pixel
     if width >= THIN:
         return digit
-    reach = round((USUAL - width) * SCALE / 2)
+    reach = round((USUAL - width) * pixel / 2)
     thick = _window(functional.pad(digit, (reach,) * 4), 2 * reach + 1)
     return (thick * thick.sum() / (thick**2).sum()).clamp_max(1)  # hairlines vary in brightness
 
@@ -258,17 +280,17 @@ def _resize(image: Tensor, height: int, width: int) -> Tensor:
     return torch.from_numpy(np.array(resized))
 
 
-def _centre(digit: Tensor) -> Tensor:
-    """Put the centre of mass in the middle of ``[28, 28]``, as far as the digit stays inside."""
+def _centre(digit: Tensor, side: int) -> Tensor:
+    """Put the centre of mass in the middle of ``[side, side]``, as far as the digit fits."""
     padding: list[int] = []
     for axis, size in enumerate(digit.shape):
         mass = digit.sum(1 - axis)
         centre = (mass @ torch.arange(size).float() / mass.sum()).item()
         # MNIST's middle is the centre of pixel 14, to the right of and below the exact one
-        before = min(max(round(SIDE / 2 - centre), 0), SIDE - size)
-        padding = [before, SIDE - size - before, *padding]
+        before = min(max(round(side / 2 - centre), 0), side - size)
+        padding = [before, side - size - before, *padding]
     return functional.pad(digit, padding)
 
 
 def _to_bytes(image: Tensor) -> Tensor:
-    return image.round().clamp(0, 255).to(torch.uint8)[None]
+    return image.round().clamp(0, 255).to(torch.uint8)

@@ -119,7 +119,7 @@ def _folder_images(name: str, model: LoadedModel) -> ImageSet:
             f"--data {name}: the network does not know {', '.join(unknown)}; "
             f"its classes are {', '.join(model.classes)}"
         )
-    dataset, files, broken = read_images(folder, folders, model.classes, *model.preparation)
+    dataset, files, broken = read_images(folder, folders, model.classes, model.preprocess)
     if not files:
         raise DataError(f"--data {name}: no image in a folder named after one of its classes")
     notes = tuple(f"skipped {file}: {reason}" for file, reason in broken.items())

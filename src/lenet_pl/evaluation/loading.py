@@ -1,15 +1,16 @@
 """Load a trained network from a run folder, a checkpoint or a file of bare weights."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
-from lenet_pl.data.preprocess import Auto
+from lenet_pl.data.preprocess import preprocess
 from lenet_pl.errors import ConfigError
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.models.pixelnet import PixelNet
-from lenet_pl.records import WEIGHTS, load_weights, read_tensors
+from lenet_pl.records import DATA_KEY, WEIGHTS, load_weights, read_tensors
 from lenet_pl.runs import Run, open_run
 from lenet_pl.trust import find_class
 
@@ -28,13 +29,19 @@ class LoadedModel:
     run: Run | None  # None for bare weights
 
     @property
-    def preparation(self) -> tuple[Auto, Auto]:
-        """``invert`` and ``centre`` for preprocessing images like those of the training."""
+    def preprocess(self) -> "partial[Tensor]":
+        """Preprocesses an image like those of the training."""
         if not self.run:
-            return "auto", "auto"
+            return partial(preprocess, centre="auto")
+        channels, height, width = self.run.state[DATA_KEY].get("shape", [1, 28, 28])
+        if channels not in (1, 3) or height != width:
+            shape = f"{channels} × {height} × {width}"
+            raise ConfigError(f"{self.run.folder}: images cannot be converted to its {shape}")
         centre = "auto" if getattr(source_class(self.run), "centred", True) else False
         get = self.run.setting
-        return get("data.source.invert", "auto"), get("data.source.centre", centre)
+        options = {"invert": get("data.source.invert", "auto")}
+        options["centre"] = get("data.source.centre", centre)
+        return partial(preprocess, size=height, channels=channels, **options)
 
 
 def source_class(run: Run) -> type | None:

@@ -4,14 +4,15 @@ import glob
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lenet_pl.console import percent
-from lenet_pl.data.preprocess import MAX_BYTES, Auto, image_files, open_image, preprocess
-from lenet_pl.errors import DataError, printable, shorten
+from lenet_pl.data.preprocess import MAX_BYTES, Auto, image_files, open_image
+from lenet_pl.errors import ConfigError, DataError, printable, shorten
 from lenet_pl.evaluation.loading import LoadedModel
 from lenet_pl.files import write_bytes
 from lenet_pl.metrics import predict_logits
@@ -22,7 +23,7 @@ class Prediction:
     """The prediction for one image."""
 
     name: str  # its path, or - for standard input
-    image: Tensor  # uint8 [1, 28, 28], as preprocessed for the network
+    image: Tensor  # uint8 [C, H, W], as preprocessed for the network
     probabilities: Tensor  # float64 [classes]
 
 
@@ -41,8 +42,11 @@ def predict_images(
     """
     images: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
-    default, centre = model.preparation
-    invert = default if invert is None else invert
+    convert = model.preprocess if invert is None else partial(model.preprocess, invert=invert)
+    if invert is True and convert.keywords.get("channels") == 3:
+        raise ConfigError(
+            "--invert yes: the network takes images in colour, which are not inverted"
+        )
     for name in names:
         sources = _find(name)
         if not sources:
@@ -51,7 +55,7 @@ def predict_images(
             if key in images or key in failed:
                 continue
             try:
-                images[key] = preprocess(open_image(source, key), invert=invert, centre=centre)
+                images[key] = convert(open_image(source, key))
             except DataError as error:
                 failed[key] = str(error).removeprefix(f"{key}: ")
     if not images:
