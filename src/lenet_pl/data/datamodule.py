@@ -159,7 +159,11 @@ class DigitsDataModule(LightningDataModule):
                 f"data: no training image is left of class {', '.join(empty)}; it needs more "
                 "images, or a split and a fraction that leave it some"
             )
-        mean, std = MOMENTS.get(self.normalise) or moments(train.images)
+        mean, std = moments(train.images)
+        if fixed := MOMENTS.get(self.normalise):
+            mean, std = (
+                value if isinstance(mean, float) else [value] * len(mean) for value in fixed
+            )
         official = [tensor for split in raw.splits().values() for tensor in vars(split).values()]
         chosen = [indices[name] for name in ("train", "val", "test") if ratios or name != "test"]
         facts = {

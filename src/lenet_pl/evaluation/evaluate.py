@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lenet_pl import metrics
+from lenet_pl.data.cifar import CIFAR10
 from lenet_pl.data.folder import SPLIT_NAMES, Folder, class_folders, read_images
 from lenet_pl.data.mnist import KMNIST, MNIST, FashionMNIST, Mini
 from lenet_pl.errors import ConfigError, DataError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 500  # for bare weights
 DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
 MEANING = {"train": "training", "val": "validation", "test": "test", "": ""}
-SOURCES = {source.name: source for source in (Mini, MNIST, FashionMNIST, KMNIST)}
+SOURCES = {source.name: source for source in (Mini, MNIST, FashionMNIST, KMNIST, CIFAR10)}
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ def other_images(name: str, split: str, model: LoadedModel, root: str) -> ImageS
         raise ConfigError(
             f"--data {name}: its classes are {', '.join(official.classes)}; "
             f"the network's are {', '.join(model.classes)}"
+        )
+    if (shape := official.train.images.shape[1:]) != model.shape:
+        sizes = (" × ".join(map(str, x)) for x in (shape, model.shape))
+        raise ConfigError(
+            f"--data {name}: its images are {next(sizes)}, the network's {next(sizes)}"
         )
     if split == "val":
         raise ConfigError(f"--split val: {name} has no official one; choose from test, train")

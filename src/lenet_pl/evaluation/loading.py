@@ -29,11 +29,17 @@ class LoadedModel:
     run: Run | None  # None for bare weights
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of its images, channels first."""
+        state = self.run.state[DATA_KEY] if self.run else {}
+        return tuple(state.get("shape", (1, 28, 28)))
+
+    @property
     def preprocess(self) -> "partial[Tensor]":
         """Preprocesses an image like those of the training."""
         if not self.run:
             return partial(preprocess, centre="auto")
-        channels, height, width = self.run.state[DATA_KEY].get("shape", [1, 28, 28])
+        channels, height, width = self.shape
         if channels not in (1, 3) or height != width:
             shape = f"{channels} × {height} × {width}"
             raise ConfigError(f"{self.run.folder}: images cannot be converted to its {shape}")

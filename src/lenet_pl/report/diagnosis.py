@@ -176,7 +176,7 @@ def ended_too_early(c: Context) -> Finding | None:
             return None
         return c.finding("stopped_too_early", best=best, patience=patience)
     back, annealed = max(1, c.epochs // 4), rates[-1] < 0.1 * max(rates)
-    if annealed or c.epochs < 2 or last > min(losses) or last > 0.97 * losses[-1 - back]:
+    if annealed or c.epochs < 2 or last > min(losses) or last >= 0.97 * losses[-1 - back]:
         return None
     scheduled = len({round(rate, 9) for rate in rates}) > 1  # for this number of epochs
     swept = hydra_mode(c.run.folder) == "MULTIRUN"
