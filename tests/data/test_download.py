@@ -65,16 +65,25 @@ def test_files_placed_by_hand_are_used(tmp_path, where, gzipped, dotted):
     assert fetch(tmp_path, offline).startswith("by hand")
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda content: content[:-7], lambda content: content[:-1] + b"!"]
-)
-def test_a_damaged_file_is_renamed_and_downloaded_again(tmp_path, folder, damage, caplog):
+def test_a_damaged_file_is_renamed_and_downloaded_again(tmp_path, folder, caplog):
     fetch(tmp_path, complete)
     broken = folder / FILES[0].name
-    broken.write_bytes(damage(CONTENTS[broken.name]))
+    damaged = CONTENTS[broken.name][:-7]
+    broken.write_bytes(damaged)
     fetch(tmp_path, offline, complete)
-    assert (folder / f"{broken.name}.damaged").read_bytes() == damage(CONTENTS[broken.name])
+    assert (folder / f"{broken.name}.damaged").read_bytes() == damaged
     assert "has a wrong checksum" in caplog.text
+
+
+def test_a_readable_file_with_other_content_is_never_touched(tmp_path, folder):
+    fetch(tmp_path, complete)
+    own = folder / FILES[0].name
+    content = CONTENTS[own.name][:-1] + b"!"  # a label that was corrected, for example
+    own.write_bytes(content)
+    with pytest.raises(DataError, match=f"{own.name} can be read, but .* checksum .* move it away"):
+        fetch(tmp_path, complete)
+    assert {path.name for path in folder.glob("*ubyte*")} == {*CONTENTS}
+    assert own.read_bytes() == content
 
 
 def test_a_damaged_file_is_left_alone_until_there_is_a_better_one(tmp_path, folder):
@@ -294,7 +303,7 @@ def test_files_other_than_the_published_ones_are_refused_and_left_alone(tmp_path
     plain.write_bytes(gzip.decompress(IMAGES))
     compressed_again.write_bytes(gzip.compress(gzip.decompress(LABELS), 1))
     before = {path: path.read_bytes() for path in (plain, compressed_again)}
-    with pytest.raises(DataError, match=r"a-idx3-ubyte.gz, b-idx1-ubyte.gz missing.*as published"):
+    with pytest.raises(DataError, match=r"b-idx1-ubyte.gz can be read, but does not"):
         fetch_gzipped(tmp_path, offline)
     assert {path: path.read_bytes() for path in folder.glob("*ubyte*")} == before
 

@@ -64,6 +64,17 @@ class File:
         found = hashlib.md5(stored, usedforsecurity=False).hexdigest()
         return stored if found == self.md5 else None
 
+    def is_plausible(self, data: bytes) -> bool:
+        """Whether a file with a wrong checksum may be someone's own, rather than damaged.
+
+        It then has the size of the published content, or is a gzipped file that can be unpacked.
+        """
+        try:
+            size = len(uncompress(data, self.size + 1))
+        except (OSError, EOFError, zlib.error):
+            return False
+        return size == self.size or (self.gzipped and data != b"" and size < self.size)
+
 
 def uncompress(data: bytes, limit: int) -> bytes:
     """At most ``limit`` bytes of a gzipped file, or a plain file as it is.
@@ -128,6 +139,12 @@ def _bring(root: Path, folder: Path, files: Sequence[File], providers: Sequence[
     for path in (path for file in missing() for path in folder.glob(f"{file.name}*")):
         if not path.is_file():
             raise DataError(f"data.root={root}: {path} is not a regular file; move it away")
+    for path, file in ((folder / file.stored, file) for file in missing()):
+        if path.exists() and file.is_plausible(read_regular(path, file.limit)):
+            raise DataError(
+                f"data.root={root}: {path} can be read, but does not have the checksum of the "
+                "published file; move it away, or use it as a data source of your own"
+            )
     by_hand = [_take_by_hand(root, folder, file) for file in missing()]
     origins = [f"by hand, from {root}"] if any(by_hand) else []
     errors = []
@@ -165,7 +182,7 @@ def _take_by_hand(root: Path, folder: Path, file: File) -> bool:
 
 
 def install(folder: Path, file: File, data: bytes) -> bool:
-    """Write a file if its checksum is right; an existing file is kept as ``.damaged``."""
+    """Write a file if its checksum is right; a damaged one in its place becomes ``.damaged``."""
     if (stored := file.verify(data)) is None:
         return False
     path = folder / file.stored
