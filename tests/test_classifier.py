@@ -13,6 +13,8 @@ from lenet_pl.models.lenet import LeNet
 from lenet_pl.models.pixelnet import PixelNet
 from lenet_pl.training import build
 
+MNIST = {"classes": [*"0123456789"], "shape": [1, 28, 28], "class_counts": [10] * 10}
+
 
 @pytest.fixture
 def classifier() -> Classifier:
@@ -86,9 +88,7 @@ def test_metrics_of_an_epoch_cover_all_its_images(composed, monkeypatch):
 
 def test_optimizer_as_configured(composed):
     cfg = composed("data=mini", "optimizer.lr=0.3", "optimizer.momentum=0.5")
-    classifier = instantiate(
-        fit_to_data(cfg, {"classes": "0123456789"}).classifier, mean=0.0, std=1.0
-    )
+    classifier = instantiate(fit_to_data(cfg, MNIST).classifier, mean=0.0, std=1.0)
     [group] = classifier.configure_optimizers().param_groups
     assert (group["lr"], group["momentum"], len(group["params"])) == (0.3, 0.5, 10)
 

@@ -78,7 +78,7 @@ RESUMED = [
     "scheduler=cosine optimizer=adamw callbacks=ema augment=affine",
     "scheduler=onecycle callbacks=swa callbacks.average.start=0.4 loss.label_smoothing=0.1",
     "scheduler=plateau scheduler.patience=0 optimizer.lr=0.3 callbacks=default loss=cross_entropy",
-    "model=mlp optimizer=adam loss=mse augment=[noise,erasing,elastic] classifier=fast",
+    "model=mlp optimizer=adam loss=mse augment=[noise,erasing,elastic,flip] classifier=fast",
     "model=lstm model.num_layers=2 model.dropout=0.2 optimizer=muon classifier=plain augment=none",
     "model=pretrained model.name=mobilenet_v3_small model.freeze=true "  # has dropout
     "callbacks=[finetune,ema] scheduler=cosine classifier.decay_biases=false",

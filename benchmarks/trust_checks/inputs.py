@@ -187,6 +187,6 @@ def damaged_image(image: str, use: str, w: Path) -> None:
         words = [use, str(trained), str(path if path.exists() else path.parent)]
         run(w, *words, program="lenet-pl", status=(0, 1, 2), seconds=base.LIMIT)
     else:
-        words = ["data=folder", "data.root=images", "model.num_classes=2", f"data.{use}", *DEBUG]
+        words = ["data=folder", "data.root=images", f"data.{use}", *DEBUG]
         run(w, *words, status=(0, 2), seconds=base.LIMIT)
     require(not list(w.rglob("PWNED")), "the image ran code")

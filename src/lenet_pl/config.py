@@ -45,7 +45,7 @@ RESUME_KEYS = (
     "callbacks.average",
     "callbacks.finetune",
 )
-# taken from the data where they are null; the weights in a checkpoint have these sizes
+# taken from the data where they are null; a checkpoint's weights fit them
 FROM_DATA = ("model.num_classes", "model.channels", "model.size")
 
 
@@ -148,14 +148,14 @@ def fit_to_data(cfg: DictConfig, data: Mapping[str, Any]) -> DictConfig:
     balanced``: images / (classes · images of the class), as in scikit-learn.
     """
     cfg = cfg.copy()
-    channels, height, width = data.get("shape", (1, 28, 28))  # older checkpoints have none
+    channels, height, width = data["shape"]
     values = {"num_classes": len(data["classes"]), "channels": channels, "size": height}
     for name, value in values.items():
         if name in cfg.model and cfg.model[name] is None:
             if name == "size" and height != width:
                 raise ConfigError(f"model.size=null: the images are not square: {height} × {width}")
             cfg.model[name] = value
-    weights, counts = cfg.loss.get("class_weights"), data.get("class_counts", ())
+    weights, counts = cfg.loss.get("class_weights"), data["class_counts"]
     if weights == "balanced":
         cfg.loss.class_weights = [sum(counts) / (len(counts) * count) for count in counts]
     elif weights is not None and len(weights) != len(data["classes"]):
@@ -312,16 +312,13 @@ def check_checkpoint(
     path = Path(cfg.ckpt_path)
     checkpoint = read_checkpoint(path)
     load_weights(classifier, checkpoint["state_dict"], path, "weights belong to another model")
-    state = data.state_dict()
-    if any(value != state[key] for key, value in checkpoint[DATA_KEY].items()):
+    if checkpoint[DATA_KEY] != data.state_dict():
         raise ConfigError(
             f"ckpt_path={path}: was trained on other images; set data, data.val_size and "
             "data.split_seed as for that run"
         )
-    before = {**checkpoint["settings"]}
-    for key in FROM_DATA:  # set in older checkpoints
-        before.pop(key, None)
-    for key in {**before, **settings}:
+    before = checkpoint["settings"]
+    for key in before | settings:
         old, new = before.get(key), settings.get(key)
         if key == "steps" and old and new and old != new:
             raise ConfigError(

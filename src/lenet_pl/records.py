@@ -75,7 +75,7 @@ CHECKPOINT = {
     "settings": NODE,
     DATA_KEY: {
         **{"digest": STRING, "split_digest": STRING, "classes": [STRING]},
-        **{"shape?": list_of(COUNT, 3), "class_counts?": [COUNT]},
+        **{"shape": list_of(COUNT, 3), "class_counts": [COUNT]},
     },
     "callbacks": {
         "*": NODE,

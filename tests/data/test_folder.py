@@ -246,7 +246,7 @@ def test_options_of_digits_are_refused_in_colour(composed, tmp_path, name):
 
 def test_images_of_other_things_than_digits(composed, tmp_path):
     flat(tmp_path / "images")
-    cfg = composed("data=folder", f"data.root={tmp_path / 'images'}", "model.num_classes=3")
+    cfg = composed("data=folder", f"data.root={tmp_path / 'images'}")
     message = (
         "class folder blue has 0 images that can be read; .* blue/0.png: no digit in it, only "
         r"background; for images of other things than digits: data.source.channels=3 \(colour\), "
@@ -265,7 +265,7 @@ def damage_some(root: Path) -> None:
 def test_a_run_without_the_images_that_cannot_be_read(composed, folder, tmp_path, caplog):
     caplog.set_level("INFO")
     damage_some(folder)
-    overrides = [f"data.root={folder}", "model.num_classes=3", "trainer.max_epochs=1"]
+    overrides = [f"data.root={folder}", "trainer.max_epochs=1"]
     train(composed(*FAST, "data=folder", *overrides))
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["data"]["broken"] == ["cat/4.png", "eel/7.png", "eel/empty.jpg"]
@@ -307,7 +307,7 @@ def test_many_unreadable_images_are_counted(folder):
 
 def test_a_run_stops_at_images_that_cannot_be_read(composed, folder, tmp_path):
     damage_some(folder)
-    overrides = ["data=folder", f"data.root={folder}", "model.num_classes=3"]
+    overrides = ["data=folder", f"data.root={folder}"]
     with pytest.raises(UserError, match=r"data.on_error=stop: 3 images cannot .* is cat/4.png"):
         build(composed(*overrides, "data.on_error=stop"))
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
@@ -408,7 +408,7 @@ def official_splits(*splits, without=(), extra=None):
 )
 def test_invalid_folders(composed, folder, tmp_path, change, message):
     change(folder)
-    cfg = composed("data=folder", f"data.root={folder}", "model.num_classes=3")
+    cfg = composed("data=folder", f"data.root={folder}")
     with pytest.raises(UserError, match=rf"data.root=.*/images: {message}") as caught:
         build(cfg)
     assert "\n" not in str(caught.value)
@@ -435,12 +435,12 @@ def test_invalid_values(composed, overrides, message):
 
 def test_the_model_must_have_the_number_of_classes(composed, folder):
     with pytest.raises(UserError, match=r"model.num_classes=10: the data has 3 classes"):
-        build(composed("data=folder", f"data.root={folder}"))
+        build(composed("data=folder", f"data.root={folder}", "model.num_classes=10"))
 
 
 def test_an_invalid_folder_on_the_command_line(command, folder, tmp_path):
     one_image(folder)
-    done = command("data=folder", "data.root=images", "model.num_classes=3")
+    done = command("data=folder", "data.root=images")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: data.root=images: class folder dog has 1 image (PNG, JPEG, BMP, TIFF and so on); "

@@ -47,8 +47,8 @@ class Folder:
         root: str | None,
         invert: Auto,
         centre: Auto,
-        size: int = 28,  # not in the configuration of earlier runs
-        channels: int = 1,
+        size: int,
+        channels: int,
     ) -> None:
         self.root = root
         self.convert = partial(

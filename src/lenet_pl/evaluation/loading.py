@@ -31,8 +31,7 @@ class LoadedModel:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of its images, channels first."""
-        state = self.run.state[DATA_KEY] if self.run else {}
-        return tuple(state.get("shape", (1, 28, 28)))
+        return tuple(self.run.state[DATA_KEY]["shape"]) if self.run else (1, 28, 28)
 
     @property
     def preprocess(self) -> "partial[Tensor]":
