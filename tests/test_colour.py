@@ -17,16 +17,17 @@ from lenet_pl.runs import open_run
 from lenet_pl.training import build
 
 COLOURS = {"blue": (60, 80, 200), "green": (60, 190, 70), "red": (210, 60, 60)}
+COUNTS = {"blue": 60, "green": 40, "red": 20}
 SHAPE = ["data=folder", "data.source.size=32", "data.source.channels=3", "data.batch_size=10"]
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 noisy rectangles per class, which differ in colour only."""
+    """Noisy rectangles, which differ in colour only; the classes are unequal."""
     root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for name, colour in COLOURS.items():
         (root / name).mkdir()
-        for number in range(40):
+        for number in range(COUNTS[name]):
             noisy = np.array(colour) + rng.normal(0, 25, (40, 56, 3))
             image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
             image.save(root / name / f"{number}.png")
@@ -37,6 +38,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("colour") / "run"
     words = ["augment=[affine,elastic,erasing,noise,flip]", "trainer.max_epochs=4"]
+    words.append("loss.class_weights=balanced")
     return train_run(folder, *SHAPE, f"data.root={pictures}", *words)
 
 
@@ -47,7 +49,9 @@ def test_training_in_colour(run):
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert checkpoint["DigitsDataModule"]["shape"] == [3, 32, 32]
     assert checkpoint["state_dict"]["mean"].shape == (3, 1, 1)
-    network = open_run(str(run)).network()
+    opened = open_run(str(run))
+    assert opened.loss().weight.tolist() == pytest.approx([84 / (3 * n) for n in (42, 28, 14)])
+    network = opened.network()
     assert torch.equal(network.mean.flatten(), torch.tensor(data["mean"]))
     assert network.net.conv1.weight.shape == (6, 3, 5, 5)
 
