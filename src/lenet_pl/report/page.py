@@ -15,10 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 from lenet_pl import files, metrics, plots
-from lenet_pl.console import percent
-from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
+from lenet_pl.config import monitored_metric
+from lenet_pl.console import metric_title, percent, score
+from lenet_pl.evaluation.evaluate import (
+    RunEvaluation,
+    SplitPredictions,
+    compute_metrics,
+    missing_note,
+)
 from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
+from lenet_pl.rules import MONITORED
 
 SUFFIX = ".report"  # of the TensorBoard event file that a report writes
 
@@ -49,7 +56,9 @@ def summary(evaluation: RunEvaluation) -> dict[str, Any]:
     run, shown = evaluation.run, evaluation.shown
     return {
         "evaluation": evaluation,
-        "metrics": compute_metrics(run, shown),
+        "metrics": (computed := compute_metrics(run, shown)),
+        "missing": missing_note(run.classes, computed["scores"]),
+        "monitor": monitored_metric(run.config),
         "parameters": sum(p.numel() for p in evaluation.network.parameters()),
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
         "config": OmegaConf.to_yaml(run.config),
@@ -154,10 +163,12 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     )  # fmt: skip
     environment.filters.update(
         percent=percent,
+        title=metric_title,
         thumbnail=thumbnail,
         uri=lambda png: "data:image/png;base64," + b64encode(png).decode(),
         width=lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels
     )
+    environment.globals.update(score=score, monitored=MONITORED)
     html = environment.get_template(template).render({**context, "figures": figures})
     contents = {f"{name}.png": png for name, png in figures.items()}
     contents["index.html"] = html.encode()
