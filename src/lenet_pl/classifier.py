@@ -22,7 +22,7 @@ class Classifier(LightningModule):
     """A network with its normalisation, loss and optimizer.
 
     The loss and :func:`epoch_metrics` are computed once per epoch, from the logits of all batches;
-    they are logged as ``train/loss``, ``train/acc``, ``val/loss`` and so on, none of them in a step.
+    they are logged as ``train/loss``, ``train/acc``, ``val/loss`` and so on, nothing in a step.
 
     Args:
         net: maps standardised images ``[N, C, H, W]`` to logits ``[N, classes]``.

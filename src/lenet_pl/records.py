@@ -72,6 +72,7 @@ WEIGHTS = {"*": TENSOR}
 CHECKPOINT = {
     "state_dict": WEIGHTS,
     "epoch": NATURAL,
+    "global_step": NATURAL,
     "settings": NODE,
     DATA_KEY: {"digest": STRING, "split_digest": STRING, "classes": [STRING]},
     "callbacks": {

@@ -24,7 +24,7 @@ def show(value: Any) -> str:
 
 def gain(metric: str, value: float) -> float:
     """The value of a monitored metric, negated if less is better."""
-    return -value if MONITORED[metric] == "min" else value
+    return -value if MONITORED.get(metric) == "min" else value
 
 
 def number(low: float, high: float = LARGEST, text: str = "") -> Rule:

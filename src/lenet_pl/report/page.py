@@ -25,7 +25,7 @@ from lenet_pl.evaluation.evaluate import (
 )
 from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
-from lenet_pl.rules import MONITORED
+from lenet_pl.rules import gain
 
 SUFFIX = ".report"  # of the TensorBoard event file that a report writes
 
@@ -58,12 +58,18 @@ def summary(evaluation: RunEvaluation) -> dict[str, Any]:
         "evaluation": evaluation,
         "metrics": (computed := compute_metrics(run, shown)),
         "missing": missing_note(run.classes, computed["scores"]),
-        "monitor": monitored_metric(run.config),
+        "selected_by": selection(monitored_metric(run.config)),
         "parameters": sum(p.numel() for p in evaluation.network.parameters()),
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
         "config": OmegaConf.to_yaml(run.config),
         "greyscale": shown.images.shape[1] == 1,
     }
+
+
+def selection(monitor: str) -> str:
+    """What the weights were selected by: ``highest validation accuracy``."""
+    extreme = "lowest" if gain(monitor, 1) < 0 else "highest"
+    return f"{extreme} {metric_title(monitor.replace('val/', 'validation '))}"
 
 
 def draw(evaluation: RunEvaluation) -> dict[str, Any]:
@@ -163,12 +169,12 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     )  # fmt: skip
     environment.filters.update(
         percent=percent,
-        title=metric_title,
+        metric=metric_title,
         thumbnail=thumbnail,
         uri=lambda png: "data:image/png;base64," + b64encode(png).decode(),
         width=lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels
     )
-    environment.globals.update(score=score, monitored=MONITORED)
+    environment.globals["score"] = score
     html = environment.get_template(template).render({**context, "figures": figures})
     contents = {f"{name}.png": png for name, png in figures.items()}
     contents["index.html"] = html.encode()
