@@ -29,11 +29,11 @@ def draw(name: str, rng: random.Random) -> Image.Image:
     return image
 
 
-def draw_folder(root: Path, per_class: int, classes: int = 3, seed: int = 0) -> Path:
-    """Draw a folder for each class, for ``data=folder``."""
+def draw_folder(root: Path, *counts: int, seed: int = 0) -> Path:
+    """Draw a folder for each class, with this many drawings, for ``data=folder``."""
     rng = random.Random(seed)
-    for name in list(SHAPES)[:classes]:
+    for name, count in zip(SHAPES, counts, strict=False):
         (root / name).mkdir(parents=True)
-        for number in range(per_class):
+        for number in range(count):
             draw(name, rng).save(root / name / f"{number:03}.png")
     return root
