@@ -81,9 +81,11 @@ def test_metrics_of_an_epoch_cover_all_its_images(composed, monkeypatch):
     assert row["train/loss"] == nn.functional.cross_entropy(logits, labels).item()
     logits, labels = parts.classifier.outputs["val"]
     assert torch.equal(labels, parts.data.splits["val"].labels)  # all of them, in order
+    recalls = [(logits[labels == i].argmax(1) == i).double().mean().item() for i in range(10)]
+    assert row["val/balanced_acc"] == pytest.approx(sum(recalls) / 10, rel=1e-12)
     assert row["val/acc"] == (logits.argmax(1) == labels).sum().item() / 1000
     # once per epoch, never in a step
-    assert hooks == ["on_train_batch_end"] * 2 + ["on_validation_epoch_end"] * 2
+    assert hooks == ["on_train_batch_end"] * 3 + ["on_validation_epoch_end"] * 3
 
 
 def test_optimizer_as_configured(composed):

@@ -20,6 +20,7 @@ FINISHED = {
     "best_epoch": 19,
     "epochs": 20,
     "stopped_early": False,
+    "monitor": "val/acc",
     "metrics": METRICS | TEST,
     "data": {"pooled": False},
 }
@@ -54,6 +55,15 @@ def test_finished_run(folder):
     assert "see the curves  tensorboard --logdir run" in lines(FINISHED, folder)
     assert not any("longer" in line for line in lines(FINISHED, folder, extendable=False))
     assert not any("resume=" in line for line in lines(FINISHED, folder, resumable=False))
+
+
+def test_a_metric_that_the_best_epoch_was_selected_by_is_shown(folder):
+    metrics = METRICS | {"val/balanced_acc": 0.5}
+    result = FINISHED | {"monitor": "val/balanced_acc", "metrics": metrics}
+    assert lines(result, folder)[1] == (
+        "validation      98.64 %  loss 0.0532  balanced accuracy 50.00 %"
+    )
+    assert "balanced" not in lines(FINISHED | {"metrics": metrics}, folder)[1]
 
 
 def test_stopped_and_pooled_run(folder):

@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from lenet_pl import metrics
+from lenet_pl.rules import MONITORED
 
 
 @pytest.fixture
@@ -45,6 +46,23 @@ def test_confusion_matrix_and_scores_equal_counts(scored):
         f1 = 2 * precision * recall / (precision + recall) if correct else 0.0
         assert scores == (precision, recall, pytest.approx(f1), support)
     assert metrics.per_class_scores(matrix)[3] == (0.0, 0.0, 0.0, labels.tolist().count(3))
+
+
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_have_images(scored):
+    # recalls 3/4 and 1/2; the third class has no images, and one wrong prediction
+    matrix = torch.tensor([[3, 0, 1], [1, 1, 0], [0, 0, 0]])
+    assert metrics.balanced_accuracy(matrix).item() == (3 / 4 + 1 / 2) / 2
+    logits, labels = scored
+    recalls = [s.recall for s in metrics.per_class_scores(metrics.confusion_matrix(*scored))]
+    found = metrics.epoch_metrics(logits, labels)
+    assert found["balanced_acc"].item() == pytest.approx(sum(recalls) / 4, rel=1e-12)
+    assert found["acc"].item() == (logits.argmax(1) == labels).sum().item() / 200
+    assert found["acc"].item() != found["balanced_acc"].item()
+
+
+def test_every_metric_of_an_epoch_can_be_monitored(scored):
+    names = [f"val/{name}" for name in ("loss", *metrics.epoch_metrics(*scored))]
+    assert sorted(MONITORED) == sorted(names)
 
 
 def test_scores_of_a_class_without_images_are_zero():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lenet_pl import __version__
+from lenet_pl.metrics import epoch_metrics
 from lenet_pl.models.pixelnet import Values, per_channel, standardise
 
 Batch = tuple[Tensor, Tensor]  # images [N, C, H, W], labels [N]
@@ -21,8 +22,8 @@ DEBUG_STEPS = 1000  # length of the schedule with fast_dev_run, which trains on 
 class Classifier(LightningModule):
     """A network with its normalisation, loss and optimizer.
 
-    Loss and accuracy are computed once per epoch from the logits of all batches and logged as
-    ``train/loss``, ``train/acc``, ``val/loss`` and so on; nothing is logged in a step.
+    The loss and :func:`epoch_metrics` are computed once per epoch, from the logits of all batches;
+    they are logged as ``train/loss``, ``train/acc``, ``val/loss`` and so on, nothing in a step.
 
     Args:
         net: maps standardised images ``[N, C, H, W]`` to logits ``[N, classes]``.
@@ -104,21 +105,20 @@ class Classifier(LightningModule):
         self._log_epoch("test")
 
     def _log_epoch(self, stage: str) -> None:
-        """Log loss and accuracy over all images of an epoch."""
+        """Log the loss and the metrics over all images of an epoch."""
         logits, labels = (torch.cat(tensors) for tensors in zip(*self.batches[stage], strict=True))
         self.batches[stage].clear()
         logits = logits.float()  # they have 16 bits in mixed precision
         self.outputs[stage] = logits.cpu(), labels.cpu()
         # double precision, since float32 would round the accuracy; MPS does not support it
         device = "cpu" if self.device.type == "mps" else self.device
-        metrics = {
-            f"{stage}/loss": self.loss(logits, labels).to(device).double(),
-            f"{stage}/acc": (logits.argmax(1) == labels).to(device).double().mean(),
-        }
+        metrics = {"loss": self.loss(logits, labels).to(device).double()}
+        metrics |= epoch_metrics(logits.to(device), labels.to(device))
         # logger=False: the history callback passes the metrics to the loggers
         self.log_dict(
-            metrics, on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True
-        )
+            {f"{stage}/{name}": value for name, value in metrics.items()},
+            on_step=False, on_epoch=True, logger=False, batch_size=1, sync_dist=True,
+        )  # fmt: skip
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this 44 times per step; nn.Module's lookup would cost 3 % of the step

@@ -74,6 +74,11 @@ def check_hydra(hydra: DictConfig) -> None:
             raise ConfigError(f"{group}: takes one option; to sweep over several: -m {group}=A,B")
 
 
+def monitored_metric(cfg: DictConfig) -> str:
+    """The validation metric that the best epoch, and the best job of a sweep, are selected by."""
+    return str(OmegaConf.select(cfg, "callbacks.checkpoint.monitor") or "val/acc")
+
+
 def task_config(config: DictConfig, folder: Path) -> DictConfig:
     """The configuration that Hydra will pass to a job with this run folder."""
     cfg = config.copy()
@@ -316,6 +321,12 @@ def check_checkpoint(
         raise ConfigError(
             f"ckpt_path={path}: was trained on other images; set data, data.val_size and "
             "data.split_seed as for that run"
+        )
+    monitor = OmegaConf.select(cfg, "callbacks.checkpoint.monitor")
+    recorded = checkpoint["callbacks"].get("BestAndLast", {}).get("monitor")
+    if monitor and recorded and monitor != recorded:
+        raise ConfigError(
+            f"callbacks.checkpoint.monitor={monitor}: ckpt_path={path} was trained with {recorded}"
         )
     before = checkpoint["settings"]
     for key in before | settings:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -170,7 +171,10 @@ def _outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     early = ", stopped early" if result["stopped_early"] else ""
     end = ", then paused" if result["status"] == "paused" else early
     lines = [("best epoch", f"{result['best_epoch']} of {result['epochs']}{end}")]
-    lines.append(("validation", _score(metrics, "val")))
+    monitor = result["monitor"]
+    other = "" if monitor in ("val/acc", "val/loss") else metric_title(monitor.partition("/")[2])
+    selected = f"  {other} {score(monitor, metrics[monitor])}" if other else ""
+    lines.append(("validation", _score(metrics, "val") + selected))
     if "test/acc" in metrics:
         low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])
         lines.append(("test", f"{_score(metrics, 'test')}  95 % interval {low} to {high}"))
@@ -191,6 +195,16 @@ def _score(metrics: Mapping[str, float], stage: str) -> str:
 def percent(fraction: float) -> str:
     """``98.76 %``."""
     return f"{100 * fraction:.2f} %"
+
+
+def metric_title(name: str) -> str:
+    """The name of a metric in prose: ``balanced accuracy`` for ``balanced_acc``."""
+    return re.sub(r"\bacc$", "accuracy", name.replace("_", " "))
+
+
+def score(metric: str, value: float) -> str:
+    """The value of a metric: ``98.76 %`` for an accuracy, else ``0.0532``."""
+    return percent(value) if metric.endswith("acc") else f"{value:.4f}"
 
 
 def table(*columns: str, left: int) -> Table:

@@ -31,6 +31,17 @@ def predict_logits(network: nn.Module, images: Tensor, batch_size: int = 1000) -
     return logits
 
 
+def epoch_metrics(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The metrics of an epoch besides the loss, float64; logged as ``val/acc`` and so on.
+
+    With several processes, a training metric is the mean over those of the processes.
+    """
+    return {
+        "acc": (logits.argmax(1) == labels).double().mean(),
+        "balanced_acc": balanced_accuracy(confusion_matrix(logits, labels)),
+    }
+
+
 @dataclass(frozen=True)
 class Proportion:
     """A number of successes out of a number of trials."""
@@ -61,6 +72,16 @@ def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
     classes = logits.shape[1]
     pairs = labels * classes + logits.argmax(1)
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def balanced_accuracy(matrix: Tensor) -> Tensor:
+    """The mean recall of the classes that have images, from a confusion matrix.
+
+    Source: I. Guyon et al., "Design of the 2015 ChaLearn AutoML challenge", IJCNN 2015 ("BAC",
+    without its correction for chance).
+    """
+    support = matrix.sum(1)
+    return (matrix.diagonal().double() / support)[support > 0].mean()
 
 
 class ClassScores(NamedTuple):

@@ -25,6 +25,7 @@ from lenet_pl.rules import (
     COUNT,
     FINITE,
     MAPPING,
+    METRIC,
     NATURAL,
     NODE,
     STRING,
@@ -46,6 +47,7 @@ RESULT = {
     "status": one_of("finished", "paused", "pruned", "interrupted", "failed"),
     "epochs": NATURAL,
     "best_epoch?": NATURAL,
+    "monitor?": METRIC,
     "metrics": {"*": FINITE},
     "error?": STRING,
     "overrides?": [STRING],
@@ -72,6 +74,7 @@ WEIGHTS = {"*": TENSOR}
 CHECKPOINT = {
     "state_dict": WEIGHTS,
     "epoch": NATURAL,
+    "global_step": NATURAL,
     "settings": NODE,
     DATA_KEY: {
         **{"digest": STRING, "split_digest": STRING, "classes": [STRING]},
@@ -80,7 +83,7 @@ CHECKPOINT = {
     "callbacks": {
         "*": NODE,
         "EpochHistory": {"rows": METRICS},
-        "BestAndLast?": {"epoch": NATURAL, "best_model_path": STRING},
+        "BestAndLast?": {"epoch": NATURAL, "best_model_path": STRING, "monitor?": METRIC},
     },
     "optimizer_states": [{"state": MAPPING, "param_groups": [NODE]}],
     "lr_schedulers": [NODE],

@@ -22,6 +22,11 @@ def show(value: Any) -> str:
     return names[value] if value is None or isinstance(value, bool) else shorten(str(value))
 
 
+def gain(metric: str, value: float) -> float:
+    """The value of a monitored metric, negated if less is better."""
+    return -value if MONITORED.get(metric) == "min" else value
+
+
 def number(low: float, high: float = LARGEST, text: str = "") -> Rule:
     """A number, not a bool, in a closed range; ``text`` describes an open one."""
     text = f"a number {text or f'from {low:,} to {high:,}'}"
@@ -106,7 +111,8 @@ SHAPE: dict[str, Rule] = {  # of a network's input and output
 }
 WHOLE_EPOCHS = left_out("runs consist of whole epochs; set trainer.max_epochs")
 STEP: dict[str, Rule] = {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE}
-MONITORED = {"val/acc": "max", "val/loss": "min"}  # validation metrics, the better direction
+# validation metrics that epochs, runs and learning rates may be selected by; the better direction
+MONITORED = {"val/acc": "max", "val/loss": "min", "val/balanced_acc": "max"}
 METRIC: Rule = (f"a validation metric, {' or '.join(MONITORED)}", lambda x: x in [*MONITORED])
 MONITOR: dict[str, Rule] = {"monitor": METRIC, "mode": one_of("min", "max")}
 HPARAMS: Rule = (

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -40,6 +41,7 @@ from lenet_pl.config import (
     check_optimizer,
     check_outputs,
     fit_to_data,
+    monitored_metric,
     resume_settings,
     with_key,
 )
@@ -49,6 +51,7 @@ from lenet_pl.errors import FAILED, ConfigError, UserError, VerificationError, o
 from lenet_pl.files import display_path, replacing, reserved, write_json
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
+from lenet_pl.optim import planned_steps
 from lenet_pl.records import read_result
 from lenet_pl.runs import (
     LAST,
@@ -103,7 +106,7 @@ def train(cfg: DictConfig) -> float | None:
         cfg: as ``conf/config.yaml`` composes it.
 
     Returns:
-        The validation accuracy of the best epoch, for sweepers; None with ``fast_dev_run``.
+        The monitored metric of the best epoch, for sweepers; None with ``fast_dev_run``.
 
     Raises:
         ConfigError: if the configuration is invalid.
@@ -155,7 +158,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                 usr1 = parts and parts.signals.received == getattr(signal, "SIGUSR1", 0)
                 if usr1 and result["status"] == "interrupted" and not _in_sweep():
                     _requeue()
-    return cast("float | None", result["metrics"].get("val/acc"))
+    return cast("float | None", result["metrics"].get(result["monitor"]))
 
 
 # Runs built by prepare(), by folder, for train() to use: a single run is built before Hydra creates
@@ -231,7 +234,8 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     check_outputs(classifier, len(data.classes))
 
     check_accelerator(cfg.trainer.accelerator)
-    signals, history = StopOnSignal(), EpochHistory(Path(cfg.run_dir) / "metrics.csv")
+    signals = StopOnSignal()
+    history = EpochHistory(Path(cfg.run_dir) / "metrics.csv", monitored_metric(cfg))
     summary = TensorBoardSummary(hparams(cfg), OmegaConf.to_yaml(cfg, resolve=True))
     callbacks = [signals, history, summary, PauseAfter(cfg.pause_after)]
     callbacks += _instantiate_all(cfg, "callbacks", Callback)
@@ -324,7 +328,7 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
         if parts.best and parts.best.epoch:
             result["best_epoch"] = parts.best.epoch
             row = rows[parts.best.epoch - 1]
-            result["metrics"] = {name: row[name] for name in ("val/acc", "val/loss")}
+            result["metrics"] = {name: row[name] for name in row if name.startswith("val/")}
     result["stopped_early"] = len(rows) < (trainer.max_epochs or 0) and not _paused(cfg, parts)
 
 
@@ -372,9 +376,11 @@ def _verify(parts: Parts, best: int, metrics: dict[str, float]) -> None:
     on_cpu = parts.trainer.strategy.root_device.type == "cpu"
     exact = on_cpu and best > parts.history.restored
     images = len(parts.classifier.outputs["val"][1])
-    for name, tolerance in (("val/loss", 1e-4), ("val/acc", 1.5 / images)):
-        before, now = parts.history.rows[best - 1][name], metrics[name]
-        if not abs(now - before) <= (0 if exact else tolerance * max(1, abs(before))):
+    tolerances = {"val/loss": 1e-4, "val/acc": 1.5 / images}
+    for name, now in metrics.items():
+        before = parts.history.rows[best - 1].get(name, now)  # older checkpoints have fewer metrics
+        tolerance = 0 if exact else tolerances.get(name, inf) * max(1, abs(before))
+        if not abs(now - before) <= tolerance:
             raise VerificationError(
                 f"{name} of epoch {best} was {before:.6g}, but is {now:.6g} with the saved weights"
             )
@@ -396,14 +402,14 @@ def _write_predictions(path: Path, parts: Parts) -> None:
 
 
 def _logged(parts: Parts, stage: str) -> dict[str, float]:
-    """Loss and accuracy over all images of a split, or over as many batches as requested."""
+    """The metrics over all images of a split, or over as many batches as requested."""
     trainer, data = parts.trainer, parts.data
     batches = sum(trainer.num_val_batches if stage == "val" else trainer.num_test_batches)
     wanted = min(len(data.splits[stage]), int(batches) * data.eval_batch_size)
     if (images := len(parts.classifier.outputs[stage][1])) != wanted:
         raise VerificationError(f"{stage}: {images:,} images were evaluated, not {wanted:,}")
-    names = (f"{stage}/acc", f"{stage}/loss")
-    return {name: trainer.callback_metrics[name].item() for name in names}
+    metrics = trainer.callback_metrics.items()
+    return {name: value.item() for name, value in metrics if name.startswith(f"{stage}/")}
 
 
 def _is_main_process() -> bool:
@@ -426,6 +432,7 @@ def _initial_result(cfg: DictConfig) -> dict[str, Any]:
         "best_epoch": None,
         "stopped_early": False,
         "limits": _limits(cfg),
+        "monitor": monitored_metric(cfg),
         "metrics": {},
         "seconds": {"fit": None, "epoch_median": None},
         "parameters": None,
@@ -463,6 +470,8 @@ def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
     trainer, net, data = parts.trainer, parts.classifier.net, parts.data
     notes = [f"data        {data.origin}", *data.notes()]
     notes += [f"limited     trainer.{name}={value}" for name, value in _limits(cfg).items()]
+    steps = planned_steps(trainer, len(data.splits["train"]), data.batch_size)
+    notes.append(f"steps       {steps // (trainer.max_epochs or 1):,} per epoch, {steps:,} in all")
     notes.append(f"run folder  {display_path(Path(cfg.run_dir))}")
     for callback in cast(Any, trainer).callbacks:
         if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:

@@ -119,6 +119,7 @@ def synthetic_evaluation(
     net: nn.Module | None = None,
     source: str = "mnist",
     folder: Path = Path("outputs/runs/d/t"),
+    steps: int = 860,
 ) -> RunEvaluation:
     """An evaluated run, by default a healthy one of 8 epochs with a validation accuracy of 99 %.
 
@@ -133,11 +134,16 @@ def synthetic_evaluation(
         net: the network.
         source: name of the data set, of the MNIST family.
         folder: the run folder.
+        steps: optimizer steps per epoch.
     """
     config = CONFIG.copy()
     for key, value in (settings or {}).items():
         OmegaConf.update(config, key, value, force_add=True)
-    state = {"epoch": 4, "DigitsDataModule": {"classes": list("0123456789")}}
+    state = {
+        "epoch": 4,
+        "global_step": 5 * steps,
+        "DigitsDataModule": {"classes": list("0123456789")},
+    }
     data = SimpleNamespace(
         splits={"train": range(train_size)}, source=SimpleNamespace(name=source, family="mnist")
     )

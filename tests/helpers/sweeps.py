@@ -23,10 +23,13 @@ def write_job(
     wrong: Iterable[int] | None = None,
     images: int = 100,
     device: str = "cpu (1 thread)",
+    monitor: str = "val/acc",
+    **metrics: float,
 ) -> None:
     """Write the folder of a job as a run leaves it; without result.json if the status is None.
 
-    ``wrong`` lists the misclassified validation images, which determine the accuracy.
+    ``wrong`` lists the misclassified validation images, which determine the accuracy. ``metrics``
+    are further validation metrics of the best epoch.
     """
     if wrong is not None:
         wrong = sorted(wrong)
@@ -43,6 +46,7 @@ def write_job(
         write_predictions(folder, 3 * np.arange(images), label, prediction)
     if status is None:
         return
+    others = {f"val/{name}": value for name, value in metrics.items()}
     finished = status in ("finished", "paused", "pruned")
     result = {
         "status": status,
@@ -50,7 +54,8 @@ def write_job(
         "overrides": overrides,
         "epochs": 2,
         "best_epoch": 2 if finished else None,
-        "metrics": {"val/acc": acc, "val/loss": loss} if finished else {},
+        "monitor": monitor,
+        "metrics": {"val/acc": acc, "val/loss": loss, **others} if finished else {},
         "seconds": {"fit": 3.5},
         "device": device,
     }

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import yaml
+from helpers.commands import ROOT
 from helpers.evaluations import (
     SPREAD,
     TRAIN_LOSS,
@@ -20,7 +22,7 @@ from helpers.evaluations import (
 )
 from omegaconf import OmegaConf
 
-from lenet_pl.config import check
+from lenet_pl.config import check, flatten
 from lenet_pl.metrics import Proportion, expected_calibration_error
 from lenet_pl.models.mlp import MLP
 from lenet_pl.report import diagnosis
@@ -34,6 +36,11 @@ def context(**changes: Any) -> Context:
 AUGMENTED = {"augment": {"affine": {}}}
 SCHEDULED = {"scheduler": {"_target_": "lenet_pl.optim.one_cycle"}}
 GUESSED = [(label, 0) for label in range(1, 10) for _ in range(200)]  # 10 % correct
+UNTRAINED: dict[str, Any] = {
+    "val": predictions(GUESSED),
+    "train": Proportion(200, 2000),
+    "rows": metric_rows([2.303] * 20, [2.303] * 20, [0.1] * 20),
+}
 DOUBLED = predictions([*SPREAD, *SPREAD])  # 98 % correct
 OVERFIT: dict[str, Any] = {
     "val": predictions([*SPREAD, *SPREAD], confidence=0.98),
@@ -153,6 +160,43 @@ FIRING = {
             "and has decreased smoothly since, to 1.10; validation accuracy is 55.00 %",
         ],
         ["optimizer.lr=0.02"],
+    ),
+    "few steps on few images": Case(
+        diagnosis.too_few_steps,
+        {**UNTRAINED, "train_size": 63, "steps": 2},
+        [
+            "Too few steps: 40 in all; 20 epochs of 2 steps, with 63 training images in batches of "
+            "64. 10.00 % of training and 10.00 % of validation images are classified correctly; "
+            "the training loss ended at 2.30 (chance: 2.30), and optimizer.lr is 0.01.",
+        ],
+        ["experiment=small"],
+    ),
+    "few steps in one epoch": Case(
+        diagnosis.too_few_steps,
+        {**UNTRAINED, "rows": metric_rows([2.3], [2.3], [0.1]), "train_size": 5000, "steps": 79},
+        ["Too few steps: 79 in all; 1 epoch of 79 steps"],
+        ["trainer.max_epochs=37"],
+    ),
+    "few steps on more images": Case(
+        diagnosis.too_few_steps,
+        {**UNTRAINED, "train_size": 1100, "steps": 18},
+        ["Too few steps: 360 in all; 20 epochs of 18 steps"],
+        ["data.batch_size=16"],
+    ),
+    "few steps in small batches": Case(
+        diagnosis.too_few_steps,
+        {**UNTRAINED, "train_size": 1100, "steps": 18, "settings": {"data.batch_size": 8}},
+        ["Too few steps: 360 in all"],
+        ["optimizer.lr=0.03"],
+    ),
+    "one epoch": Case(
+        diagnosis.ended_too_early,
+        {"rows": metric_rows([0.3], [0.2], [0.95])},
+        [
+            "Trained for a single epoch",
+            "Validation accuracy is 99.00 % after 860 steps; whether",
+        ],
+        ["trainer.max_epochs=10"],
     ),
     "one class": Case(
         diagnosis.one_class,
@@ -472,6 +516,12 @@ SILENT: dict[str, tuple[Callable[[Context], Finding | None], dict[str, Any]]] = 
         diagnosis.ended_too_early,
         {"rows": metric_rows(val=(*VAL_LOSS[:6], 0.05, 0.04), lr=[0.01] * 7 + [0.0001])},
     ),
+    "one epoch, annealed": (
+        diagnosis.ended_too_early,
+        {"rows": metric_rows([0.3], [0.2], [0.95], lr=[1e-5])},
+    ),
+    "enough steps": (diagnosis.too_few_steps, {**UNTRAINED, "train_size": 63, "steps": 50}),
+    "few steps were enough": (diagnosis.too_few_steps, {"train_size": 63, "steps": 2}),
     "negligible improvement": (
         diagnosis.ended_too_early,
         {"rows": metric_rows(val=(*VAL_LOSS[:7], 0.0499))},
@@ -561,8 +611,8 @@ def test_evenly_spread_errors_show_no_pairs(classes):
         predicted[wrong] = (labels[wrong] + steps) % classes
         val = split_predictions(9 * torch.eye(10)[predicted][:, :classes], labels)
         evaluation = synthetic_evaluation(val=val)
-        state = {"epoch": 4, "DigitsDataModule": {"classes": [str(n) for n in range(classes)]}}
-        run = replace(evaluation.run, state=state)
+        names = {"classes": [str(n) for n in range(classes)]}
+        run = replace(evaluation.run, state=evaluation.run.state | {"DigitsDataModule": names})
         finding = diagnosis.concentrated_errors(Context(replace(evaluation, run=run)))
         fired += finding is not None and "Most confused" in finding.evidence
     assert fired <= 5  # 1 is expected
@@ -577,6 +627,27 @@ def test_z_score_by_hand():
 def test_stuck_training_is_the_only_finding():
     findings = diagnose(context(**FIRING["stuck"].changes))
     assert [finding.title for finding in findings] == ["Learning rate too low"]
+
+
+def test_too_few_steps_are_the_only_finding(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changed = ["data.batch_size=4", "optimizer.lr=0.1", "trainer.max_epochs=3", "augment=noise"]
+    kept = ["data=folder", "data.root=DIR", "model.num_classes=3", "seed=1"]
+    run_folder(tmp_path, [*kept, *changed, "experiment=best", "callbacks.early_stopping=null"])
+    c = context(**UNTRAINED, train_size=63, steps=2)
+    [finding] = diagnose(c)
+    command = f"lenet-pl train {' '.join(kept)} experiment=small"
+    assert finding.command(c.evaluation) == command
+    run_folder(tmp_path, ["experiment=small"])  # it is used already
+    [finding] = diagnose(c)
+    assert finding.overrides == ("data.batch_size=16",)
+
+
+def test_experiment_small_sets_what_its_command_leaves_out():
+    recipe = yaml.safe_load((ROOT / "conf" / "experiment" / "small.yaml").read_text())
+    groups = [key.removeprefix("override /") for item in recipe.pop("defaults") for key in item]
+    for key in [*groups, *flatten(recipe)]:
+        assert {key, key.partition(".")[0]} & diagnosis.SMALL, key
 
 
 def test_a_single_predicted_class_is_the_only_finding():

@@ -47,6 +47,10 @@ def folders(tmp_path: Path) -> Path:
         (["seed=0,1", "trainer=ddp", "trainer.devices=1"], "trainer.strategy=ddp: a job of a"),
         (["trainer.accelerator=cpu", "trainer.devices=1,2"], "trainer.devices=2: a job of a"),
         (["seed=0,1", "hydra/launcher=submitit_slurm"], "no Slurm here"),
+        (
+            ["callbacks.checkpoint.monitor=val/acc,val/balanced_acc"],
+            "callbacks.checkpoint.monitor=val/balanced_acc: must be val/acc, as in job 0",
+        ),
     ],
 )
 def test_an_impossible_sweep_writes_nothing(
@@ -126,6 +130,15 @@ def test_presets_match_the_arguments_of_their_plugins(group: str, name: str) -> 
     pytest.importorskip(node._target_.rpartition(".")[0])
     arguments = {key: node[key] for key in node if key != "_target_"}
     assert get_object(node._target_)(**arguments)
+
+
+def test_a_search_has_the_direction_of_the_metric(run_sweep: RunSweep, tmp_path, capsys) -> None:
+    pytest.importorskip("optuna")
+    loss = ["callbacks.checkpoint.monitor=val/loss", "callbacks.checkpoint.mode=min"]
+    assert run_sweep("-m", *QUICK, "hydra/sweeper=optuna", *loss) == 2
+    message = "hydra.sweeper.direction=maximize: must be minimize for val/loss"
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_search_continues_with_more_trials(

@@ -10,6 +10,7 @@ import pytest
 from helpers.sweeps import read_table, write_job, write_plan
 from rich.console import Console
 
+from lenet_pl.errors import ConfigError
 from lenet_pl.sweeps.results import read_sweep, short_names
 from lenet_pl.sweeps.summary import as_dict, command, markdown, outcome, summary, write_files
 
@@ -26,6 +27,83 @@ def test_jobs_are_ranked_by_validation_accuracy_then_loss(grid: Path) -> None:
     assert lines["validation"] == "95.00 %  loss 0.1000"
     assert lines["test"] == "not yet"
     assert lines["failed"] == "job 1: train/loss is nan in epoch 1"
+
+
+def test_jobs_are_ranked_by_the_metric_that_their_epochs_were_selected_by(tmp_path: Path) -> None:
+    for name, lr, seed, acc, balanced in [
+        ("0", "0.1", 0, 0.99, 0.5),
+        ("1", "0.1", 1, 0.99, 0.75),
+        ("2", "0.2", 0, 0.9, 0.75),
+        ("3", "0.2", 1, 0.9, 0.875),
+    ]:
+        overrides, monitor = [f"optimizer.lr={lr}", f"seed={seed}"], "val/balanced_acc"
+        metrics = {"acc": acc, "balanced_acc": balanced}
+        write_job(tmp_path, name, overrides, monitor=monitor, **metrics)
+    sweep = read_sweep(tmp_path)
+    assert [job.name for job in sweep.jobs] == ["3", "1", "2", "0"]
+    assert sweep.winner is not None
+    assert sweep.winner.names == ["3", "2"]
+    content = as_dict(sweep)
+    winner = content["winner"]
+    assert winner["val/balanced_acc"] == 0.8125
+    assert winner["val/balanced_acc_sd"] == statistics.stdev([0.75, 0.875])
+    assert winner["val/acc"] == 0.9
+    assert "val/acc_low" not in winner
+    assert winner["val/balanced_acc_high"] == 1.0  # clipped
+    assert content["jobs"][0]["val/balanced_acc"] == 0.875
+    assert dict(outcome(sweep))["validation"].startswith(
+        "90.00 % ± 0.00 %  loss 0.3000  balanced_acc 81.25 % ± 8.84 %  mean and standard deviation"
+    )
+    jobs, _, first, *_ = markdown(sweep).splitlines()
+    header = (
+        "| job | lr | seed | status | epoch | val/acc | val/loss | val/balanced_acc | seconds |"
+    )
+    assert jobs.startswith(header)
+    assert first.startswith("| 3 | 0.2 | 1 | finished | 2 | 90.00 % | 0.3000 | 87.50 % |")
+    write_files(sweep)
+    [row, *_] = read_table(tmp_path)
+    assert row["val/balanced_acc_mean"] == "0.8125"
+    assert sweep.verdict is not None
+    lead = "The winner leads jobs 1, 0 (lr 0.1) by 0.1875 in val/balanced_acc."
+    assert sweep.verdict.sentences[0] == lead
+
+
+def test_jobs_are_ranked_by_the_smallest_loss(tmp_path: Path) -> None:
+    for name, acc, loss in [("0", 0.99, 0.2), ("1", 0.9, 0.1)]:
+        write_job(
+            tmp_path, name, [f"optimizer.lr=0.{name}"], acc=acc, loss=loss, monitor="val/loss"
+        )
+    sweep = read_sweep(tmp_path)
+    assert sweep.winner is not None
+    assert sweep.winner.names == ["1"]
+    lines = dict(outcome(sweep))
+    assert lines["validation"] == "90.00 %  loss 0.1000"
+    assert sweep.verdict is not None
+    assert sweep.verdict.sentences[:2] == [
+        "The winner leads job 0 (lr 0.0) by 0.1000 in val/loss.",
+        "No significance test: job 0 (McNemar's test compares accuracies, not val/loss).",
+    ]
+    write_files(sweep)
+    assert (tmp_path / "sweep.png").exists()
+
+
+def test_jobs_selected_by_different_metrics_are_not_ranked(tmp_path: Path) -> None:
+    write_job(tmp_path, "0", ["seed=0"])
+    write_job(tmp_path, "1", ["seed=1"], monitor="val/loss")
+    with pytest.raises(ConfigError, match=r"monitor is val/acc in job 0, val/loss in job 1"):
+        read_sweep(tmp_path)
+
+
+def test_the_best_epoch_of_a_running_job_is_by_its_metric(tmp_path: Path) -> None:
+    write_job(tmp_path, "0", ["seed=0"], status=None)
+    config = {"callbacks": {"checkpoint": {"monitor": "val/loss"}}}
+    node = {"_target_": "x"}
+    config |= {"data": {**node, "source": node}, "model": node, "loss": node}
+    (tmp_path / "0" / ".hydra" / "config.yaml").write_text(json.dumps(config))
+    rows = ["epoch,val/acc,val/loss,seconds", "1,0.8,0.1,1", "2,0.9,0.3,1"]
+    (tmp_path / "0" / "metrics.csv").write_text("\n".join(rows))
+    [job] = read_sweep(tmp_path).jobs
+    assert (job.status, job.best_epoch, job.monitor) == ("unfinished", 1, "val/loss")
 
 
 def test_pending_jobs_are_listed_with_their_values(grid: Path) -> None:

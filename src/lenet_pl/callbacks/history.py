@@ -10,13 +10,15 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lenet_pl.callbacks.stopping import StoppedError
-from lenet_pl.console import console, percent
+from lenet_pl.console import console, percent, score
 from lenet_pl.files import write_csv
+from lenet_pl.rules import gain
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, float]
 
+FIRST = ("train/loss", "train/acc", "val/loss", "val/acc")  # metrics in a row
 REFRESH = 0.1  # seconds; drawing the progress bar takes longer than a training step
 
 
@@ -24,19 +26,21 @@ class EpochHistory(Callback):
     """Writes a row per epoch to ``metrics.csv`` and to the loggers.
 
     A row has the epoch (from 1), its metrics, its last learning rate and its time in seconds,
-    including validation. Loggers get the epoch as step, so that runs with different batch sizes are
-    comparable. Checkpoints include the rows, for resumed runs.
+    including validation; metrics other than loss and accuracy come last. Loggers get the epoch as
+    step, so that runs with different batch sizes are comparable. Checkpoints include the rows, for
+    resumed runs.
 
     Args:
         path: the CSV file.
+        monitor: the validation metric that defines the best epoch.
 
     Attributes:
         rows: of the finished epochs.
         restored: how many of them were read from a checkpoint.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, monitor: str) -> None:
+        self.path, self.monitor = path, monitor
         self.rows: list[Row] = []
         self.restored = 0
         self._start = 0.0
@@ -51,19 +55,20 @@ class EpochHistory(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_last_batch:
             raise StoppedError(f"stopped in the middle of epoch {trainer.current_epoch + 1}")
+        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
         row: Row = {
             "epoch": trainer.current_epoch + 1,
-            **_metrics(trainer, "train/"),
-            **_metrics(trainer, "val/"),
+            **{name: metrics[name] for name in FIRST},
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": time.perf_counter() - self._start,
+            **metrics,
         }
         for name, value in row.items():
             if name.endswith("/loss") and not math.isfinite(value):
                 raise FloatingPointError(
                     f"{name} is {value} in epoch {row['epoch']}; try a smaller optimizer.lr"
                 )
-        best = max((previous["val/acc"] for previous in self.rows), default=0.0)
+        *before, now = (gain(self.monitor, x[self.monitor]) for x in (*self.rows, row))
         self.rows.append(row)
         if not trainer.is_global_zero:
             return
@@ -72,10 +77,12 @@ class EpochHistory(Callback):
             metrics = {name: value for name, value in row.items() if name != "epoch"}
             logger.log_metrics(metrics, int(row["epoch"]))
             logger.save()
-        log.info(_line(row, trainer.max_epochs, row["val/acc"] > best))
+        best = now > max(before, default=-math.inf)
+        log.info(_line(row, trainer.max_epochs, self.monitor, best))
 
     def _write(self) -> None:
-        write_csv(self.path, list(self.rows[0]), (list(row.values()) for row in self.rows))
+        names = list(self.rows[-1])  # a resumed run may have begun without some of them
+        write_csv(self.path, names, ([row.get(x, "") for x in names] for row in self.rows))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -85,18 +92,15 @@ class EpochHistory(Callback):
         self.restored = len(self.rows)
 
 
-def _metrics(trainer: Trainer, prefix: str) -> Row:
-    metrics = trainer.callback_metrics.items()
-    return {name: value.item() for name, value in metrics if name.startswith(prefix)}
-
-
-def _line(row: Row, max_epochs: int | None, best: bool) -> str:
+def _line(row: Row, max_epochs: int | None, monitor: str, best: bool) -> str:
     """``epoch  3/20  train 0.0912  97.20 %  val 0.0713  97.90 %  5.1 s  best``."""
     total = str(max_epochs)
     scores = [
         f"{stage} {row[f'{stage}/loss']:.4f} {percent(row[f'{stage}/acc']):>8}"
         for stage in ("train", "val")
     ]
+    if monitor not in FIRST:
+        scores.append(f"{monitor} {score(monitor, row[monitor])}")
     start, end = f"epoch {row['epoch']:{len(total)}.0f}/{total}", f"{row['seconds']:.1f} s"
     return "  ".join([start, *scores, end, *["best"] * best])
 

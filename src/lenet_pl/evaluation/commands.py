@@ -62,7 +62,7 @@ def test(options: argparse.Namespace) -> None:
         "data": images.data,
         "split": images.split,
         "images": len(images.labels),
-        "notes": images.notes,
+        "notes": images.notes + evaluate.missing_note(model.classes, metrics["scores"]),
         **metrics,
         "scores": [{"class": name, **scores._asdict()} for name, scores in named_scores],
         "reported": None,
@@ -93,7 +93,7 @@ def test(options: argparse.Namespace) -> None:
 def _print_metrics(answer: dict[str, Any]) -> None:
     from rich.text import Text
 
-    from lenet_pl.console import console, percent, table
+    from lenet_pl.console import console, metric_title, percent, score, table
 
     epoch = f", epoch {answer['epoch']}" if answer["epoch"] else ""
     images = f"{answer['images']:,} {answer['split']} images".replace("  ", " ")
@@ -106,6 +106,7 @@ def _print_metrics(answer: dict[str, Any]) -> None:
     lines = [
         ("accuracy", f"{percent(answer['accuracy'])}  {interval}"),
         ("misclassified", f"{answer['images'] - answer['correct']:,} of {answer['images']:,}"),
+        *((metric_title(x), score(x, y)) for x, y in answer["metrics"].items() if x != "acc"),
         ("loss", f"{answer['loss']:.4f}"),
         ("NLL", f"{answer['nll']:.4f} nats per image"),
         ("calibration error", f"{percent(answer['ece'])} (expected, 15 bins)"),

@@ -185,8 +185,9 @@ def compute_metrics(run: Run | None, predictions: SplitPredictions) -> dict[str,
 
     Returns:
         ``correct`` predictions, the ``loss`` (the run's, or cross-entropy), ``accuracy`` and its
-        95 % Wilson interval from ``low`` to ``high``, ``nll`` in nats per image, ``ece`` with 15
-        bins, the confusion ``matrix`` (rows are labels) and the ``scores`` of each class.
+        95 % Wilson interval from ``low`` to ``high``, the ``metrics`` of an epoch by name, ``nll``
+        in nats per image, ``ece`` with 15 bins, the confusion ``matrix`` (rows are labels) and the
+        ``scores`` of each class.
     """
     logits, labels, accuracy = predictions.logits, predictions.labels, predictions.accuracy
     device = _device(run)
@@ -199,11 +200,21 @@ def compute_metrics(run: Run | None, predictions: SplitPredictions) -> dict[str,
         "accuracy": accuracy.value,
         "low": low,
         "high": high,
+        "metrics": {name: x.item() for name, x in metrics.epoch_metrics(logits, labels).items()},
         "nll": metrics.negative_log_likelihood(logits, labels),
         "ece": metrics.expected_calibration_error(logits, labels),
         "matrix": matrix.tolist(),
         "scores": metrics.per_class_scores(matrix),
     }
+
+
+def missing_note(classes: Sequence[str], scores: Sequence[metrics.ClassScores]) -> tuple[str, ...]:
+    """A note if some classes have no images."""
+    missing = [name for name, score in zip(classes, scores, strict=True) if not score.support]
+    if not missing:
+        return ()
+    names = ", ".join(missing)
+    return (f"no images of {names}: not tested, and balanced accuracy is that of the rest",)
 
 
 def write_predictions(model: LoadedModel, predictions: SplitPredictions) -> Path:
@@ -307,9 +318,10 @@ def test_winner(folders: Sequence[Path]) -> bool:
     for run in (open_run(str(folder)) for folder in untested):
         predictions = predict_split(run, run.network(), run_images(run, "test"))
         computed.append(compute_metrics(run, predictions))
-    names = {"loss": "loss", "acc": "accuracy", "acc_low": "low", "acc_high": "high"}
+    names = {"loss": "loss", "acc_low": "low", "acc_high": "high"}
     for folder, values in zip(untested, computed, strict=True):
         result = read_result(folder)
-        result["metrics"] |= {f"test/{key}": values[name] for key, name in names.items()}
+        tested = values["metrics"] | {key: values[name] for key, name in names.items()}
+        result["metrics"] |= {f"test/{name}": value for name, value in tested.items()}
         write_json(folder / "result.json", result)
     return bool(untested)

@@ -20,9 +20,13 @@ from lenet_pl.records import hydra_mode, override_key
 from lenet_pl.report.explain import convolutions
 
 Z = 2.576  # standard errors; chance exceeds them in 1 % of cases
+FEW_STEPS = 1000  # LeNet may not have left chance level by then at the default learning rate
 MIN_COUNT = 20  # errors, or images of a class; fewer show no pattern
 # data keys that fit every data set, and so survive an override of the group
 SHARED_KEYS = {"data.batch_size", "data.eval_batch_size", "data.split_seed", "data.seed"}
+# what experiment=small chooses, so that the run's own overrides of it are left out
+SMALL = {"augment", "callbacks", "classifier", "data.augment_until", "data.batch_size"}
+SMALL |= {"optimizer", "scheduler", "trainer.max_epochs"}
 TEXTS = yaml.safe_load((Path(__file__).parent / "templates/findings.yaml").read_text("utf-8"))
 
 
@@ -43,6 +47,7 @@ class Finding:
         if not self.overrides:
             return ""
         replaced = set(map(override_key, self.overrides))
+        replaced |= SMALL if "experiment=small" in self.overrides else set()
         own = [
             item
             for item in evaluation.overrides
@@ -67,6 +72,8 @@ class Context:
         self.gap, self.errors = self.train.value - self.val.value, self.val.total - self.val.count
         self.matrix = metrics.confusion_matrix(evaluation.val.logits, evaluation.val.labels)
         self.train_size, self.epochs = len(evaluation.data.splits["train"]), len(self.rows)
+        # optimizer steps per epoch, as trained
+        self.steps = int(self.run.state["global_step"]) // self.run.epoch
         self.chance = chance = log(len(self.classes))  # the loss of guessing
         unlearnt = min(self.val_losses) < 0.5 * chance and self.val_losses[-1] > 0.9 * chance
         self.collapsed = unlearnt or max(self.accuracies) - self.accuracies[-1] > 0.2
@@ -121,18 +128,28 @@ def learning_rate_too_high(c: Context) -> Finding | None:
     return None
 
 
+def too_few_steps(c: Context) -> Finding | None:
+    """The run ended before the network could learn the training images."""
+    total, size = c.steps * c.epochs, c.setting("data.batch_size")
+    if c.result.get("error") or total >= FEW_STEPS or c.train.value >= 0.9:
+        return None
+    small = c.train_size <= 1000 and "experiment=small" not in c.evaluation.overrides
+    epochs = max(2 * c.epochs, 3 * FEW_STEPS // c.steps)
+    return c.finding("too_few_steps", total=total, size=size, small=small, enough=epochs)
+
+
 def learning_rate_too_low(c: Context) -> Finding | None:
     """The loss never left chance level, or it falls steadily and is far from converged."""
-    losses, steps = c.losses, -(-c.train_size // c.setting("data.batch_size"))  # per epoch
+    losses = c.losses
     ratios = [after / before for before, after in pairwise(losses)]
     warming_up = c.rates[0] < 0.9 * max(c.rates)
-    if c.result.get("error") or warming_up or steps < 50 or max(ratios, default=0) > 1.02:
+    if c.result.get("error") or warming_up or c.steps < 50 or max(ratios, default=0) > 1.02:
         return None
     stuck = losses[-1] > 0.9 * c.chance
     slow_start = losses[0] > 0.5 * c.chance and c.rows[0]["train/acc"] < 0.5
     unconverged = len(losses) >= 4 and max(ratios) < 0.95 and c.val.value < 0.8
     if stuck or (slow_start and unconverged):
-        return c.finding("learning_rate_too_low", steps=steps, stuck=stuck)
+        return c.finding("learning_rate_too_low", stuck=stuck)
     return None
 
 
@@ -151,7 +168,12 @@ def underfitting(c: Context) -> Finding | None:
     error = 1 - c.train.value
     if error < 0.01 or c.gap > 0.25 * error:
         return None
-    if ended_too_early(c) or learning_rate_too_low(c) or learning_rate_too_high(c):
+    if (
+        ended_too_early(c)
+        or too_few_steps(c)
+        or learning_rate_too_low(c)
+        or learning_rate_too_high(c)
+    ):
         return None
     convolutional = bool(convolutions(c.evaluation.network))
     return c.finding("underfitting", error=error, convolutional=convolutional)
@@ -175,7 +197,9 @@ def ended_too_early(c: Context) -> Finding | None:
         if patience is None or best < c.epochs - 1:
             return None
         return c.finding("stopped_too_early", best=best, patience=patience)
-    back, annealed = max(1, c.epochs // 4), rates[-1] < 0.1 * max(rates)
+    back, annealed = max(1, c.epochs // 4), rates[-1] < 0.1 * max(*rates, c.lr)
+    if c.epochs == 1 and not annealed:
+        return c.finding("one_epoch")
     if annealed or c.epochs < 2 or last > min(losses) or last >= 0.97 * losses[-1 - back]:
         return None
     scheduled = len({round(rate, 9) for rate in rates}) > 1  # for this number of epochs
@@ -275,8 +299,9 @@ def z_score(first: metrics.Proportion, second: metrics.Proportion) -> float:
 # The most urgent first. Those that suggest overrides read training and validation only, so that
 # following them does not tune on the test set.
 CHECKS = (
-    learning_rate_too_high, learning_rate_too_low, one_class, underfitting, overfitting,
-    ended_too_early, concentrated_errors, miscalibration, ambiguous_images, split_mismatch,
+    learning_rate_too_high, too_few_steps, learning_rate_too_low, one_class, underfitting,
+    overfitting, ended_too_early, concentrated_errors, miscalibration, ambiguous_images,
+    split_mismatch,
 )  # fmt: skip
 
 

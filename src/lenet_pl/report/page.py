@@ -15,10 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 from lenet_pl import files, metrics, plots
-from lenet_pl.console import percent
-from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
+from lenet_pl.config import monitored_metric
+from lenet_pl.console import metric_title, percent, score
+from lenet_pl.evaluation.evaluate import (
+    RunEvaluation,
+    SplitPredictions,
+    compute_metrics,
+    missing_note,
+)
 from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
+from lenet_pl.rules import gain
 
 SUFFIX = ".report"  # of the TensorBoard event file that a report writes
 
@@ -49,12 +56,20 @@ def summary(evaluation: RunEvaluation) -> dict[str, Any]:
     run, shown = evaluation.run, evaluation.shown
     return {
         "evaluation": evaluation,
-        "metrics": compute_metrics(run, shown),
+        "metrics": (computed := compute_metrics(run, shown)),
+        "missing": missing_note(run.classes, computed["scores"]),
+        "selected_by": selection(monitored_metric(run.config)),
         "parameters": sum(p.numel() for p in evaluation.network.parameters()),
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
         "config": OmegaConf.to_yaml(run.config),
         "greyscale": shown.images.shape[1] == 1,
     }
+
+
+def selection(monitor: str) -> str:
+    """What the weights were selected by: ``highest validation accuracy``."""
+    extreme = "lowest" if gain(monitor, 1) < 0 else "highest"
+    return f"{extreme} {metric_title(monitor.replace('val/', 'validation '))}"
 
 
 def draw(evaluation: RunEvaluation) -> dict[str, Any]:
@@ -154,10 +169,12 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     )  # fmt: skip
     environment.filters.update(
         percent=percent,
+        metric=metric_title,
         thumbnail=thumbnail,
         uri=lambda png: "data:image/png;base64," + b64encode(png).decode(),
         width=lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels
     )
+    environment.globals["score"] = score
     html = environment.get_template(template).render({**context, "figures": figures})
     contents = {f"{name}.png": png for name, png in figures.items()}
     contents["index.html"] = html.encode()

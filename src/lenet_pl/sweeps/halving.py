@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import quoted, write_json
 from lenet_pl.records import override_key, read_metrics
+from lenet_pl.rules import gain
 from lenet_pl.sweeps.results import best_row, ended, readable_result
 
 if TYPE_CHECKING:  # Hydra imports the sweeper before it needs the plan
@@ -82,7 +83,7 @@ def _overrides(plan: "Plan", name: str, epochs: int | None) -> list[str]:
 
 
 def _ranked(plan: "Plan", settings: list[list[str]], epochs: int) -> list[list[str]]:
-    """Rank the settings by the best epoch up to a rung: mean accuracy over seeds, then mean loss.
+    """Rank the settings by the best epoch up to a rung: mean metric over seeds, then mean loss.
 
     Settings of which some jobs have failed come last; those of which all have are left out. Epochs
     after the rung are ignored, so that a sweep that is started again makes the same decisions.
@@ -90,10 +91,10 @@ def _ranked(plan: "Plan", settings: list[list[str]], epochs: int) -> list[list[s
     scored = []
     for names in settings:
         left = [n for n in names if ended(readable_result(plan.folder / n), epochs)]
-        best = (best_row(read_metrics(plan.folder / name)[:epochs]) for name in left)
+        best = (best_row(read_metrics(plan.folder / n)[:epochs], plan.monitor) for n in left)
         if rows := [row for row in best if row]:
-            accuracy, loss = (fmean(row[key] for row in rows) for key in ("val/acc", "val/loss"))
-            scored.append((len(names) - len(rows), -accuracy, loss, names))
+            mean, loss = (fmean(row[key] for row in rows) for key in (plan.monitor, "val/loss"))
+            scored.append((len(names) - len(rows), -gain(plan.monitor, mean), loss, names))
     return [names for *_, names in sorted(scored)]
 
 

@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lenet_pl import cli
+from lenet_pl.config import monitored_metric
 from lenet_pl.console import ConsoleHandler, console
 from lenet_pl.errors import FAILED, INVALID, UserError, exit_on_error, fail, one_line
 from lenet_pl.files import display_path, quoted, reserved, shell_override, write_bytes, write_json
@@ -155,7 +156,7 @@ class SweepCallback(Callback):
         """Train a job to its end, or up to a rung, unless an earlier start has already done so.
 
         An interrupted job resumes from its last checkpoint; a failed one starts over. Returns the
-        validation accuracy, or None if the job failed, with the reason in ``result.json``.
+        monitored metric, or None if the job failed, with the reason in ``result.json``.
         """
         from lenet_pl.training import train_run
 
@@ -168,7 +169,7 @@ class SweepCallback(Callback):
             fail(f"{path}: holds a job of another sweep; choose another hydra.sweep.dir")
         result = readable_result(folder)
         if ended(result, cfg.pause_after):
-            return cast("float | None", result["metrics"].get("val/acc"))
+            return cast("float | None", result["metrics"].get(monitored_metric(cfg)))
         checkpoint = folder / "checkpoints" / "last.ckpt"
         if checkpoint.is_file() and result.get("status") != "failed":
             cfg.ckpt_path = str(checkpoint)

@@ -16,10 +16,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl.config import check, check_hydra, flatten, task_config
+from lenet_pl.config import check, check_hydra, flatten, monitored_metric, task_config
 from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.records import read_config, read_overrides
-from lenet_pl.rules import COUNT, integer, invalid, optional, show
+from lenet_pl.rules import COUNT, MONITORED, integer, invalid, optional, show
 from lenet_pl.sweeps.halving import rung_epochs
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
@@ -33,7 +33,7 @@ EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
 COMPARABLE = (
     *("trainer.max_epochs", "trainer.min_epochs", "trainer.fast_dev_run"),
     *("data.source", "data.root", "data.split", "data.val_size", "data.split_seed"),
-    *("trainer.limit_val_batches", "callbacks.checkpoint.monitor"),
+    "trainer.limit_val_batches",
 )
 KEPT = ("result.json", "checkpoints")  # left by an earlier start of a job
 
@@ -48,6 +48,7 @@ class Plan:
     varied: tuple[str, ...]  # the keys that are swept over
     existing: dict[str, list[str]]  # parameters by job name, of an earlier start
     threads: int | None  # CPU threads per parallel job; None if jobs run one after another
+    monitor: str = "val/acc"  # the validation metric that ranks the jobs
     rungs: tuple[int, ...] = ()  # epochs after which successive halving compares the settings
     cwd: Path = field(default_factory=Path.cwd)  # at the start; workers change to it
     pid: int = field(default_factory=os.getpid)  # of the main process
@@ -102,6 +103,17 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         if not same:
             raise folder_error(config, "holds another sweep; choose another folder")
         configs, total = [config], sweeper.get("n_trials")
+        mode, metric = sweeper.get("direction"), monitored_metric(config)
+        if mode in ("maximize", "minimize") and not mode.startswith(MONITORED.get(metric, "")):
+            raise ConfigError(
+                f"hydra.sweeper.direction={mode}: must be {MONITORED[metric]}imize for {metric}"
+            )
+    monitor = monitored_metric(configs[0])
+    if other := next((cfg for cfg in configs if monitored_metric(cfg) != monitor), None):
+        raise ConfigError(
+            f"callbacks.checkpoint.monitor={monitored_metric(other)}: must be {monitor}, as in job "
+            "0, since it ranks the jobs"
+        )
     for data in {OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values():
         instantiate(data.source)(data.root).prepare()  # once, not in several jobs at a time
     last = {override.get_key_element().lstrip("+"): override for override in parsed}
@@ -112,6 +124,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         varied=tuple(key for key, override in last.items() if override.is_sweep_override()),
         existing=existing,
         threads=_threads(config.hydra.launcher, total),
+        monitor=monitor,
         rungs=tuple(rungs),
     )
 
@@ -156,7 +169,7 @@ def _rungs(sweeper: DictConfig, configs: list[DictConfig]) -> list[int]:
     least = cfg.trainer.get("min_epochs") or 0
     for key, value, valid, required in (
         ("trainer.fast_dev_run", cfg.trainer.fast_dev_run, not cfg.trainer.fast_dev_run, "false"),
-        ("callbacks.checkpoint.monitor", monitor, monitor == "val/acc", "val/acc"),
+        ("callbacks.checkpoint.monitor", monitor, monitor, " or ".join(MONITORED)),
         ("trainer.min_epochs", least, least <= rungs[0], f"at most {rungs[0]}"),
     ):
         if not valid:

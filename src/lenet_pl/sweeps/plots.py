@@ -66,9 +66,22 @@ def draw(sweep: SweepResults) -> Figure:
         n = ", ".join(map(str, sorted({len(group.jobs) for group in sweep.groups})))
         title = f"mean and standard deviation over seeds, n = {n}"
         if not sweep.parameters:
-            title += f": {percent(sweep.groups[0].mean())} ± {percent(sweep.groups[0].sd() or 0)}"
+            mean, sd = _mean_sd(sweep)
+            title += f": {percent(mean)} ± {percent(sd)}"
         figure.suptitle(title, size=10)
     return figure
+
+
+def _mean_sd(sweep: SweepResults) -> tuple[float, float]:
+    """Mean and standard deviation of the winner's accuracy."""
+    winner = sweep.groups[0]
+    return winner.mean(sweep.accuracy), winner.sd(sweep.accuracy) or 0
+
+
+def _title(sweep: SweepResults) -> str:
+    if sweep.monitor == "val/acc":
+        return "best validation accuracy"
+    return f"{sweep.accuracy} of the epoch with the best {sweep.monitor}"
 
 
 def _settings(sweep: SweepResults) -> dict[tuple[str, ...], list[Job]]:
@@ -132,8 +145,8 @@ def draw_panels(panels: Sequence[Axes], sweep: SweepResults, scales: list[Scale]
     Triangles mark settings below the visible range.
     """
     groups = sweep.groups if sweep.parameters else [SeedGroup((j,)) for j in sweep.groups[0].jobs]
-    means = np.array([group.mean() for group in groups])
-    sds = np.array([group.sd() or np.nan for group in groups])
+    means = np.array([group.mean(sweep.accuracy) for group in groups])
+    sds = np.array([group.sd(sweep.accuracy) or np.nan for group in groups])
     low = _shown(list(means))[0] if sweep.parameters else 0
     shown = np.where(means < low, np.nan, means)
     line = "o-" if len(sweep.parameters) == 1 and scales[0].numeric else "o"
@@ -151,9 +164,9 @@ def draw_panels(panels: Sequence[Axes], sweep: SweepResults, scales: list[Scale]
         axes.tick_params("y", labelleft=scale is scales[0])
         axes.grid()
         if not sweep.parameters:
-            mean, sd = sweep.groups[0].mean(), sweep.groups[0].sd() or 0
+            mean, sd = _mean_sd(sweep)
             axes.axhspan(mean - sd, mean + sd, color=BEST, alpha=0.15, lw=0)
-    panels[0].set_title("best validation accuracy", loc="left")
+    panels[0].set_title(_title(sweep), loc="left")
 
 
 def draw_heat_map(axes: Axes, sweep: SweepResults, scales: list[Scale]) -> None:
@@ -164,17 +177,18 @@ def draw_heat_map(axes: Axes, sweep: SweepResults, scales: list[Scale]) -> None:
     down, across = scales
     rows, columns = range(len(down.positions)), range(len(across.positions))
     table = np.full((len(rows), len(columns)), np.nan)
-    norm = Normalize(*_shown([group.mean() for group in sweep.groups]), clip=True)
+    norm = Normalize(*_shown([group.mean(sweep.accuracy) for group in sweep.groups]), clip=True)
     for jobs in reversed(_settings(sweep).values()):  # the best last: the frame is drawn there
         row, column = (list(s.positions).index(jobs[0].values.get(s.key, "")) for s in scales)
         last = [job for job in jobs if job.validated and job.epochs == jobs[0].epochs]
         text, look = jobs[0].status, dict[str, Any](color=GREY, size=7, style="italic")
         if scored := [job for job in jobs if job.scored]:
-            accuracy = table[row, column] = SeedGroup(tuple(scored)).mean()
+            accuracy = table[row, column] = SeedGroup(tuple(scored)).mean(sweep.accuracy)
             text = percent(accuracy)
             look = {"color": "white" if norm(accuracy) <= 0.6 else "black", "size": 9}
         elif last and text != "failed":
-            text = f"{percent(SeedGroup(tuple(last)).mean())}\nup to epoch {last[0].epochs}"
+            accuracy = SeedGroup(tuple(last)).mean(sweep.accuracy)
+            text = f"{percent(accuracy)}\nup to epoch {last[0].epochs}"
         axes.text(column, row, text, ha="center", va="center", **look)
     axes.pcolormesh(columns, rows, table, norm=norm, cmap="viridis", edgecolors="white", lw=2)
     best = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BEST, lw=2.5)
@@ -185,11 +199,11 @@ def draw_heat_map(axes: Axes, sweep: SweepResults, scales: list[Scale]) -> None:
     axes.set_xticks(columns, across.labels)
     axes.set_yticks(rows, down.labels)
     axes.set(xlabel=across.name, ylabel=down.name)
-    axes.set_title("best validation accuracy", loc="left")
+    axes.set_title(_title(sweep), loc="left")
 
 
 def draw_curves(axes: Axes, sweep: SweepResults) -> None:
-    """Plot validation accuracy per epoch; a line is the mean over jobs that differ only in seed.
+    """Plot accuracy per epoch; a line is the mean over jobs that differ only in seed.
 
     The best settings are coloured, with the winner on top. Jobs of a setting that differ in status
     are drawn as separate lines.
@@ -198,8 +212,8 @@ def draw_curves(axes: Axes, sweep: SweepResults) -> None:
     for setting, jobs in _settings(sweep).items():
         for job in jobs:
             for row in read_metrics(job.folder):
-                if "val/acc" in row:
-                    curves[setting][job.status][row["epoch"]].append(row["val/acc"])
+                if sweep.accuracy in row:
+                    curves[setting][job.status][row["epoch"]].append(row[sweep.accuracy])
     lines = [(rank, x) for rank, setting in enumerate(curves) for x in curves[setting].items()]
     if not lines:  # metrics.csv is missing
         axes.set_axis_off()
@@ -222,7 +236,8 @@ def draw_curves(axes: Axes, sweep: SweepResults) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.grid(axis="y")
     axes.set_xlabel("epoch")
-    axes.set_title("validation accuracy", loc="left")
+    accuracy = "validation accuracy" if sweep.accuracy == "val/acc" else sweep.accuracy
+    axes.set_title(accuracy, loc="left")
     colours = dict(zip(filter(None, curves), COLOURS, strict=False))  # no label if only seeds vary
     handles = [Line2D([], [], color=c, label=", ".join(map(_short, s))) for s, c in colours.items()]
     if (others := len(curves) - len(COLOURS)) > 0:

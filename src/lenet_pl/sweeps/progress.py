@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 
-from lenet_pl.console import console, percent
+from lenet_pl.console import console, percent, score
 from lenet_pl.errors import ConfigError
 from lenet_pl.sweeps.plan import Plan
 from lenet_pl.sweeps.results import (
@@ -96,12 +96,15 @@ class Progress:
         self.done, self.ended = self.done + 1, self.ended + 1
         if job.validated and not job.error:
             outcome = [percent(job.metrics["val/acc"]), f"loss {job.metrics['val/loss']:.4f}"]
+            if job.monitor not in ("val/acc", "val/loss"):
+                outcome.append(f"{job.monitor} {score(job.monitor, job.metrics[job.monitor])}")
             outcome += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
         counted = [f"{self.done} of {self.total} done" if self.total else f"{self.done} done"]
         jobs = [x for x in map(self._read, self.times) if x and x.validated and not x.error]
         if jobs:
-            best = min(jobs, key=lambda x: (-x.metrics["val/acc"], x.metrics["val/loss"]))
-            counted.append(f"best so far {percent(best.metrics['val/acc'])} (job {best.name})")
+            best = min(jobs, key=lambda x: x.rank)
+            value = score(best.monitor, best.metrics[best.monitor])
+            counted.append(f"best so far {value} (job {best.name})")
         if self.total and self.done < self.total:
             seconds = (time.time() - self.began) / self.ended * (self.total - self.done)
             rung = f" to epoch {self.epochs}" if self.epochs else ""

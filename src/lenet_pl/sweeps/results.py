@@ -7,12 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omegaconf import OmegaConf
+
+from lenet_pl.config import monitored_metric
 from lenet_pl.errors import ConfigError
-from lenet_pl.records import override_key, read_json, read_metrics, read_overrides, read_result
-from lenet_pl.rules import NATURAL, STRING
+from lenet_pl.records import (
+    override_key,
+    read_config,
+    read_json,
+    read_metrics,
+    read_overrides,
+    read_result,
+)
+from lenet_pl.rules import NATURAL, STRING, gain
 
 if TYPE_CHECKING:
     from lenet_pl.sweeps.verdict import Verdict
@@ -37,9 +48,10 @@ class Job:
     status: str
     error: str | None
     epochs: int
-    best_epoch: int | None  # by validation accuracy
+    best_epoch: int | None
     metrics: dict[str, float]  # of the best epoch, and of the test set once evaluated
     seconds: float | None  # of all epochs, including those before an interruption
+    monitor: str  # the validation metric that defines the best epoch, and ranks the jobs
 
     @property
     def name(self) -> str:
@@ -53,7 +65,12 @@ class Job:
 
     @property
     def validated(self) -> bool:
-        return {"val/acc", "val/loss"} <= self.metrics.keys()
+        return {"val/acc", "val/loss", self.monitor} <= self.metrics.keys()
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Smaller is better: by the monitored metric, then by the loss; needs validation."""
+        return -gain(self.monitor, self.metrics[self.monitor]), self.metrics["val/loss"]
 
     @property
     def scored(self) -> bool:
@@ -76,27 +93,34 @@ class SeedGroup:
         """The values of the parameters by key; the seed is the best job's."""
         return self.jobs[0].values
 
-    def mean(self, metric: str = "val/acc") -> float:
-        return statistics.fmean(job.metrics[metric] for job in self.jobs)
+    @property
+    def monitor(self) -> str:
+        return self.jobs[0].monitor
 
-    def sd(self, metric: str = "val/acc") -> float | None:
+    def mean(self, metric: str | None = None) -> float:
+        """The mean of a metric, by default the monitored one."""
+        return statistics.fmean(job.metrics[metric or self.monitor] for job in self.jobs)
+
+    def sd(self, metric: str | None = None) -> float | None:
         """The sample standard deviation; None for a single job."""
-        values = [job.metrics[metric] for job in self.jobs]
+        values = [job.metrics[metric or self.monitor] for job in self.jobs]
         return statistics.stdev(values) if len(values) > 1 else None
 
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the mean validation accuracy; None for one job or equal seeds."""
+        """The 95 % interval of the monitored metric's mean; None for one job or equal seeds."""
         if len({job.values.get("seed") for job in self.jobs}) < max(2, len(self.jobs)):
             return None
         from lenet_pl.metrics import mean_interval  # imports torch
 
-        ends = mean_interval([job.metrics["val/acc"] for job in self.jobs])
-        return ends and (max(0.0, ends[0]), min(1.0, ends[1]))
+        ends = mean_interval([job.metrics[self.monitor] for job in self.jobs])
+        if ends is None or not self.monitor.endswith("acc"):
+            return ends
+        return max(0.0, ends[0]), min(1.0, ends[1])
 
     def statistics(self, split: str) -> dict[str, Any]:
         """A split's metrics for JSON; empty if it was not evaluated.
 
-        The interval is that of the mean validation accuracy, or of a single job's test accuracy.
+        The interval is that of the monitored metric's mean, or of a single job's test accuracy.
         """
         acc, loss, n = f"{split}/acc", f"{split}/loss", len(self.jobs)
         ends = (f"{acc}_low", f"{acc}_high") if split == "test" and n == 1 else ()
@@ -104,8 +128,9 @@ class SeedGroup:
             return {}
         means = {acc: self.mean(acc), f"{acc}_sd": self.sd(acc), loss: self.mean(loss), "n": n}
         if split == "val":
-            low, high = self.interval() or (None, None)
-            return means | {"val/acc_low": low, "val/acc_high": high}
+            name, (low, high) = self.monitor, self.interval() or (None, None)
+            means |= {name: self.mean(), f"{name}_sd": self.sd()}
+            return means | {f"{name}_low": low, f"{name}_high": high}
         return means | {key: self.jobs[0].metrics[key] for key in ends}
 
 
@@ -114,7 +139,8 @@ class SweepResults:
     """The jobs of a sweep."""
 
     folder: Path
-    jobs: tuple[Job, ...]  # by status as in ORDER, then by validation accuracy
+    jobs: tuple[Job, ...]  # by status as in ORDER, then by the monitored metric
+    monitor: str  # of the jobs
     varied: tuple[str, ...]  # the keys whose values differ between jobs
     groups: tuple[SeedGroup, ...]  # of the finished jobs, best mean first
     total: int  # number of jobs, including those a search has yet to propose
@@ -124,6 +150,11 @@ class SweepResults:
     @property
     def winner(self) -> SeedGroup | None:
         return self.groups[0] if self.groups else None
+
+    @property
+    def accuracy(self) -> str:
+        """The metric that figures show: the monitored one if it is an accuracy."""
+        return self.monitor if self.monitor.endswith("acc") else "val/acc"
 
     @property
     def has_seeds(self) -> bool:
@@ -174,8 +205,9 @@ def job_folders(folder: Path) -> list[Path]:
 def read_job(folder: Path) -> Job:
     """Read the folder of a job, which may still be running."""
     result, rows = read_result(folder), read_metrics(folder)
+    monitor = result.get("monitor") or monitored_metric(read_config(folder) or OmegaConf.create())
     if not result:
-        best = best_row(rows)
+        best = best_row(rows, monitor)
         result = {"status": "unfinished", "epochs": len(rows)}
         result["best_epoch"] = int(best["epoch"]) if best else None
         result["metrics"] = {key: value for key, value in best.items() if key.startswith("val/")}
@@ -184,14 +216,15 @@ def read_job(folder: Path) -> Job:
         overrides=tuple(result.get("overrides") or read_overrides(folder)),
         error=result.get("error"),
         seconds=sum(row["seconds"] for row in rows) if rows else None,
+        monitor=monitor,
         **{key: result[key] for key in ("status", "epochs", "best_epoch", "metrics")},
     )
 
 
-def best_row(rows: Iterable[dict[str, float]]) -> dict[str, float]:
-    """The row with the best validation accuracy, the first of equals; empty without validation."""
-    validated = (row for row in rows if "val/acc" in row)
-    return max(validated, key=lambda row: row["val/acc"], default={})
+def best_row(rows: Iterable[dict[str, float]], monitor: str) -> dict[str, float]:
+    """The row with the best value of a metric, the first of equals; empty without validation."""
+    validated = (row for row in rows if monitor in row)
+    return max(validated, key=lambda row: gain(monitor, row[monitor]), default={})
 
 
 def ended(result: Mapping[str, Any], epochs: int | None) -> bool:
@@ -215,9 +248,15 @@ def read_sweep(folder: Path) -> SweepResults:
     if not jobs:
         file = folder / "0/.hydra/overrides.yaml"
         raise ConfigError(f"{folder}: not a sweep's folder ({file} is missing)")
+    monitor = jobs[0].monitor
+    if other := next((job for job in jobs if job.monitor != monitor), None):
+        raise ConfigError(
+            f"{folder}: the jobs cannot be ranked; callbacks.checkpoint.monitor is {monitor} in "
+            f"job {jobs[0].name}, {other.monitor} in job {other.name}"
+        )
     planned, names = plan.get("jobs", {}), {job.name for job in jobs}
     jobs += [
-        Job(folder / name, tuple(overrides), "pending", None, 0, None, {}, None)
+        Job(folder / name, tuple(overrides), "pending", None, 0, None, {}, None, monitor)
         for name, overrides in planned.items()
         if name not in names
     ]
@@ -233,19 +272,14 @@ def read_sweep(folder: Path) -> SweepResults:
         # a seed that stopped early must not win for a setting that was pruned
         if scored and not any(job.status in ("paused", "pruned") for job in group):
             groups.append(SeedGroup(scored))
-    groups.sort(key=lambda group: (-group.mean(), group.mean("val/loss")))
-    total = max(len(jobs), plan.get("total") or 0)
-    return SweepResults(folder, tuple(jobs), varied, tuple(groups), total, plan.get("command"))
+    groups.sort(key=lambda group: (-gain(monitor, group.mean()), group.mean("val/loss")))
+    total, command = max(len(jobs), plan.get("total") or 0), plan.get("command")
+    return SweepResults(folder, tuple(jobs), monitor, varied, tuple(groups), total, command)
 
 
 def _rank(job: Job) -> tuple[float, ...]:
-    accuracy, loss = job.metrics.get("val/acc", -1.0), job.metrics.get("val/loss", 0.0)
-    return (
-        float(ORDER.index(job.status)),
-        -job.epochs if job.status == "pruned" else 0,
-        -accuracy,
-        loss,
-    )
+    rung = -job.epochs if job.status == "pruned" else 0
+    return (ORDER.index(job.status), rung, *(job.rank if job.validated else (inf, inf)))
 
 
 def typed(text: str | None) -> Any:

@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lenet_pl.console import console, percent
+from lenet_pl.console import console, score
 from lenet_pl.files import write_bytes, write_csv, write_json
+from lenet_pl.rules import MONITORED
 from lenet_pl.sweeps.results import (
     SeedGroup,
     SweepResults,
@@ -22,7 +23,7 @@ from lenet_pl.sweeps.results import (
 from lenet_pl.sweeps.verdict import Verdict, winner_overrides
 
 INTERVAL = "95 % interval"  # of the mean
-NUMERIC = {"epoch", "val/acc", "val/loss", "seconds", "mean", "sd", INTERVAL, "n"}  # columns
+NUMERIC = {"epoch", *MONITORED, "seconds", "mean", "sd", INTERVAL, "n"}  # columns
 MAX_ROWS = 30  # of a table on the console
 
 
@@ -38,7 +39,8 @@ def write_files(sweep: SweepResults) -> None:
         del row["varied"]
         if sweep.has_seeds:
             values = means.get(job["job"], (None, None, None))
-            row |= zip(("val/acc_mean", "val/acc_sd", "n"), values, strict=True)
+            names = (f"{sweep.monitor}_mean", f"{sweep.monitor}_sd", "n")
+            row |= zip(names, values, strict=True)
         rows.append(row)
     write_csv(sweep.folder / "sweep.csv", list(rows[0]), [list(row.values()) for row in rows])
     write_bytes(sweep.folder / "sweep.md", markdown(sweep).encode())
@@ -53,7 +55,7 @@ def as_dict(sweep: SweepResults) -> dict[str, Any]:
             "job": job.name,
             "varied": {key: typed(job.values.get(key)) for key in sweep.varied},
             **{key: getattr(job, key) for key in ("status", "error", "epochs", "best_epoch")},
-            **{key: job.metrics.get(key) for key in ("val/acc", "val/loss")},
+            **{key: job.metrics.get(key) for key in _columns(sweep)},
             "seconds": job.seconds,
             "folder": str(job.folder),
         }
@@ -115,39 +117,50 @@ def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
 def _score(group: SeedGroup, split: str) -> str:
     if not (values := group.statistics(split)):
         return ""
-    accuracy, sd, loss, n, *ends = values.values()
-    text = f"{percent(accuracy)}{'' if sd is None else f' ± {percent(sd)}'}  loss {loss:.4f}"
-    if sd is not None:
-        text += f"  mean and standard deviation, n = {n}"
-    interval = _range(ends)
-    of = " of the mean" if sd is not None else ""
-    return f"{text}  95 % interval{of} {interval}" if interval else text
+    ranked = group.monitor if split == "val" else "test/acc"
+    parts, several = [], len(group.jobs) > 1
+    for metric in dict.fromkeys((f"{split}/acc", f"{split}/loss", ranked)):
+        sd, name = values.get(f"{metric}_sd"), metric.partition("/")[2]
+        spread = "" if sd is None else f" ± {score(metric, sd)}"
+        parts.append(
+            f"{'' if name == 'acc' else f'{name} '}{score(metric, values[metric])}{spread}"
+        )
+    if several:
+        parts.append(f"mean and standard deviation, n = {values['n']}")
+    if interval := _range(ranked, (values.get(f"{ranked}_low"), values.get(f"{ranked}_high"))):
+        parts.append(f"95 % interval{' of the mean' if several else ''} {interval}")
+    return "  ".join(parts)
 
 
-def _range(ends: Sequence[float | None] | None) -> str:
+def _range(metric: str, ends: Sequence[float | None] | None) -> str:
     """``98.76 % to 98.90 %``; empty without an interval."""
-    return " to ".join(percent(end) for end in ends or () if end is not None)
+    return " to ".join(score(metric, end) for end in ends or () if end is not None)
+
+
+def _columns(sweep: SweepResults) -> list[str]:
+    """The metrics in the table of jobs."""
+    return list(dict.fromkeys(["val/acc", "val/loss", sweep.monitor]))
 
 
 def _tables(sweep: SweepResults) -> list[list[list[str]]]:
     """The table of jobs and, where seeds vary, of their means; the first row is the header."""
-    scores = ("epoch", "val/acc", "val/loss")
+    monitor, scores = sweep.monitor, ("epoch", *_columns(sweep))
     jobs = [["job", *short_names(sweep.varied).values(), "status", *scores, "seconds", "folder"]]
     for job in sweep.jobs:
         at = f" at {job.epochs}" if job.status in ("pruned", "paused") else ""
         values = (readable(job.values.get(key, "")) for key in sweep.varied)
         line = [job.name, *values, job.status + at]
         if job.validated and job.status != "failed":
-            acc, loss = job.metrics["val/acc"], job.metrics["val/loss"]
-            line += [str(job.best_epoch), percent(acc), f"{loss:.4f}"]
+            line += [str(job.best_epoch), *(score(x, job.metrics[x]) for x in scores[1:])]
         else:
             line += [""] * len(scores)
         jobs.append([*line, "" if job.seconds is None else f"{job.seconds:.1f}", f"{job.name}/"])
     groups = [[*short_names(sweep.parameters).values(), "mean", "sd", INTERVAL, "n", "jobs"]]
     for group in sweep.groups:
         line = [readable(group.values.get(key, "")) for key in sweep.parameters]
-        line += [percent(group.mean()), percent(sd) if (sd := group.sd()) is not None else ""]
-        line += [_range(group.interval()), str(len(group.jobs)), ", ".join(group.names)]
+        moments = (group.mean(), group.sd())
+        line += ["" if value is None else score(monitor, value) for value in moments]
+        line += [_range(monitor, group.interval()), str(len(group.jobs)), ", ".join(group.names)]
         groups.append(line)
     return [jobs, groups] if sweep.has_seeds else [jobs]
 

@@ -20,6 +20,7 @@ from lenet_pl.records import (
     read_result,
     read_val_predictions,
 )
+from lenet_pl.rules import gain
 from lenet_pl.sweeps.results import (
     Job,
     SeedGroup,
@@ -102,8 +103,8 @@ def read_outcomes(job: Job) -> "np.ndarray | None":
 def _compare(sweep: SweepResults, own: Outcomes, group: SeedGroup) -> float | str:
     """The p-value of a setting against the winner, or the reason why there is none.
 
-    With several seeds, from a paired t-test of the validation accuracies for the common seeds;
-    otherwise from McNemar's test on the predictions of the two jobs.
+    With several seeds, from a paired t-test of the monitored metric for the common seeds; otherwise
+    from McNemar's test on the predictions of the two jobs, which compares accuracies only.
     """
     import numpy as np
     from torch import from_numpy
@@ -123,12 +124,15 @@ def _compare(sweep: SweepResults, own: Outcomes, group: SeedGroup) -> float | st
         if len(pairs) < 2:
             return "fewer than two seeds in common"
         ours, theirs = (
-            [job.metrics["val/acc"] for job in jobs] for jobs in zip(*pairs, strict=True)
+            [gain(sweep.monitor, job.metrics[sweep.monitor]) for job in jobs]
+            for jobs in zip(*pairs, strict=True)
         )
         if fmean(ours) < fmean(theirs):
             return "better than the winner for the seeds in common"
         p_value = paired_t_test(ours, theirs)
         return "the same difference for every seed" if p_value is None else p_value
+    if sweep.monitor != "val/acc":
+        return f"McNemar's test compares accuracies, not {sweep.monitor}"
     if not known:
         missing = winner if own[winner.jobs[0].name] is None else group
         return f"job {missing.names[0]} has no valid val_predictions.npz"
@@ -140,10 +144,13 @@ def _lead(sweep: SweepResults, own: Outcomes, results: Sequence[float | str]) ->
     if not results or results[0] == OTHER_IMAGES:
         return
     winner, second, *_ = sweep.groups
-    lead, first = winner.mean() - second.mean(), own[winner.jobs[0].name]
+    lead, first = abs(winner.mean() - second.mean()), own[winner.jobs[0].name]
+    accuracy = sweep.monitor == "val/acc"
     name = f"{job_names(second.names)} ({setting_values(sweep, second)})"
     if lead < 1e-12:
-        yield f"The winner is as accurate as {name}."
+        yield f"The winner is as {'accurate' if accuracy else 'good'} as {name}."
+    elif not accuracy:
+        yield f"The winner leads {name} by {lead:.4f} in {sweep.monitor}."
     elif first is None or isinstance(results[0], str):
         yield f"The winner leads {name} by {100 * lead:.2f} percentage points."
     else:
@@ -181,7 +188,8 @@ def _pruned(sweep: SweepResults, own: Outcomes, last: Job) -> Iterator[str]:
     count = sweep.counts["pruned"]
     yield f"{count} job{'s were' if count > 1 else ' was'} pruned, and not compared."
     winner = sweep.groups[0].jobs[0]
-    row, outcomes = best_row(read_metrics(winner.folder)[: last.epochs]), own[winner.name]
+    rows, outcomes = read_metrics(winner.folder)[: last.epochs], own[winner.name]
+    row = best_row(rows, "val/acc") if sweep.monitor == "val/acc" else {}
     if row and outcomes is not None and not sweep.has_seeds:
         behind = (row["val/acc"] - last.metrics["val/acc"]) * outcomes.shape[1]
         name = f"job {last.name} ({setting_values(sweep, SeedGroup((last,)))})"
