@@ -101,6 +101,7 @@ SEED = integer(0, 2**32 - 1)
 PART = either(COUNT, FRACTION)  # of the batches; 1 is one of them, 1.0 all
 CLASSES = integer(2, 10**5)
 WHOLE_EPOCHS = left_out("runs consist of whole epochs; set trainer.max_epochs")
+NO_UPLOAD = left_out("checkpoints stay in the run folder")
 STEP: dict[str, Rule] = {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE}
 MONITORED = {"val/acc": "max", "val/loss": "min"}  # validation metrics, the better direction
 METRIC: Rule = (f"a validation metric, {' or '.join(MONITORED)}", lambda x: x in [*MONITORED])
@@ -194,6 +195,22 @@ RULES: dict[str, dict[str, Rule]] = {
         "version": optional(either(TEXT, integer(0))),
         "sub_dir": optional(TEXT),
         "default_hp_metric": BOOL,
+    },
+    "CSVLogger": {"save_dir": TEXT, "name": TEXT, "version": optional(either(TEXT, integer(0)))},
+    "WandbLogger": {
+        "project": TEXT,
+        "name": optional(TEXT),
+        "id": optional(TEXT),
+        "save_dir": TEXT,
+        "offline": BOOL,
+        "log_model": NO_UPLOAD,
+    },
+    "MLFlowLogger": {
+        "experiment_name": TEXT,
+        "tracking_uri": TEXT,
+        "run_name": optional(TEXT),
+        "run_id": optional(TEXT),
+        "log_model": NO_UPLOAD,
     },
     "Trainer": {
         "accelerator": TEXT,
