@@ -6,6 +6,7 @@ import torch, so a mistyped value is reported immediately.
 
 import os
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trainer")
 SEVERAL = ("augment", "callbacks", "logger")
+PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # extras have the same names
 REFERRING = ("data", "classifier", "hparams")  # to other keys, which an error should name
 
 # what must not change when a run is resumed; the data is compared by digest
@@ -92,6 +94,7 @@ def check(cfg: DictConfig) -> None:
     """Check values and their combinations, as far as possible without data and network."""
     _check_groups(check_values(cfg, sorted(map(str, cfg), key=lambda name: name in REFERRING)))
     _check_modes(cfg)
+    _check_loggers(cfg)
     unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
     if unfreeze > cfg.trainer.max_epochs and not cfg.trainer.fast_dev_run:
         raise ConfigError(
@@ -168,6 +171,27 @@ def fit_to_data(cfg: DictConfig, data: Mapping[str, Any]) -> DictConfig:
             f"loss.class_weights={show(weights)}: the data has {len(data['classes'])} classes"
         )
     return cfg
+
+
+def _check_loggers(cfg: DictConfig) -> None:
+    """Require the packages of the loggers, and credentials for W&B unless it is offline."""
+    for name, node in cfg.logger.items():
+        package = PACKAGES.get(node._target_.rpartition(".")[2]) if node else None
+        if package and not find_spec(package):
+            raise ConfigError(
+                f'logger={name}: needs the package {package}; pip install "lenet-pl[{package}]"'
+            )
+        online = package == "wandb" and os.environ.get("WANDB_MODE", "online") == "online"
+        if online and not node.get("offline"):
+            import wandb
+
+            try:
+                wandb.login(verify=False)  # on a terminal, this asks
+            except wandb.Error as error:
+                reason = one_line(error).rstrip(".")
+                raise ConfigError(
+                    f"logger={name}: {reason}, or add logger.{name}.offline=true"
+                ) from error
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -83,6 +83,7 @@ CHECKPOINT = {
     "callbacks": {
         "*": NODE,
         "EpochHistory": {"rows": METRICS},
+        "LoggedRun?": {"ids": {"*": STRING}},
         "BestAndLast?": {"epoch": NATURAL, "best_model_path": STRING, "monitor?": METRIC},
     },
     "optimizer_states": [{"state": MAPPING, "param_groups": [NODE]}],

@@ -110,6 +110,7 @@ SHAPE: dict[str, Rule] = {  # of a network's input and output
     "size": optional(integer(1, 10**4)),
 }
 WHOLE_EPOCHS = left_out("runs consist of whole epochs; set trainer.max_epochs")
+NO_UPLOAD = left_out("checkpoints stay in the run folder")
 STEP: dict[str, Rule] = {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE}
 # validation metrics that epochs, runs and learning rates may be selected by; the better direction
 MONITORED = {"val/acc": "max", "val/loss": "min", "val/balanced_acc": "max"}
@@ -213,6 +214,22 @@ RULES: dict[str, dict[str, Rule]] = {
         "version": optional(either(TEXT, integer(0))),
         "sub_dir": optional(TEXT),
         "default_hp_metric": BOOL,
+    },
+    "CSVLogger": {"save_dir": TEXT, "name": TEXT, "version": optional(either(TEXT, integer(0)))},
+    "WandbLogger": {
+        "project": TEXT,
+        "name": optional(TEXT),
+        "id": optional(TEXT),
+        "save_dir": TEXT,
+        "offline": BOOL,
+        "log_model": NO_UPLOAD,
+    },
+    "MLFlowLogger": {
+        "experiment_name": TEXT,
+        "tracking_uri": TEXT,
+        "run_name": optional(TEXT),
+        "run_id": optional(TEXT),
+        "log_model": NO_UPLOAD,
     },
     "Trainer": {
         "accelerator": TEXT,

@@ -31,6 +31,7 @@ from rich.console import RenderableType
 
 from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
 from lenet_pl.callbacks.history import EpochHistory
+from lenet_pl.callbacks.loggers import RUN_ID, LoggedRun, close_loggers, open_loggers
 from lenet_pl.callbacks.stopping import PauseAfter, StopOnSignal, StoppedError
 from lenet_pl.callbacks.tensorboard import TensorBoardSummary
 from lenet_pl.classifier import Classifier
@@ -52,7 +53,7 @@ from lenet_pl.files import display_path, replacing, reserved, write_json
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
 from lenet_pl.optim import planned_steps
-from lenet_pl.records import read_result
+from lenet_pl.records import read_checkpoint, read_result
 from lenet_pl.runs import (
     LAST,
     compare_with,
@@ -136,6 +137,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                     if (report := parts.data.cleaning_report()) is not None:
                         write_json(folder / "cleaning.json", report)
                     show(_start_summary(cfg, parts))
+                open_loggers(parts.trainer)
                 _fit(cfg, parts, result)
                 _evaluate(cfg, parts, result)
             if cfg.repeat and main_process:
@@ -155,6 +157,9 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             if main_process:
                 show(end_summary(result, folder, program_name(), extendable, not _in_sweep()))
                 write_json(folder / "result.json", result)
+            if parts:
+                close_loggers(parts.trainer, result["status"])
+            if main_process:
                 usr1 = parts and parts.signals.received == getattr(signal, "SIGUSR1", 0)
                 if usr1 and result["status"] == "interrupted" and not _in_sweep():
                     _requeue()
@@ -178,13 +183,16 @@ def prepare(cfg: DictConfig) -> None:
 
 def check_folder(folder: Path, ckpt_path: str | None) -> None:
     """Raise ConfigError if the folder holds a run other than the one being resumed."""
-    resumed = ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
     finished = read_result(folder).get("status") == "finished"
-    if not resumed and (finished or (folder / LAST).exists()):
+    if not _is_resumed(folder, ckpt_path) and (finished or (folder / LAST).exists()):
         raise ConfigError(
             f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or "
             f"{shlex.quote(f'resume={display_path(folder)}')}"
         )
+
+
+def _is_resumed(folder: Path, ckpt_path: str | None) -> bool:
+    return ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
 
 
 @contextmanager
@@ -237,7 +245,9 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     signals = StopOnSignal()
     history = EpochHistory(Path(cfg.run_dir) / "metrics.csv", monitored_metric(cfg))
     summary = TensorBoardSummary(hparams(cfg), OmegaConf.to_yaml(cfg, resolve=True))
-    callbacks = [signals, history, summary, PauseAfter(cfg.pause_after)]
+    ids = _continue_loggers(cfg)
+    resolved = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    callbacks = [signals, history, summary, LoggedRun(resolved, ids), PauseAfter(cfg.pause_after)]
     callbacks += _instantiate_all(cfg, "callbacks", Callback)
     trainer: Trainer = _instantiate(
         cfg,
@@ -287,6 +297,19 @@ def _instantiate_all(cfg: DictConfig, group: str, kind: type) -> list[Any]:
             target = cfg[group][name]._target_
             raise ConfigError(f"{group}.{name}._target_={target}: must be a {kind.__name__}")
     return list(parts.values())
+
+
+def _continue_loggers(cfg: DictConfig) -> dict[str, str]:
+    """Let W&B and MLflow continue the runs of a resumed run folder, and return their ids."""
+    if not _is_resumed(Path(cfg.run_dir), cfg.ckpt_path):
+        return {}
+    state = read_checkpoint(Path(cfg.ckpt_path))["callbacks"].get("LoggedRun", {"ids": {}})
+    ids: dict[str, str] = state["ids"]
+    for node in filter(None, cfg.logger.values()):
+        name = node._target_.rpartition(".")[2]
+        if name in ids:
+            node[RUN_ID[name]] = ids[name]
+    return ids
 
 
 def hparams(cfg: DictConfig) -> dict[str, Any]:

@@ -32,7 +32,10 @@ FUNCTIONS = ("lenet_pl.optim",)  # whose functions may be called: schedules
 LIGHTNING = {  # and the group that each may be in
     "pytorch_lightning.Trainer": "trainer",
     "pytorch_lightning.callbacks.EarlyStopping": "callbacks",
-    "pytorch_lightning.loggers.TensorBoardLogger": "logger",
+    **{
+        f"pytorch_lightning.loggers.{name}": "logger"
+        for name in ("TensorBoardLogger", "CSVLogger", "WandbLogger", "MLFlowLogger")
+    },
 }
 # base classes, or the names of methods, by the key of the part or of the mapping that holds it
 KINDS: dict[str, str | tuple[str, ...]] = {

@@ -11,7 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
+from lenet_pl.callbacks.loggers import best_epoch
 from lenet_pl.errors import one_line
 from lenet_pl.metrics import by_confidence, confusion_matrix
 
@@ -52,9 +52,7 @@ class TensorBoardSummary(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != TrainerFn.VALIDATING:
             return
-        callbacks = trainer.checkpoint_callbacks
-        epochs = [c.epoch for c in callbacks if isinstance(c, BestAndLastCheckpoint)]
-        epoch = epochs[0] if epochs else trainer.current_epoch
+        epoch = best_epoch(trainer)
         # separate tags, because the HParams tab shows the last value of a tag
         metrics = {f"best/{name}": trainer.callback_metrics[name].item() for name in METRICS}
         for logger in _loggers(trainer):

@@ -116,6 +116,8 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         )
     for data in {OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values():
         instantiate(data.source)(data.root).prepare()  # once, not in several jobs at a time
+    for cfg in configs:
+        _create_experiment(cfg)
     last = {override.get_key_element().lstrip("+"): override for override in parsed}
     return Plan(
         folder=folder,
@@ -143,6 +145,17 @@ def _check_plugins(config: DictConfig) -> None:
             raise ConfigError(f'{choice}: not installed; pip install "lenet-pl[{EXTRAS[plugin]}]"')
         if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
             raise ConfigError(f"{choice}: no Slurm here (srun not found); choose submitit_local")
+
+
+def _create_experiment(cfg: DictConfig) -> None:
+    """Create MLflow's database and experiment, since jobs that start together would clash."""
+    for node in filter(None, cfg.logger.values()):
+        if node._target_.endswith(".MLFlowLogger"):
+            from mlflow.tracking import MlflowClient
+
+            client = MlflowClient(node.tracking_uri)
+            if client.get_experiment_by_name(node.experiment_name) is None:
+                client.create_experiment(node.experiment_name)
 
 
 def _rungs(sweeper: DictConfig, configs: list[DictConfig]) -> list[int]:
