@@ -27,7 +27,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SLOWEST = (
     "test_reliability",
     "test_slurm",
-    "test_slurm",
     "test_hydra_callback",
     "test_training",
     "test_notebooks",
