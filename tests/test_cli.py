@@ -90,9 +90,6 @@ hydra.run.dir=${nope}
 +trainer.callbacks=[]
 +trainer.barebones=true
 +trainer.check_val_every_n_epoch=2
--m seed=range(0)
--m test=no seed=0,1
--m hydra.output_subdir=null seed=0,1
 """.strip().splitlines()
 
 

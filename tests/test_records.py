@@ -187,7 +187,7 @@ def test_a_resumed_run_writes_regular_files_only(run, file, make):
         ("metrics", [1], "metrics=[1]: must be a mapping"),
         ("metrics", {"val/acc": float("nan")}, "metrics.val/acc=nan: must be"),
         ("data", 5, "data=5: must be a mapping"),
-        ("git/commit", 5, "git.commit=5: must be text"),
+        ("git", {"commit": 5, "dirty": True}, "git.commit=5: must be text"),
         ("versions/torch", {}, "versions.torch={}: must be text"),
         ("seconds", 5, "seconds=5: must be a mapping"),
     ],

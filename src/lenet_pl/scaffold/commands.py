@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lenet_pl.console import console
-from lenet_pl.scaffold.project import TOOLS, check_name, write_project
+from lenet_pl.scaffold.project import TOOLS, write_project
 
 
 def add_new_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +24,9 @@ def add_new_arguments(parser: argparse.ArgumentParser) -> None:
 
 def new(options: argparse.Namespace) -> None:
     """Write the project, and print how to start with it."""
-    names = options.tools.split(",") if options.tools else [] if options.only else list(TOOLS)
-    module = check_name(options.name)
+    names = list(TOOLS) if options.tools is None else options.tools.split(",")
     folder = options.folder or Path(options.name)
-    tools = write_project(options.name, module, folder, names)
+    tools = write_project(options.name, folder, [] if options.only else names)
     steps = [
         f"cd {shlex.quote(str(folder))}",
         "python -m venv .venv && source .venv/bin/activate",

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from uuid import uuid4
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Template
 
 from lenet_pl.errors import ConfigError
 
@@ -44,8 +44,8 @@ TOOLS_OF_LINE = re.compile(
 
 def check_name(name: str) -> str:
     """The name for imports; ConfigError if the name is invalid or taken."""
-    module = re.sub(r"[-_.]+", "_", name).lower()
-    if not re.fullmatch(r"[A-Za-z]([\w.-]*[A-Za-z0-9])?", name, re.ASCII):
+    module = re.sub("[-_]+", "_", name).lower()
+    if not re.fullmatch(r"[a-z]([\w-]*[a-z0-9])?", name, re.ASCII | re.IGNORECASE):
         raise ConfigError(f"{name}: must start with a letter, and have letters, digits and - only")
     with suppress(PackageNotFoundError):
         raise ConfigError(f"{name}: is installed (version {version(name)}); choose another name")
@@ -54,22 +54,23 @@ def check_name(name: str) -> str:
     return module
 
 
-def write_project(name: str, module: str, folder: Path, tools: Sequence[str]) -> list[str]:
-    """Write the project ``name`` with the package ``module`` into a folder that is new or empty.
+def write_project(name: str, folder: Path, tools: Sequence[str]) -> list[str]:
+    """Write the project ``name`` into a folder that is new or empty.
 
     Returns:
         its tools: those asked for, and those that they need.
     """
     if not (ROOT / "train.py").is_file():
         raise ConfigError("new: needs a checkout of lenet-pl: git clone, then pip install -e .")
+    module = check_name(name)
     if unknown := [tool for tool in tools if tool not in TOOLS]:
         raise ConfigError(f"--with {unknown[0]}: must be one of {', '.join(TOOLS)}")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ConfigError(f"{folder}: exists; name a new or an empty folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: is not empty; name another folder")
     wanted = {*tools, *(NEEDS[tool] for tool in tools if tool in NEEDS)}
-    left_out = {"template", "scaffold", *TOOLS} - wanted
+    left_out = {"scaffold", "template", *TOOLS} - wanted
     folders = (f"{top}/{tool}" for tool in left_out for top in ("src/lenet_pl", "tests"))
-    unwanted = {*folders, *TEMPLATE, *(path for tool in {*TOOLS} - wanted for path in TOOLS[tool])}
+    unwanted = {*folders, *TEMPLATE, *(path for tool in left_out for path in TOOLS.get(tool, ()))}
     files = [path for path in _files() if not any(map(path.is_relative_to, unwanted))]
 
     def adapted(text: str) -> str:
@@ -81,6 +82,7 @@ def write_project(name: str, module: str, folder: Path, tools: Sequence[str]) ->
         text = text.replace("lenet_pl", module).replace("LENET_PL", module.upper())
         return re.sub(r"lenet-pl(?! authors)", name, text)  # the licence keeps its copyright notice
 
+    folder = folder.resolve()
     part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
     try:
         for path in files:
@@ -89,10 +91,10 @@ def write_project(name: str, module: str, folder: Path, tools: Sequence[str]) ->
             shutil.copy(ROOT / path, target)
             with suppress(UnicodeDecodeError):  # images
                 target.write_text(adapted(target.read_text("utf-8")), "utf-8")
-        loader = PackageLoader("lenet_pl.scaffold", ".")
-        template = Environment(loader=loader, trim_blocks=True, keep_trailing_newline=True)
         tree = "\n".join(_tree(part, adapted((ROOT / "README.md").read_text("utf-8"))))
-        readme = template.get_template("README.md.jinja").render(name=name, tools=wanted, tree=tree)
+        source = Path(__file__).with_name("README.md.jinja").read_text("utf-8")
+        template = Template(source, trim_blocks=True, keep_trailing_newline=True)
+        readme = template.render(name=name, tools=wanted, tree=tree)
         (part / "README.md").write_text(readme, "utf-8")
         # a name of another length changes the order of imports and the breaks of lines
         config = (part / "pyproject.toml").read_text("utf-8")
@@ -104,7 +106,9 @@ def write_project(name: str, module: str, folder: Path, tools: Sequence[str]) ->
             options = "--quiet --no-cache --no-respect-gitignore"
             ruff = [sys.executable, "-m", "ruff", *f"{command} {options}".split()]
             subprocess.run(ruff, cwd=part, check=True)
-        part.replace(folder)
+        folder.mkdir(exist_ok=True)  # if it is there, it may be the working folder
+        for path in part.iterdir():
+            path.replace(folder / path.name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return [tool for tool in TOOLS if tool in wanted]
@@ -122,7 +126,8 @@ def _tree(project: Path, readme: str) -> Iterator[str]:
     """The lines of the README's file tree whose files are in the project, without the branches."""
     folders: list[str] = []
     [tree] = re.findall(r"```\n(train\.py .*?)\n```", readme, re.DOTALL)
-    for indent, names, text in re.findall(r"^([│├└─ ]*)(\S+(?: \S+)*)  +(.*)", tree, re.MULTILINE):
+    pattern = re.compile(r"^([│├└─ ]*)(\S+(?: \S+)*) *(.*)", re.MULTILINE)
+    for indent, names, text in pattern.findall(tree):
         folders[len(indent) // 4 :] = [names.partition(",")[0]]
         if (project / "".join(folders)).exists():
-            yield f"{' ' * len(indent)}{names}".ljust(28) + text
+            yield f"{' ' * len(indent)}{names:<{28 - len(indent)}}{text}".rstrip()
