@@ -20,19 +20,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--trust", action="store_true", help="also kill runs, damage files, and use Slurm"
     )
-    parser.addoption("--record-golden", action="store_true", help="renew what test_golden pins")
+    parser.addoption("--record-golden", action="store_true", help="for test_golden")  # for template
 
 
 # the slowest files first, so that two workers end together
 SLOWEST = (
-    "test_reliability",
+    "test_reliability",  # for template
     "test_slurm",
-    "test_slurm",
-    "test_hydra_callback",
+    "test_hydra_callback",  # for sweeps
     "test_training",
     "test_notebooks",
-    "test_architecture",
-    "test_golden",
+    "test_project",  # for template
+    "test_golden",  # for template
 )
 
 

@@ -363,7 +363,7 @@ def arguments(text: str) -> list[str]:
     return sorted(re.sub(r" [A-Z]+$", "", head) for head in heads)
 
 
-@pytest.mark.parametrize("command", ["", "test", "predict", "report", "export", "sweep"])
+@pytest.mark.parametrize("command", ["", "test", "predict", "report", "export", "sweep", "new"])
 def test_help_of_the_commands(
     command: str,
     golden: Check,

@@ -35,12 +35,13 @@ from lenet_pl.runs import resume_arguments
 from lenet_pl.trust import VARIABLE, parse_override
 
 # name: (package whose ``commands`` module has ``NAME`` and ``add_NAME_arguments``, help)
-COMMANDS = {
+COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("evaluation", "evaluate a network: metrics, predictions, robustness"),
     "predict": ("evaluation", "classify photographs and scans of single digits"),
     "report": ("report", "write a page about a run, or compare two runs"),
     "export": ("export", "write the network as ONNX, torch.export program or web page"),
     "sweep": ("sweeps", "summarise a sweep, also while it runs"),
+    "new": ("scaffold", "start a project of your own from this one"),
 }
 
 # Ends a sweep whose launcher failed or was stopped; set by the Hydra callback of a sweep.

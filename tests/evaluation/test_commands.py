@@ -21,6 +21,7 @@ from lenet_pl.data.split import stratified_split
 from lenet_pl.errors import DataError
 
 TEST = Mini().load().test
+MAIN = "from lenet_pl.cli import main; main()"
 MIN_ACCURACY = 0.92  # on 100 drawn digits; seeds 0 to 4 gave 0.94 to 0.99
 
 
@@ -279,6 +280,30 @@ def test_weights_of_the_tutorial_script_predict(lenet_pl, run, tmp_path):
     assert (status, err) == (0, "preprocessed images: weights-seen.png\n")
     assert (tmp_path / "weights-seen.png").is_file()
     assert "good.png" in out
+
+
+def test_folder_that_was_deleted(tmp_path):
+    script = "import os, sys; os.rmdir(os.getcwd()); sys.argv = ['lenet-pl', 'test', 'latest']"
+    (tmp_path / "gone").mkdir()
+    program = [sys.executable, "-c", f"{script}; {MAIN}"]
+    done = subprocess.run(program, cwd=tmp_path / "gone", capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: current folder: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    "words", ["evaluation test", "report report", "export export --format=html"]
+)
+def test_weights_that_compute_nan_are_an_error(lenet_pl, run, tmp_path, words):
+    package, command, *options = words.split()
+    pytest.importorskip(f"lenet_pl.{package}")
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    state = torch.load(copy / "checkpoints" / "best.ckpt", weights_only=True)
+    state["state_dict"]["std"].fill_(0)  # finite, but divided by
+    torch.save(state, copy / "checkpoints" / "best.ckpt")
+    status, out, err = lenet_pl(command, copy, *options)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "outputs are NaN or infinite" in err
 
 
 def test_predicting_imports_little_beside_torch(run, tmp_path):

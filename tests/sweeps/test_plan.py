@@ -66,6 +66,24 @@ def test_an_impossible_sweep_writes_nothing(
     assert read_files(folders) == before
 
 
+@pytest.mark.parametrize("choice", ["hydra/sweeper=halving", "hydra/launcher=joblib"])
+def test_a_single_run_has_no_sweeper_or_launcher(command, tmp_path: Path, choice: str) -> None:
+    done = command(choice, "data=mini")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {choice}: for sweeps only; add -m\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", ["seed=range(0)", "test=no seed=0,1", "hydra.output_subdir=null seed=0,1"]
+)
+def test_a_mistyped_sweep_writes_nothing(command, tmp_path: Path, words: str) -> None:
+    done = command("-m", *words.split(), "data=mini")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: ")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_plugin_is_named_with_its_extra(run_sweep: RunSweep, capsys, monkeypatch) -> None:
     monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
     assert run_sweep("-m", "seed=0,1", "hydra/launcher=joblib") == 2

@@ -1,0 +1,1 @@
+"""A project of your own, made from this one; can be deleted."""

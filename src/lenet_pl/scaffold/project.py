@@ -1,0 +1,133 @@
+"""Copies the template under another name, without its own documentation and without some tools."""
+
+import keyword
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from uuid import uuid4
+
+from jinja2 import Template
+
+from lenet_pl.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+COPIED = ["src", "conf", "tests", "notebooks", "outputs/.gitkeep", "train.py", "pyproject.toml"]
+COPIED += ["constraints.txt", "LICENSE", ".ci", ".github", ".gitignore", ".pre-commit-config.yaml"]
+# What belongs to a tool besides src/lenet_pl/TOOL and tests/TOOL. In any file, a line that ends in
+# ``# for TOOL, TOOL`` belongs to these tools, and so do their lines in ``cli.COMMANDS``.
+TOOLS = {
+    "evaluation": ["tests/helpers/evaluations.py", "notebooks/analyse_a_run.ipynb"],
+    "report": [],
+    "export": ["tests/helpers/chromium.py", "tests/helpers/programs.py"],
+    "sweeps": [
+        *("src/hydra_plugins", "conf/hydra/hooks", "conf/hydra/launcher", "conf/hydra/sweeper"),
+        "tests/helpers/sweeps.py",
+    ],
+}
+NEEDS = {"report": "evaluation", "sweeps": "evaluation"}
+# What tests the template alone: its documentation, benchmarks and recorded numbers.
+TEMPLATE = [
+    *(f"tests/test_{name}.py" for name in ("architecture", "benchmarks", "contributing", "golden")),
+    *(f"tests/test_{name}.py" for name in ("project", "readme", "reliability")),
+    *("tests/golden", "tests/helpers/imports.py"),
+]
+TOOLS_OF_LINE = re.compile(
+    r'^(?:.*# for ((?:\w+, )*\w+)|    "\w+": \("(\w+)", ".*)\n', re.MULTILINE
+)
+
+
+def check_name(name: str) -> str:
+    """The name for imports; ConfigError if the name is invalid or taken."""
+    module = re.sub("[-_]+", "_", name).lower()
+    if not re.fullmatch(r"[a-z]([\w-]*[a-z0-9])?", name, re.ASCII | re.IGNORECASE):
+        raise ConfigError(f"{name}: must start with a letter, and have letters, digits and - only")
+    with suppress(PackageNotFoundError):
+        raise ConfigError(f"{name}: is installed (version {version(name)}); choose another name")
+    if find_spec(module) or keyword.iskeyword(module) or module in ("train", "helpers"):
+        raise ConfigError(f"{name}: {module} is a module or a keyword; choose another name")
+    return module
+
+
+def write_project(name: str, folder: Path, tools: Sequence[str]) -> list[str]:
+    """Write the project ``name`` into a folder that is new or empty.
+
+    Returns:
+        its tools: those asked for, and those that they need.
+    """
+    if not (ROOT / "train.py").is_file():
+        raise ConfigError("new: needs a checkout of lenet-pl: git clone, then pip install -e .")
+    module = check_name(name)
+    if unknown := [tool for tool in tools if tool not in TOOLS]:
+        raise ConfigError(f"--with {unknown[0]}: must be one of {', '.join(TOOLS)}")
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder}: is not empty; name another folder")
+    wanted = {*tools, *(NEEDS[tool] for tool in tools if tool in NEEDS)}
+    left_out = {"scaffold", "template", *TOOLS} - wanted
+    folders = (f"{top}/{tool}" for tool in left_out for top in ("src/lenet_pl", "tests"))
+    unwanted = {*folders, *TEMPLATE, *(path for tool in left_out for path in TOOLS.get(tool, ()))}
+    files = [path for path in _files() if not any(map(path.is_relative_to, unwanted))]
+
+    def adapted(text: str) -> str:
+        text = TOOLS_OF_LINE.sub(
+            lambda line: "" if {*(line[1] or line[2]).split(", ")} <= left_out else line[0], text
+        )
+        # the fixture named after the package; under the new name, it could hide another one
+        text = re.sub(r"\blenet_pl(?=[(),:\n])", f"{module}_command", text)
+        text = text.replace("lenet_pl", module).replace("LENET_PL", module.upper())
+        return re.sub(r"lenet-pl(?! authors)", name, text)  # the licence keeps its copyright notice
+
+    folder = folder.resolve()
+    part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
+    try:
+        for path in files:
+            target = part / adapted(path.as_posix())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, target)
+            with suppress(UnicodeDecodeError):  # images
+                target.write_text(adapted(target.read_text("utf-8")), "utf-8")
+        tree = "\n".join(_tree(part, adapted((ROOT / "README.md").read_text("utf-8"))))
+        source = Path(__file__).with_name("README.md.jinja").read_text("utf-8")
+        template = Template(source, trim_blocks=True, keep_trailing_newline=True)
+        readme = template.render(name=name, tools=wanted, tree=tree)
+        (part / "README.md").write_text(readme, "utf-8")
+        # a name of another length changes the order of imports and the breaks of lines
+        config = (part / "pyproject.toml").read_text("utf-8")
+        config = config.replace(
+            "\nignore = [", '\nignore = [\n    "E501", # the formatter breaks lines'
+        )
+        (part / "pyproject.toml").write_text(config, "utf-8")
+        for command in ("check --fix-only", "format") if find_spec("ruff") else ():
+            options = "--quiet --no-cache --no-respect-gitignore"
+            ruff = [sys.executable, "-m", "ruff", *f"{command} {options}".split()]
+            subprocess.run(ruff, cwd=part, check=True)
+        folder.mkdir(exist_ok=True)  # if it is there, it may be the working folder
+        for path in part.iterdir():
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return [tool for tool in TOOLS if tool in wanted]
+
+
+def _files() -> Iterator[Path]:
+    """The files to copy, relative to the checkout."""
+    for top in COPIED:
+        for path in [ROOT / top, *(ROOT / top).rglob("*")]:
+            if path.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & {*path.parts}:
+                yield path.relative_to(ROOT)
+
+
+def _tree(project: Path, readme: str) -> Iterator[str]:
+    """The lines of the README's file tree whose files are in the project, without the branches."""
+    folders: list[str] = []
+    [tree] = re.findall(r"```\n(train\.py .*?)\n```", readme, re.DOTALL)
+    pattern = re.compile(r"^([│├└─ ]*)(\S+(?: \S+)*) *(.*)", re.MULTILINE)
+    for indent, names, text in pattern.findall(tree):
+        folders[len(indent) // 4 :] = [names.partition(",")[0]]
+        if (project / "".join(folders)).exists():
+            yield f"{' ' * len(indent)}{names:<{28 - len(indent)}}{text}".rstrip()
