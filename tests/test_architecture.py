@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"metrics"},
     "data": {"errors", "files"},
     "classifier": {"metrics"},
-    "fast": {"classifier"},
+    "fast": {"classifier", "optim"},
     "callbacks": {"metrics", "plots", "console", "errors", "files", "records"},
     "records": {"errors", "rules"},
     "trust": {"errors", "records"},

@@ -1,15 +1,20 @@
-"""The same training, with many optimizer steps per Lightning step."""
+"""The same training, with many optimizer steps per Lightning step, on a GPU as a CUDA graph."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
+import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
 from lenet_pl.classifier import Batch, Classifier
+from lenet_pl.optim import Muon
+
+Update = Callable[[Batch], Tensor]  # trains on a batch and returns its logits
 
 
 class FastClassifier(Classifier):
@@ -20,6 +25,10 @@ class FastClassifier(Classifier):
     loop updates Lightning's counters, so either classifier resumes the other's checkpoints, but
     hooks around batches, backward passes and optimizer steps are called once per Lightning step.
 
+    On a GPU, where launching the kernels of a small network takes longer than running them, the
+    steps are a CUDA graph if :meth:`captures` allows it; then there are no hooks around backward
+    passes and optimizer steps, and the network must not make decisions in Python.
+
     Args:
         args, kwargs: as for :class:`Classifier`.
         steps_per_execution: optimizer steps per Lightning step (the name is from Keras).
@@ -29,21 +38,44 @@ class FastClassifier(Classifier):
         super().__init__(*args, **kwargs)
         self.steps_per_execution = steps_per_execution
 
-    def training_step(self, dataloader_iter: Iterator[Any]) -> Tensor:  # type: ignore[override]
+    def captures(self, optimizer: Optimizer) -> bool:
+        """Whether the steps can be a CUDA graph: the optimizer takes its lr as a tensor."""
+        return (
+            self.device.type == "cuda"
+            and isinstance(optimizer, SGD | Adam | Muon)
+            and not optimizer._optimizer_step_post_hooks  # weight averaging
+            and not torch.is_anomaly_enabled()
+        )
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        optimizer = self.trainer.optimizers[0]
+        self.update: Update = partial(self._update, optimizer)
+        self.captured = self.captures(optimizer)
+        if self.captured:  # in each epoch, since callbacks may have unfrozen layers
+            self.update = CapturedUpdate(self.update, optimizer)
+
+    def training_step(  # type: ignore[override]
+        self, dataloader_iter: Iterator[Any]
+    ) -> Tensor | None:
         # the name of this argument makes Lightning pass the iterator instead of a batch
         self.iterator = dataloader_iter
-        return super().training_step(self._next_batch(), 0)
+        return None if self.captured else super().training_step(self._next_batch(), 0)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.captured:
+            optimizer_closure()  # an empty step, since Lightning requires the call
+            self._step()
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         loop = self.trainer.fit_loop.epoch_loop
         progress = loop.automatic_optimization.optim_progress.optimizer
         remaining = int(self.trainer.num_training_batches) - loop.batch_idx
         for _ in range(min(self.steps_per_execution, remaining) - 1):
             loop.update_lr_schedulers("step", update_plateau_schedulers=False)  # of the last step
-            self._step(optimizer.optimizer, self._next_batch())
+            self._step()
             loop.batch_progress.increment_by(1)
             loop._batches_that_stepped += 1
             progress.step.increment_by(1)
@@ -53,7 +85,11 @@ class FastClassifier(Classifier):
         images, labels = next(self.iterator)[0]
         return images.to(self.device), labels.to(self.device)
 
-    def _step(self, optimizer: Optimizer, batch: Batch) -> None:
+    def _step(self) -> None:
+        batch = self._next_batch()
+        self.batches["train"].append((self.update(batch), batch[1]))
+
+    def _update(self, optimizer: Optimizer, batch: Batch) -> Tensor:
         trainer: Any = self.trainer
         optimizer.zero_grad()
         with trainer.precision_plugin.train_step_context():
@@ -63,6 +99,7 @@ class FastClassifier(Classifier):
             optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
         )
         optimizer.step()
+        return self.batches["train"].pop()[0]
 
     def check_trainer(self, trainer: Trainer, optimizer: Optimizer) -> None:
         single = isinstance(trainer.strategy, SingleDeviceStrategy)
@@ -82,3 +119,57 @@ class FastClassifier(Classifier):
             raise ValueError(
                 f"optimizer: {type(optimizer).__name__} requires a closure; choose classifier=plain"
             )
+
+
+class CapturedUpdate:
+    """Runs an update as a CUDA graph, from the second batch of a shape on.
+
+    The first batch runs as usual, which loads the kernels and creates the optimizer's state. The
+    learning rates are tensors, since a graph repeats all numbers that come from Python.
+    """
+
+    def __init__(self, update: Update, optimizer: Optimizer) -> None:
+        self.update, self.groups = update, optimizer.param_groups
+        device = self.groups[0]["params"][0].device
+        self.rates = [torch.zeros((), device=device) for _ in self.groups]
+        for state in optimizer.state.values():
+            if "step" in state:  # Adam's, on the CPU in a resumed run
+                state["step"] = state["step"].to(device)
+        self.graphs: dict[torch.Size, Update | None] = {}
+
+    def __call__(self, batch: Batch) -> Tensor:
+        for rate, group in zip(self.rates, self.groups, strict=True):
+            rate.fill_(group["lr"])
+        shape = batch[0].shape
+        if shape not in self.graphs:
+            self.graphs[shape] = None
+            return self._run(batch)
+        graph = self.graphs[shape] = self.graphs[shape] or capture(self._run, batch)
+        return graph(batch)
+
+    def _run(self, batch: Batch) -> Tensor:
+        """Run the update with the options of the optimizer that a graph requires."""
+        options = [dict(group) for group in self.groups]
+        for rate, group in zip(self.rates, self.groups, strict=True):
+            group.update({name: True for name in ("fused", "capturable") if name in group}, lr=rate)
+        try:
+            return self.update(batch)
+        finally:  # schedules, logs and checkpoints have numbers
+            for group, option in zip(self.groups, options, strict=True):
+                group.update(option)
+
+
+def capture(update: Update, batch: Batch) -> Update:
+    """Capture an update in a CUDA graph, without running it, and return one that replays it."""
+    inputs = torch.empty_like(batch[0]), torch.empty_like(batch[1])
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        logits = update(inputs)
+
+    def replay(batch: Batch) -> Tensor:
+        for tensor, value in zip(inputs, batch, strict=True):
+            tensor.copy_(value)
+        graph.replay()
+        return logits.clone()
+
+    return replay
