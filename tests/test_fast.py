@@ -11,6 +11,7 @@ from lenet_pl import fast
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.classifier import Classifier
 from lenet_pl.errors import ConfigError
+from lenet_pl.models.lenet import LeNet
 from lenet_pl.training import build, train
 
 # 14 batches of 64 and a smaller one
@@ -90,7 +91,7 @@ def test_captured_steps_without_a_graph(composed, tmp_path, monkeypatch, overrid
     """All but the graph itself: the loop, the optimizer's options, tensors as learning rates."""
     overrides = [*FEW, "classifier=fast", "optimizer.lr=0.015625", *overrides.split()]
     train(composed(*overrides))
-    monkeypatch.setattr(fast.FastClassifier, "captures", lambda *_: True)
+    monkeypatch.setattr(fast, "is_capturable", lambda _: True)
     calls = []
     monkeypatch.setattr(fast, "capture", lambda update, _: calls.append(update) or update)
     train(composed(*overrides, f"run_dir={tmp_path / 'captured'}"))
@@ -98,7 +99,7 @@ def test_captured_steps_without_a_graph(composed, tmp_path, monkeypatch, overrid
     for row, expected in zip(rows(tmp_path / "captured"), rows(tmp_path / "run"), strict=True):
         assert row == pytest.approx(expected, rel=1e-4)
     plain, captured = last(tmp_path / "run"), last(tmp_path / "captured")
-    for key in ("loops", "lr_schedulers", "global_step"):
+    for key in ("loops", "global_step"):
         assert captured[key] == plain[key]
     groups, expected = (x["optimizer_states"][0]["param_groups"] for x in (captured, plain))
     assert groups == expected
@@ -108,11 +109,20 @@ def test_captured_steps_without_a_graph(composed, tmp_path, monkeypatch, overrid
 @pytest.mark.parametrize("overrides", CAPTURED)
 def test_graph_equals_its_steps_bit_for_bit(composed, tmp_path, monkeypatch, overrides):
     overrides = [*FEW, "classifier=fast", "trainer.accelerator=gpu", *overrides.split()]
+    overrides.append("trainer.deterministic=true")
     train(composed(*overrides))
     monkeypatch.setattr(fast, "capture", lambda update, _: update)
     train(composed(*overrides, f"run_dir={tmp_path / 'steps'}"))
     assert rows(tmp_path / "run") == rows(tmp_path / "steps")
     assert equal(last(tmp_path / "run"), last(tmp_path / "steps"))
+
+
+@needs_cuda
+def test_network_that_cannot_be_captured(composed, monkeypatch):
+    forward = LeNet.forward
+    monkeypatch.setattr(LeNet, "forward", lambda net, x: forward(net, x) * (x.sum().item() > 0))
+    with pytest.raises(RuntimeError, match="cannot capture a CUDA graph; choose classifier=plain"):
+        train(composed(*FEW, "classifier=fast", "trainer.accelerator=gpu"))
 
 
 def test_hooks_run_once_per_execution(composed):

@@ -20,14 +20,12 @@ Update = Callable[[Batch], Tensor]  # trains on a batch and returns its logits
 class FastClassifier(Classifier):
     """Trains as :class:`Classifier` does, bit for bit on the CPU, in less time.
 
-    Lightning's overhead per step is about a sixth of a LeNet epoch (batch 32, 2 cores). Here
-    Lightning runs one of every ``steps_per_execution`` steps, and a plain loop runs the rest. The
-    loop updates Lightning's counters, so either classifier resumes the other's checkpoints, but
-    hooks around batches, backward passes and optimizer steps are called once per Lightning step.
-
-    On a GPU, where launching the kernels of a small network takes longer than running them, the
-    steps are a CUDA graph if :meth:`captures` allows it; then there are no hooks around backward
-    passes and optimizer steps, and the network must not make decisions in Python.
+    Lightning's overhead per step is about a sixth of a LeNet epoch (batch 32, 2 cores). Here, a
+    Lightning step is a plain loop over ``steps_per_execution`` optimizer steps. It updates
+    Lightning's counters, so either classifier resumes the other's checkpoints, but hooks around
+    batches are called once per Lightning step, without outputs, and those around backward passes
+    and optimizer steps are not called. On a GPU, if :func:`is_capturable` allows it, the steps are
+    a CUDA graph, which repeats their kernels without running Python code.
 
     Args:
         args, kwargs: as for :class:`Classifier`.
@@ -38,62 +36,40 @@ class FastClassifier(Classifier):
         super().__init__(*args, **kwargs)
         self.steps_per_execution = steps_per_execution
 
-    def captures(self, optimizer: Optimizer) -> bool:
-        """Whether the steps can be a CUDA graph: the optimizer takes its lr as a tensor."""
-        return (
-            self.device.type == "cuda"
-            and isinstance(optimizer, SGD | Adam | Muon)
-            and not optimizer._optimizer_step_post_hooks  # weight averaging
-            and not torch.is_anomaly_enabled()
-        )
-
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         optimizer = self.trainer.optimizers[0]
         self.update: Update = partial(self._update, optimizer)
-        self.captured = self.captures(optimizer)
-        if self.captured:  # in each epoch, since callbacks may have unfrozen layers
+        if is_capturable(optimizer):  # in each epoch, since callbacks may have unfrozen layers
             self.update = CapturedUpdate(self.update, optimizer)
 
-    def training_step(  # type: ignore[override]
-        self, dataloader_iter: Iterator[Any]
-    ) -> Tensor | None:
+    def training_step(self, dataloader_iter: Iterator[Any]) -> None:  # type: ignore[override]
         # the name of this argument makes Lightning pass the iterator instead of a batch
         self.iterator = dataloader_iter
-        return None if self.captured else super().training_step(self._next_batch(), 0)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        if self.captured:
-            optimizer_closure()  # an empty step, since Lightning requires the call
-            self._step()
-        else:
-            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer_closure()  # which Lightning requires; it calls training_step
         loop = self.trainer.fit_loop.epoch_loop
         progress = loop.automatic_optimization.optim_progress.optimizer
         remaining = int(self.trainer.num_training_batches) - loop.batch_idx
-        for _ in range(min(self.steps_per_execution, remaining) - 1):
-            loop.update_lr_schedulers("step", update_plateau_schedulers=False)  # of the last step
-            self._step()
-            loop.batch_progress.increment_by(1)
-            loop._batches_that_stepped += 1
-            progress.step.increment_by(1)
-            progress.zero_grad.increment_by(1)
-
-    def _next_batch(self) -> Batch:
-        images, labels = next(self.iterator)[0]
-        return images.to(self.device), labels.to(self.device)
-
-    def _step(self) -> None:
-        batch = self._next_batch()
-        self.batches["train"].append((self.update(batch), batch[1]))
+        for step in range(min(self.steps_per_execution, remaining)):
+            if step > 0:  # Lightning counts the first
+                loop.update_lr_schedulers("step", update_plateau_schedulers=False)
+                loop.batch_progress.increment_by(1)
+                loop._batches_that_stepped += 1
+                progress.step.increment_by(1)
+                progress.zero_grad.increment_by(1)
+            images, labels = next(self.iterator)[0]
+            batch = images.to(self.device), labels.to(self.device)
+            self.batches["train"].append((self.update(batch), batch[1]))
 
     def _update(self, optimizer: Optimizer, batch: Batch) -> Tensor:
         trainer: Any = self.trainer
         optimizer.zero_grad()
         with trainer.precision_plugin.train_step_context():
-            loss: Any = super().training_step(batch, 0)
+            loss = super().training_step(batch, 0)
         loss.backward()
         self.configure_gradient_clipping(
             optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
@@ -119,6 +95,14 @@ class FastClassifier(Classifier):
             raise ValueError(
                 f"optimizer: {type(optimizer).__name__} requires a closure; choose classifier=plain"
             )
+
+
+def is_capturable(optimizer: Optimizer) -> bool:
+    """Whether the steps can be a CUDA graph, which excludes weight averaging and anomaly checks."""
+    on_gpu = optimizer.param_groups[0]["params"][0].is_cuda
+    takes_tensors = isinstance(optimizer, SGD | Adam | Muon)  # as learning rate
+    needs_python = optimizer._optimizer_step_post_hooks or torch.is_anomaly_enabled()
+    return on_gpu and takes_tensors and not needs_python
 
 
 class CapturedUpdate:
@@ -163,8 +147,11 @@ def capture(update: Update, batch: Batch) -> Update:
     """Capture an update in a CUDA graph, without running it, and return one that replays it."""
     inputs = torch.empty_like(batch[0]), torch.empty_like(batch[1])
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        logits = update(inputs)
+    try:
+        with torch.cuda.graph(graph):
+            logits = update(inputs)
+    except RuntimeError as error:
+        raise RuntimeError("cannot capture a CUDA graph; choose classifier=plain") from error
 
     def replay(batch: Batch) -> Tensor:
         for tensor, value in zip(inputs, batch, strict=True):
