@@ -16,7 +16,7 @@ ALLOWED: dict[str, set[str]] = {
     "plots": {"metrics"},
     "data": {"errors", "files"},
     "classifier": {"metrics", "models"},
-    "fast": {"classifier"},
+    "fast": {"classifier", "optim"},
     "callbacks": {"metrics", "plots", "console", "errors", "files", "records"},
     "records": {"errors", "rules"},
     "trust": {"errors", "records"},

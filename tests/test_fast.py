@@ -7,9 +7,11 @@ import pytest
 import torch
 from helpers.runs import FAST, result, rows
 
+from lenet_pl import fast
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.classifier import Classifier
 from lenet_pl.errors import ConfigError
+from lenet_pl.models.lenet import LeNet
 from lenet_pl.training import build, train
 
 # 14 batches of 64 and a smaller one
@@ -68,6 +70,59 @@ def test_equal_to_the_plain_classifier_bit_for_bit(composed, tmp_path, overrides
     fast, plain = (result(tmp_path / name) for name in ("fast", "plain"))
     for key in ("metrics", "epochs", "best_epoch"):
         assert fast[key] == plain[key]
+
+
+# the learning rates of a CUDA graph have 32 bits, so these are powers of two
+CAPTURED = [
+    "classifier.steps_per_execution=4",
+    "optimizer.nesterov=true trainer.gradient_clip_val=0.5 augment=[affine,erasing]",
+    "optimizer=adamw scheduler=onecycle classifier.decay_biases=false",
+    "optimizer=muon scheduler=cosine trainer.precision=bf16-mixed",
+    "model=lstm optimizer=adam optimizer.lr=0.0009765625 scheduler=plateau scheduler.patience=0",
+    "model=mlp loss=mse augment=noise data.augment_until=0.5",
+    "model=pretrained model.name=shufflenet_v2_x0_5 model.freeze=true trainer.max_epochs=2 "
+    "trainer.limit_train_batches=4 trainer.limit_val_batches=1 callbacks=finetune",
+]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+
+
+@pytest.mark.parametrize("overrides", CAPTURED)
+def test_captured_steps_without_a_graph(composed, tmp_path, monkeypatch, overrides):
+    """All but the graph itself: the loop, the optimizer's options, tensors as learning rates."""
+    overrides = [*FEW, "classifier=fast", "optimizer.lr=0.015625", *overrides.split()]
+    train(composed(*overrides))
+    monkeypatch.setattr(fast, "is_capturable", lambda _: True)
+    calls = []
+    monkeypatch.setattr(fast, "capture", lambda update, _: calls.append(update) or update)
+    train(composed(*overrides, f"run_dir={tmp_path / 'captured'}"))
+    assert len(calls) == result(tmp_path / "run")["epochs"]  # one graph per epoch
+    for row, expected in zip(rows(tmp_path / "captured"), rows(tmp_path / "run"), strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
+    plain, captured = last(tmp_path / "run"), last(tmp_path / "captured")
+    for key in ("loops", "global_step"):
+        assert captured[key] == plain[key]
+    groups, expected = (x["optimizer_states"][0]["param_groups"] for x in (captured, plain))
+    assert groups == expected
+
+
+@needs_cuda
+@pytest.mark.parametrize("overrides", CAPTURED)
+def test_graph_equals_its_steps_bit_for_bit(composed, tmp_path, monkeypatch, overrides):
+    overrides = [*FEW, "classifier=fast", "trainer.accelerator=gpu", *overrides.split()]
+    overrides.append("trainer.deterministic=true")
+    train(composed(*overrides))
+    monkeypatch.setattr(fast, "capture", lambda update, _: update)
+    train(composed(*overrides, f"run_dir={tmp_path / 'steps'}"))
+    assert rows(tmp_path / "run") == rows(tmp_path / "steps")
+    assert equal(last(tmp_path / "run"), last(tmp_path / "steps"))
+
+
+@needs_cuda
+def test_network_that_cannot_be_captured(composed, monkeypatch):
+    forward = LeNet.forward
+    monkeypatch.setattr(LeNet, "forward", lambda net, x: forward(net, x) * (x.sum().item() > 0))
+    with pytest.raises(RuntimeError, match="cannot capture a CUDA graph; choose classifier=plain"):
+        train(composed(*FEW, "classifier=fast", "trainer.accelerator=gpu"))
 
 
 def test_hooks_run_once_per_execution(composed):

@@ -91,7 +91,11 @@ class Muon(Optimizer):
                     matrix = orthogonalise(update.flatten(1), group["iterations"])
                     rows, columns = matrix.shape
                     update = matrix.mul_(max(1.0, rows / columns) ** 0.5).view(parameter.shape)
-                parameter.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr)
+                parameter.mul_(1 - lr * group["weight_decay"])
+                if isinstance(lr, Tensor):  # in a CUDA graph
+                    parameter.addcmul_(update, -lr)
+                else:
+                    parameter.add_(update, alpha=-lr)
         return loss
 
 

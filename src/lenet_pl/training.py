@@ -67,6 +67,8 @@ from lenet_pl.runs import (
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 for message in (
     ".*`dataloader_iter`.*",  # experimental in Lightning; the fast classifier depends on it
+    ".*`training_step` returned `None`.*",  # the fast classifier runs its own steps
+    ".*AccumulateGrad node's stream.*|.*Grad strides do not match.*",  # trainer=ddp on GPUs
     ".*does not have many workers.*",  # the data is in memory
     ".*smaller than the logging interval.*",  # metrics are logged per epoch
     ".*exists and is not empty.*",  # a resumed run writes into its own folder
