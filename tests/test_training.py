@@ -81,6 +81,7 @@ def test_result_json(finished):
         "best_epoch",
         "stopped_early",
         "limits",
+        "monitor",
         "metrics",
         "seconds",
         "parameters",

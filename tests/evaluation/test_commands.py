@@ -51,14 +51,13 @@ def test_metrics_equal_those_of_training(lenet_pl, run, split):
 
 
 def test_a_class_without_images_is_named(lenet_pl, run, images):
-    shutil.rmtree(images / "4")
     status, out, _ = lenet_pl("test", run, "--data", images, "--json")
     answer = json.loads(out)
-    recalls = [row["recall"] for row in answer["scores"] if row["class"] != "4"]
+    recalls = [row["recall"] for row in answer["scores"] if row["class"] != "8"]
     assert status == 0
     assert answer["metrics"]["balanced_acc"] == pytest.approx(sum(recalls) / 9)
     assert answer["metrics"]["acc"] == answer["accuracy"]
-    note = "no images of 4: not tested, and balanced accuracy is that of the rest"
+    note = "no images of 8: not tested, and balanced accuracy is that of the rest"
     assert answer["notes"][-1] == note
     printed = lenet_pl("test", run, "--data", images)[1]
     assert f"balanced accuracy    {percent(sum(recalls) / 9)}" in printed
@@ -149,7 +148,7 @@ def test_a_folder_of_images(lenet_pl, run, images):
         open_image(cut, "cut.png")
     assert "image file is truncated" in str(error.value)
     name = cut.relative_to(images).as_posix()
-    assert answer["notes"] == [f"skipped {name}{str(error.value).removeprefix('cut.png')}"]
+    assert answer["notes"][0] == f"skipped {name}{str(error.value).removeprefix('cut.png')}"
     rows = read_csv(run / "predictions-mine.csv")
     assert all(Path(row["file"]).parts[0] == row["label"] for row in rows)
     (images / "ten").mkdir()
