@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"errors", "files"},
     "classifier": {"metrics", "models"},
     "fast": {"classifier", "optim"},
-    "callbacks": {"metrics", "plots", "console", "errors", "files", "records"},
+    "callbacks": {"metrics", "plots", "console", "errors", "files", "records", "rules"},
     "records": {"errors", "rules"},
     "trust": {"errors", "records"},
     "runs": {"config", "data", "errors", "files", "models", "records", "trust"},
@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"config", "errors", "rules", "runs", "training", "trust"},
     "evaluation": BLOCKS,
     "export": BLOCKS,
-    "report": BLOCKS | {"evaluation"},
+    "report": BLOCKS | {"rules", "evaluation"},
     "scaffold": BLOCKS,
     # its Hydra callback connects the two halves
     "sweeps": BLOCKS | {"rules", "evaluation", "cli", "training"},

@@ -6,12 +6,14 @@ import shlex
 
 import pytest
 from helpers.commands import ROOT
+from helpers.drawings import draw_folder
+from helpers.runs import result
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from lenet_pl.config import check
 from lenet_pl.rules import RULES, with_rules
-from lenet_pl.training import hparams
+from lenet_pl.training import hparams, train
 
 OPTIONS = sorted(
     path.relative_to(ROOT / "conf").with_suffix("")
@@ -102,6 +104,16 @@ def test_experiment_begins_with_its_command(composed, path):
     check(cfg)
     assert "experiment" not in cfg
     assert cfg.keys() == plain.keys()
+
+
+def test_small_experiment_learns_from_63_drawings(composed, tmp_path):
+    root = draw_folder(tmp_path / "drawings", 30, 30, 30)
+    folder = ["data=folder", f"data.root={root}", "model.num_classes=3"]
+    train(composed(*folder, "experiment=small", "trainer.accelerator=cpu", "logger=none"))
+    record = result(tmp_path / "run")
+    assert record["data"]["counts"] == {"train": 63, "val": 18, "test": 9}
+    correct = round(18 * record["metrics"]["val/acc"]) + round(9 * record["metrics"]["test/acc"])
+    assert correct >= 26  # 96 %
 
 
 def test_tutorial_experiment(composed):

@@ -81,6 +81,7 @@ def test_result_json(finished):
         "best_epoch",
         "stopped_early",
         "limits",
+        "monitor",
         "metrics",
         "seconds",
         "parameters",
@@ -163,6 +164,7 @@ def test_console_output(finished):
     assert "shipped with lenet-pl" in output
     assert "conv3   FullConv2d  120 × 1 × 1     48,120" in output
     assert "total 5,000 1,000 1,000" in output
+    assert "steps       79 per epoch, 632 in all" in output
     assert "epoch 1/8  train " in output
     assert "  best" in output
     low = 100 * result(finished)["metrics"]["test/acc_low"]

@@ -15,6 +15,7 @@ from helpers.photographs import UNREADABLE, draw_all, png, seven
 from helpers.tutorial import TutorialLeNet
 from PIL import Image
 
+from lenet_pl.console import percent
 from lenet_pl.data.mnist import MNIST, Mini
 from lenet_pl.data.preprocess import open_image
 from lenet_pl.data.split import stratified_split
@@ -48,6 +49,20 @@ def test_metrics_equal_those_of_training(lenet_pl, run, split):
     }
     if split == "test":
         assert (answer["low"], answer["high"]) == (saved["test/acc_low"], saved["test/acc_high"])
+
+
+def test_a_class_without_images_is_named(lenet_pl, run, images):
+    status, out, _ = lenet_pl("test", run, "--data", images, "--json")
+    answer = json.loads(out)
+    recalls = [row["recall"] for row in answer["scores"] if row["class"] != "8"]
+    assert status == 0
+    assert answer["metrics"]["balanced_acc"] == pytest.approx(sum(recalls) / 9)
+    assert answer["metrics"]["acc"] == answer["accuracy"]
+    note = "no images of 8: not tested, and balanced accuracy is that of the rest"
+    assert answer["notes"][-1] == note
+    printed = lenet_pl("test", run, "--data", images)[1]
+    assert f"balanced accuracy    {percent(sum(recalls) / 9)}" in printed
+    assert f"note                 {note}" in printed
 
 
 def test_metrics_follow_from_the_predictions(lenet_pl, run):
@@ -134,7 +149,7 @@ def test_a_folder_of_images(lenet_pl, run, images):
         open_image(cut, "cut.png")
     assert "image file is truncated" in str(error.value)
     name = cut.relative_to(images).as_posix()
-    assert answer["notes"] == [f"skipped {name}{str(error.value).removeprefix('cut.png')}"]
+    assert answer["notes"][0] == f"skipped {name}{str(error.value).removeprefix('cut.png')}"
     rows = read_csv(run / "predictions-mine.csv")
     assert all(Path(row["file"]).parts[0] == row["label"] for row in rows)
     (images / "ten").mkdir()

@@ -452,6 +452,10 @@ def test_check_fires(name):
 MAJORITY = (torch.arange(2000) - 1800).clamp(min=0) % 10  # 91 % are of the first class
 
 SILENT: dict[str, tuple[Callable[[Context], Finding | None], dict[str, Any]]] = {
+    "an untrained network after one step": (
+        diagnosis.learning_rate_too_high,
+        {**UNTRAINED, "rows": metric_rows([2.32], [2.32], [0.1]), "train_size": 63, "steps": 1},
+    ),
     "a single rise": (
         diagnosis.learning_rate_too_high,
         {"rows": metric_rows((*TRAIN_LOSS[:-1], 0.05))},

@@ -25,6 +25,36 @@ from lenet_pl.report.diagnosis import Context, diagnose
 from lenet_pl.runs import open_run
 
 
+def test_balanced_accuracy_of_unequal_classes_and_a_class_without_images(
+    first, copied, undrawn, html
+):
+    assert "balanced accuracy" not in html  # all classes have 100 test images
+    labels = first.val.labels
+    keep = (labels < 9) & ((labels > 0) | (torch.arange(len(labels)) % 2 == 0))
+    tensors = {
+        name: getattr(first.val, name)[keep] for name in ("images", "labels", "indices", "logits")
+    }
+    run, val = replace(first.run, folder=copied), replace(first.val, **tensors)
+    written = page.write_report(replace(first, run=run, val=val, test=None))
+    text = Path(written["path"]).read_text(encoding="utf-8")
+    recalls = [(val.predicted[val.labels == i] == i).double().mean().item() for i in range(9)]
+    assert f"<dt>balanced accuracy</dt><dd>{percent(sum(recalls) / 9)} <small>" in text
+    note = "Validation: no images of 9: not tested, and balanced accuracy is that of the rest."
+    assert note in text
+
+
+@pytest.mark.parametrize(
+    ("monitor", "selected"),
+    [
+        ("val/acc", "highest validation accuracy"),
+        ("val/loss", "lowest validation loss"),
+        ("val/balanced_acc", "highest validation balanced accuracy"),
+    ],
+)
+def test_the_page_says_what_the_weights_were_selected_by(monitor, selected):
+    assert page.selection(monitor) == selected
+
+
 @pytest.fixture(scope="module")
 def html(first: RunEvaluation) -> str:
     """The page of the tested run."""

@@ -55,7 +55,7 @@ class EpochHistory(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_last_batch:
             raise StoppedError(f"stopped in the middle of epoch {trainer.current_epoch + 1}")
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        metrics = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
         row: Row = {
             "epoch": trainer.current_epoch + 1,
             **{name: metrics[name] for name in FIRST},

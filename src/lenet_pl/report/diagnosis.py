@@ -74,6 +74,7 @@ class Context:
         self.train_size, self.epochs = len(evaluation.data.splits["train"]), len(self.rows)
         # optimizer steps per epoch, as trained
         self.steps = int(self.run.state["global_step"]) // self.run.epoch
+        self.total = self.steps * self.epochs
         self.chance = chance = log(len(self.classes))  # the loss of guessing
         unlearnt = min(self.val_losses) < 0.5 * chance and self.val_losses[-1] > 0.9 * chance
         self.collapsed = unlearnt or max(self.accuracies) - self.accuracies[-1] > 0.2
@@ -118,8 +119,9 @@ def learning_rate_too_high(c: Context) -> Finding | None:
     ]
     if re.search(r"\b(nan|inf)\b", c.result.get("error") or ""):
         return c.finding("loss_not_finite")
-    # an untrained network has at most the loss of chance
-    if c.val.value < 1.5 / len(c.classes) and c.losses[-1] > 1.003 * c.chance:
+    # an untrained network has up to 1 % more than the loss of chance, and few steps change little
+    limit = (1.003 if c.total >= FEW_STEPS else 1.05) * c.chance
+    if c.val.value < 1.5 / len(c.classes) and c.losses[-1] > limit:
         return c.finding("stopped_learning")
     if c.collapsed:
         return c.finding("collapsed")
@@ -130,12 +132,12 @@ def learning_rate_too_high(c: Context) -> Finding | None:
 
 def too_few_steps(c: Context) -> Finding | None:
     """The run ended before the network could learn the training images."""
-    total, size = c.steps * c.epochs, c.setting("data.batch_size")
-    if c.result.get("error") or total >= FEW_STEPS or c.train.value >= 0.9:
+    if c.result.get("error") or c.total >= FEW_STEPS or c.train.value >= 0.9:
         return None
     small = c.train_size <= 1000 and "experiment=small" not in c.evaluation.overrides
-    epochs = max(2 * c.epochs, 3 * FEW_STEPS // c.steps)
-    return c.finding("too_few_steps", total=total, size=size, small=small, enough=epochs)
+    enough = max(2 * c.epochs, 3 * FEW_STEPS // c.steps)
+    values = {"size": c.setting("data.batch_size"), "small": small, "enough": enough}
+    return c.finding("too_few_steps", **values)
 
 
 def learning_rate_too_low(c: Context) -> Finding | None:
