@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lenet_pl import __version__
 from lenet_pl.errors import ConfigError, VerificationError
 from lenet_pl.export.browser import load_html, write_html
 from lenet_pl.files import write_bytes
@@ -87,7 +88,7 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
         "data": data.source.name,
         "run": run.name,
         "epoch": run.epoch,
-        "versions": {name: version(name) for name in ("lenet-pl", "torch")},
+        "versions": {"lenet-pl": __version__, "torch": version("torch")},
     }
     content = write(network, images, labels, facts)
     checked_with, difference, agree = None, None, None
