@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import handwriting
 from helpers.photographs import TEST, UNREADABLE, as_jpeg, draw_all, png, seven
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
 from lenet_pl.data.preprocess import image_files, open_image, preprocess
 from lenet_pl.errors import DataError
@@ -146,6 +147,85 @@ def test_uneven_light_specks_and_paper_edges():
         errors.append((preprocess(jpeg).float() - TEST.images[i].float()).abs().mean().item())
     assert sum(errors) / 20 < 13
     assert max(errors) < 30
+
+
+def similarity(one: torch.Tensor, two: torch.Tensor) -> float:
+    """The cosine of two images, one of them moved by up to a pixel."""
+    moved = [two.roll((y, x), (1, 2)).flatten() for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    rows = torch.stack(moved).float()
+    return torch.cosine_similarity(one.flatten().float(), rows).max().item()
+
+
+def clean(digit: int, height: int = 220) -> torch.Tensor:
+    page = handwriting.paper()
+    handwriting.draw(page, handwriting.STROKES[digit], height, 150, 120)
+    return preprocess(page)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard", "soft corner", "ruled", "specks", "desk"])
+def test_what_is_on_the_paper_beside_the_digit_is_left_out(kind):
+    for digit, strokes in handwriting.STROKES.items():
+        page, light = handwriting.paper(), 1.0
+        if kind == "ruled":
+            page = handwriting.ruled(digit)
+        elif kind == "specks":
+            page = handwriting.specks(page, digit)
+        elif kind == "desk":
+            ImageDraw.Draw(page).rectangle((0, 460, 500, 500), fill=50)
+            ImageDraw.Draw(page).rectangle((470, 0, 500, 500), fill=50)
+        else:
+            softness = 2 if kind == "hard" else 15
+            light = handwriting.shadow(digit, softness, "corner" in kind)
+        handwriting.draw(page, strokes, 220, 150, 120)
+        image = preprocess(handwriting.photograph(page, digit, light), single=True)
+        assert similarity(clean(digit), image) > 0.85, digit
+
+
+def test_a_small_digit_on_a_large_page():
+    for digit, strokes in handwriting.STROKES.items():
+        page = handwriting.paper(1600, 1200)
+        handwriting.draw(page, strokes, 90, 300 + 90 * digit, 1000 - 80 * digit)
+        image = preprocess(handwriting.photograph(page, digit), single=True)
+        assert similarity(clean(digit), image) > 0.85, digit
+
+
+def test_a_digit_that_touches_the_border():
+    for digit, strokes in handwriting.STROKES.items():
+        page = handwriting.paper()
+        handwriting.draw(page, strokes, 220, 150, 120)
+        tight = page.crop(ImageOps.invert(page).point(lambda x: x * (x > 100)).getbbox())
+        image = preprocess(ImageOps.expand(tight, (0, 0, 90, 0), 235), single=True)
+        assert similarity(clean(digit), image) > 0.9, digit
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_paper_without_a_digit(seed):
+    for page, light in (
+        (handwriting.ruled(seed), 1.0),
+        (handwriting.paper(), handwriting.shadow(seed, 15, corner=True)),
+        (handwriting.paper(), handwriting.shadow(seed, 15, corner=False)),
+    ):
+        with pytest.raises(DataError, match="no digit in it, only background"):
+            preprocess(handwriting.photograph(page, seed, light))
+
+
+@pytest.mark.parametrize(("left", "top"), [(190, 0), (300, 0), (0, 320)])
+def test_several_digits(left, top):
+    page = handwriting.paper()
+    handwriting.draw(page, handwriting.STROKES[6], 140, 60, 20)
+    handwriting.draw(page, handwriting.STROKES[9], 140, 60 + left, 20 + top)
+    photograph = handwriting.photograph(page, 0)
+    with pytest.raises(DataError, match="several digits in it; crop it to one of them"):
+        preprocess(photograph, single=True)
+    preprocess(photograph)
+
+
+@pytest.mark.parametrize("digit", handwriting.BROKEN)
+def test_a_digit_in_two_pieces(digit):
+    page = handwriting.paper()
+    handwriting.draw(page, handwriting.BROKEN[digit], 220, 150, 120)
+    image = preprocess(handwriting.photograph(page, 0), single=True)
+    assert similarity(clean(digit), image) > 0.8
 
 
 def test_thin_strokes_do_not_fade():

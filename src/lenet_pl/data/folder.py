@@ -105,6 +105,13 @@ class Folder:
         named = [name for name in sorted(folders) if name.lower() in SPLIT_NAMES]
         official = [name for name in named if class_folders(folders[name])]
         if not official:
+            inner = [frozenset(class_folders(folder)) for folder in folders.values()]
+            if len(inner) > 1 and inner[0] and len(set(inner)) == 1:
+                names, example = sorted(inner[0])[:LISTED], sorted(folders)[0]
+                raise self._error(
+                    f"all class folders have the same subfolders ({', '.join(names)}); put classes "
+                    f"inside splits, as in {names[0]}/{example} instead of {example}/{names[0]}"
+                )
             return {"train": folders}
         if others := sorted(folders.keys() - official):
             raise self._error(f"{others[0]}/ stands beside {', '.join(official)}; it is neither")

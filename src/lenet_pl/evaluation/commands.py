@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from lenet_pl.errors import print_error
+from lenet_pl.errors import print_error, printable
 from lenet_pl.runs import RUN_HELP
 
 INVERT: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
@@ -130,7 +130,7 @@ def predict(options: argparse.Namespace) -> int | None:
     """Print a prediction for each image; 1 if some cannot be read, 2 if none can."""
     from rich.text import Text
 
-    from lenet_pl.console import console, percent, table
+    from lenet_pl.console import PlainConsole, console, percent, table
     from lenet_pl.evaluation.loading import open_model
     from lenet_pl.evaluation.predict import predict_images, write_preview
 
@@ -144,14 +144,17 @@ def predict(options: argparse.Namespace) -> int | None:
         probabilities = dict(zip(model.classes, prediction.probabilities.tolist(), strict=True))
         ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
         cells = [x for name in ranked[:3] for x in (Text(name), percent(probabilities[name]))]
-        rows.add_row(Text(prediction.name), *cells)
+        name = printable(prediction.name)
+        room = console.width - 51 if console.is_terminal else len(name)  # beside three digits
+        rows.add_row(Text(name if len(name) <= room else f"…{name[1 - room :]}"), *cells)
         names = {"picture": prediction.name, "prediction": ranked[0]}
         answer.append({**names, "probabilities": probabilities})
     if options.json:
         answer += [{"picture": name, "error": reason} for name, reason in failed.items()]
         print(json.dumps(answer, indent=2))
     elif answer:
-        console.print(rows, soft_wrap=True)
+        wide = console if console.is_terminal else PlainConsole(highlight=False, width=10**6)
+        wide.print(rows)
     if options.show and predictions:
         print(f"preprocessed images: {write_preview(model, predictions)}", file=sys.stderr)
     if failed:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lenet_pl.console import percent
 from lenet_pl.data.preprocess import MAX_BYTES, Auto, image_files, open_image
 from lenet_pl.errors import ConfigError, DataError, printable, shorten
-from lenet_pl.evaluation.loading import LoadedModel
+from lenet_pl.evaluation.loading import DIGITS, LoadedModel
 from lenet_pl.files import write_bytes
 from lenet_pl.metrics import predict_logits
 
@@ -42,7 +42,10 @@ def predict_images(
     """
     images: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
-    convert = model.preprocess if invert is None else partial(model.preprocess, invert=invert)
+    # classes of other names may have several parts
+    convert = partial(model.preprocess, single=set(model.classes) <= set(DIGITS))
+    if invert is not None:
+        convert = partial(convert, invert=invert)
     if invert is True and convert.keywords.get("channels") == 3:
         raise ConfigError(
             "--invert yes: the network takes images in colour, which are not inverted"
