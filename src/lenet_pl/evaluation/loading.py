@@ -32,17 +32,21 @@ class LoadedModel:
         """``invert`` and ``centre`` for preprocessing images like those of the training."""
         if not self.run:
             return "auto", "auto"
-        centre = "auto" if getattr(source_class(self.run), "centred", True) else False
+        source = source_class(self.run)
+        centre = "auto" if getattr(source, "centred", source is None) else False
         get = self.run.setting
         return get("data.source.invert", "auto"), get("data.source.centre", centre)
 
 
 def source_class(run: Run) -> type | None:
-    """The class that loads a run's images; None if it is not from lenet_pl: it is not imported."""
+    """The class that loads a run's images; None if it is not from lenet_pl and not available."""
     target = str(run.setting("data.source._target_"))
-    if not target.startswith("lenet_pl."):
+    try:
+        found: type = find_class("data.source._target_", target, run.folder)
+    except ConfigError:
+        if target.startswith("lenet_pl."):
+            raise
         return None
-    found: type = find_class("data.source._target_", target, run.folder)
     return found
 
 
