@@ -59,10 +59,11 @@ def test_diagram_shows_the_imports():
 
 
 def test_one_batch_passes_through_seven_files():
-    names = ["training", "data/datamodule", "data/mnist", "data/loader", "classifier"]
+    names = ["training", "data/datamodule", "data/loader", "classifier"]
     files = [ROOT / "train.py", *(PACKAGE / f"{name}.py" for name in names)]
     reached = {file: set(imports(file)) for file in files}
     for earlier, file in enumerate(files[1:], start=1):
         module = ".".join(("lenet_pl", *file.relative_to(PACKAGE).with_suffix("").parts))
         assert any(module in reached[before] for before in files[:earlier]), module
-    assert "_target_: lenet_pl.models.lenet.LeNet" in (ROOT / "conf/model/lenet.yaml").read_text()
+    for file, target in (("model/lenet", "models.lenet.LeNet"), ("data/mnist", "data.mnist.MNIST")):
+        assert f"_target_: lenet_pl.{target}" in (ROOT / "conf" / f"{file}.yaml").read_text()

@@ -46,7 +46,7 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "variable 'NOPE' not found\"",
     "model.num_classes=???": "model.num_classes: Missing mandatory value: num_classes",
     "model=-inf": "model=-inf: must be one of lenet, lstm, mlp, pretrained",
-    "logger=[1]": "logger=[1]: must be one of default, none",
+    "logger=[1]": "logger=[1]: must be one of csv, mlflow, none, tensorboard, wandb",
     "run_dir=5": "run_dir=5: cannot be changed; the run folder is hydra.run.dir",
     "hparams=null": "hparams=null: must be a mapping to text, numbers, true or false",
     "--resolve": "The --resolve flag can only be used in conjunction with --cfg or --help",

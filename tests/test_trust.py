@@ -11,6 +11,7 @@ from lenet_pl.trust import build, check_overrides, find_class
 
 MODULE = "from pathlib import Path\nfrom torch import nn\nPath('imported').touch()\n"
 MODULE += "class Net(nn.Module):\n    pass\nclass Tool:\n    pass\n"
+MODULE += "class Images:\n    def prepare(self): pass\n    def load(self): pass\n"
 
 
 @pytest.fixture
@@ -36,6 +37,9 @@ def working(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("trainer", "pytorch_lightning.Trainer"),
         ("callbacks.x", "pytorch_lightning.callbacks.EarlyStopping"),
         ("logger.x", "pytorch_lightning.loggers.TensorBoardLogger"),
+        ("logger.x", "pytorch_lightning.loggers.CSVLogger"),
+        ("logger.x", "pytorch_lightning.loggers.WandbLogger"),
+        ("logger.x", "pytorch_lightning.loggers.MLFlowLogger"),
         ("trainer.plugins.0", "lenet_pl.callbacks.checkpoint.AtomicCheckpointIO"),
         ("model._args_.0", "torch.nn.ReLU"),
     ],
@@ -95,7 +99,15 @@ def test_modules_of_the_user_are_found_without_importing_them(working, monkeypat
         assert (
             find_class("model._target_", f"{module}.Net", working.parent / "run").__name__ == "Net"
         )
-        for key, name in (("model", "Tool"), ("callbacks.x", "Net"), ("model", "Path")):
+        found = find_class("data.source._target_", f"{module}.Images", working.parent / "run")
+        assert found.__name__ == "Images"
+        for key, name in (
+            ("model", "Tool"),
+            ("data.source", "Tool"),
+            ("model", "Images"),
+            ("callbacks.x", "Net"),
+            ("model", "Path"),
+        ):
             with pytest.raises(ConfigError, match="not allowed in a run folder"):
                 find_class(f"{key}._target_", f"{module}.{name}", working.parent / "run")
 
@@ -167,6 +179,7 @@ def test_overrides_of_ordinary_runs_are_allowed(working):
     overrides += ["model.weights='../a b.pth'", "ckpt_path=/old/run/checkpoints/last.ckpt"]
     overrides += ["callbacks.early_stopping.monitor=val/loss", "label='lr 0.1, n 3'"]
     overrides += ["data.root=${oc.env:HOME}/mnist", "logger.tensorboard.name=mine"]
+    overrides += ["logger=[csv,wandb]", "logger.mlflow.tracking_uri=http://localhost:5000"]
     overrides += ["+callbacks.x={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: a}"]
     overrides += ["callbacks.checkpoint.dirpath=${run_dir}/weights", "seed=null", "test=false"]
     check_overrides(overrides, working)
@@ -202,6 +215,8 @@ def test_overrides_of_ordinary_runs_are_allowed(working):
         "callbacks.checkpoint.weights='${data.root}'",
         "logger.tensorboard.save_dir=logs",
         "logger.tensorboard.sub_dir=../..",
+        "logger.mlflow.tracking_uri='sqlite:////home/victim.db'",
+        "+logger.wandb.dir=logs",
         "trainer.default_root_dir=~/x",
         "label=../../x",
         "label='${oc.env:HOME}/x'",

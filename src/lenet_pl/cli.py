@@ -32,7 +32,7 @@ from lenet_pl.errors import (
 )
 from lenet_pl.rules import show
 from lenet_pl.runs import resume_arguments
-from lenet_pl.trust import VARIABLE, parse_override
+from lenet_pl.trust import VARIABLE, add_working_folder, parse_override
 
 # name: (package whose ``commands`` module has ``NAME`` and ``add_NAME_arguments``, help)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -97,6 +97,7 @@ def run(program: Callable[[], Any]) -> None:
     hydra._internal.utils.is_under_debugger = lambda: True
     with exit_on_error(explain):
         try:
+            add_working_folder()
             sys.argv[1:] = check_arguments(resume_arguments(sys.argv[1:]))
             prefer_own_presets()
             program()

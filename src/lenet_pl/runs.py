@@ -5,6 +5,7 @@ ConfigError. This module imports torch only to open a run, so ``resume=RUN`` is 
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -293,8 +294,10 @@ def without_weights(config: DictConfig) -> DictConfig:
 
 
 def program_name() -> str:
-    """The command that started this process, for suggested commands."""
-    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
+    """The command that started this process and its search path, for suggested commands."""
+    name = "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
+    search = [word for word in sys.argv[1:] if word.startswith("hydra.searchpath=")]
+    return " ".join([name, *map(shlex.quote, search)])
 
 
 def package_versions() -> dict[str, str]:

@@ -194,7 +194,8 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
 
 
 def _is_resumed(folder: Path, ckpt_path: str | None) -> bool:
-    return ckpt_path is not None and folder in Path(ckpt_path).absolute().parents
+    path = os.path.normpath(Path(ckpt_path or "").absolute())
+    return ckpt_path is not None and folder in Path(path).parents
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from hydra._internal.utils import _locate
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -50,7 +51,8 @@ KINDS: dict[str, str | tuple[str, ...]] = {
     "logger": "pytorch_lightning.loggers.Logger",
 }
 NESTED = ("torch.nn.Module", "torch.optim.Optimizer", "enum.Enum")  # kinds of arguments
-WRITTEN = {"dirpath", "weights", "save_dir", "default_root_dir", "path", "root_dir"}
+WRITTEN = {"dirpath", "weights", "save_dir", "default_root_dir", "path", "root_dir", "dir"}
+WRITTEN |= {"tracking_uri", "artifact_location"}
 READ = re.compile(r"data\.|model\.|(ckpt_path|repeat)$")  # keys that may name files anywhere
 MAX_LENGTH = 4096  # of an override
 HYDRA = re.compile(r"hydra\b|run_dir$|.*@(hydra|_)")  # keys that Hydra never saves with a run
@@ -60,6 +62,12 @@ SIMPLE = re.compile(r"\$\{([\w.]+|(oc\.env|now):[^${}]*)\}")  # interpolations t
 def within(name: str, parents: Iterable[str]) -> bool:
     """Whether a dotted name is one of ``parents``, or below one."""
     return any(name == parent or name.startswith(f"{parent}.") for parent in parents)
+
+
+def add_working_folder() -> None:
+    """Let modules in the working folder be imported, unless others have the same name."""
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
 
 
 def trusted_names() -> list[str]:
@@ -104,16 +112,17 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
     trusted = within(target, trusted_names()) or LIGHTNING.get(target) in places
     ours = within(target, MODULES)
     refused = ConfigError(
-        f"{path}={target[:80]}: not allowed in a run folder, and not run; if you trust it, set "
+        f"{path}={target[:80]}: not allowed in a run folder, and not run, since it is neither of "
+        "lenet-pl nor in the working folder or on PYTHONPATH; if you trust it, set "
         f"{VARIABLE}={module or target[:80]} (lenet-pl: --trust)"
     )
     allowed = trusted or ours or _is_users(target.partition(".")[0], folder)
     if not allowed or not re.fullmatch(r"\w+(\.\w+)+", target):
         raise refused
-    if not ours and str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    if not ours:
+        add_working_folder()
     try:
-        found = get_object(target)
+        found = _locate(target)  # get_object would also log the error
     except (HydraException, ImportError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}={target}: {one_line(error, 30)}") from error
     if trusted:
@@ -204,6 +213,8 @@ def _is_outside(key: str, value: Any) -> bool:
         return False
     if READ.match(key):
         return "${" in SIMPLE.sub("", value)
+    if key.endswith(".tracking_uri") and value.startswith(("http://", "https://")):
+        return False
     path = "." if value == "${run_dir}" else value.removeprefix("${run_dir}/")
     if "${" in path or (path == value and key.rpartition(".")[2] in WRITTEN):
         return True

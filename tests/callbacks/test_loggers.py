@@ -143,7 +143,7 @@ def wandb_runs(folder: Path) -> list[tuple[str, dict[str, list]]]:
 def wandb_records(content: bytes) -> dict[str, list]:
     """The records of a file as LevelDB writes logs: blocks of 32 KiB with parts of records.
 
-    A part begins with its checksum, its length and its type (1: whole, 2 to 4: first, middle, last).
+    A part begins with its checksum, length and type (1: whole, 2 to 4: first, middle, last).
     """
     from wandb.proto.wandb_internal_pb2 import Record
 

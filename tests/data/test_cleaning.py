@@ -11,7 +11,8 @@ from helpers.data import data_module
 from lenet_pl.data.cleaning import confident_learning, find_label_issues, summary
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.data.loader import ImageDataset
-from lenet_pl.data.mnist import MNIST, Mini, RawDataset, encode_idx
+from lenet_pl.data.mnist import MNIST, Mini, encode_idx
+from lenet_pl.data.source import RawDataset
 from lenet_pl.errors import DataError
 from lenet_pl.training import train
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.data.folder import Folder
-from lenet_pl.data.mnist import MNIST, Mini, RawDataset, encode_idx
+from lenet_pl.data.mnist import MNIST, Mini, encode_idx
+from lenet_pl.data.source import RawDataset
 from lenet_pl.errors import UserError
 from lenet_pl.training import build, train
 

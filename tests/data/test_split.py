@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lenet_pl.data.loader import ImageDataset
-from lenet_pl.data.mnist import RawDataset
+from lenet_pl.data.source import RawDataset
 from lenet_pl.data.split import (
     digest,
     largest_remainder,

@@ -7,7 +7,8 @@ import yaml
 
 from helpers.commands import ROOT
 from lenet_pl.data.datamodule import DigitsDataModule
-from lenet_pl.data.mnist import Mini, Source
+from lenet_pl.data.mnist import Mini
+from lenet_pl.data.source import Source
 
 DEFAULTS = yaml.safe_load((ROOT / "conf" / "data" / "mnist.yaml").read_text(encoding="utf-8"))
 DEFAULTS = {name: value for name, value in DEFAULTS.items() if name not in ("_target_", "source")}

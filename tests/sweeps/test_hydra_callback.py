@@ -230,7 +230,7 @@ def test_parallel_jobs_equal_sequential_ones(run_sweep: RunSweep, tmp_path: Path
 
 
 def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> None:
-    overrides = [*SHORT, "logger=default", "optimizer.momentum=0,0.9", "optimizer.lr=0.05"]
+    overrides = [*SHORT, "logger=tensorboard", "optimizer.momentum=0,0.9", "optimizer.lr=0.05"]
     assert run_sweep("-m", *overrides, "hydra.sweep.dir=s") == 0
     for path in tmp_path.rglob("*"):
         assert "=" not in path.name
@@ -298,7 +298,7 @@ def test_sacct_is_not_called_in_vain(monkeypatch, answer: str | None, calls: boo
 
 
 def test_whole_groups_and_lists_can_be_swept(run_sweep: RunSweep, tmp_path: Path, capfd) -> None:
-    short = [x for x in QUICK if "epochs" not in x] + ["trainer.max_epochs=1", "logger=default"]
+    short = [x for x in QUICK if "epochs" not in x] + ["trainer.max_epochs=1", "logger=tensorboard"]
     groups = ["model=lenet,mlp", "augment=[affine,noise],[noise]", "hydra.sweep.dir=groups"]
     assert run_sweep("-m", *short, *groups, "test=false") == 0
     lists = ["model=mlp", "model.hidden=[8],[16,8]", "hydra/launcher=joblib"]

@@ -9,7 +9,8 @@ import torch
 
 from lenet_pl.data import download
 from lenet_pl.data.loader import ImageDataset
-from lenet_pl.data.mnist import MNIST, RawDataset
+from lenet_pl.data.mnist import MNIST
+from lenet_pl.data.source import RawDataset
 
 
 def torchvision_archive(folder: Path, files: Sequence[download.File]) -> str:

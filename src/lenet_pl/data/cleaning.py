@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lenet_pl.data.loader import ImageDataset
-from lenet_pl.data.mnist import RawDataset
+from lenet_pl.data.source import RawDataset
 from lenet_pl.data.split import Subset, stratified_split
 from lenet_pl.errors import DataError
 

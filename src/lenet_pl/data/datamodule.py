@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lenet_pl.data import cleaning
 from lenet_pl.data.loader import Augmentation, BatchLoader, BatchSampler, ImageDataset
-from lenet_pl.data.mnist import Source
+from lenet_pl.data.source import DescribedSource, Source
 from lenet_pl.data.split import digest, split_dataset, stratified_fraction
 from lenet_pl.errors import DataError
 
@@ -89,7 +89,7 @@ class DigitsDataModule(LightningDataModule):
         cache: MutableMapping[Any, DataSplits] | None = None,
     ) -> None:
         super().__init__()
-        self.source = source(root)
+        self.source = DescribedSource.of(source(root))
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self.val_size, self.split_seed, self.fraction = val_size, split_seed, fraction
         self.ratios = None if split is None else [*split]  # not omegaconf's list
@@ -168,7 +168,7 @@ class DigitsDataModule(LightningDataModule):
         chosen = [indices[name] for name in ("train", "val", "test") if ratios or name != "test"]
         facts = {
             "name": self.source.name,
-            "source": raw.origin,
+            "source": raw.origin or self.source.name,
             "digest": digest(*official),
             "split_digest": digest(*chosen),
             "counts": {name: len(split) for name, split in splits.items()},

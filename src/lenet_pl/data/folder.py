@@ -15,8 +15,8 @@ from rich.console import Console
 from torch import Tensor
 
 from lenet_pl.data.loader import ImageDataset
-from lenet_pl.data.mnist import RawDataset
 from lenet_pl.data.preprocess import NO_DIGIT, Auto, image_files, open_image, preprocess
+from lenet_pl.data.source import RawDataset
 from lenet_pl.errors import DataError
 
 SPLIT_NAMES = {

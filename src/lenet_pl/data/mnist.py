@@ -3,10 +3,8 @@
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from lenet_pl.data import download
 from lenet_pl.data.loader import ImageDataset
+from lenet_pl.data.source import RawDataset
 from lenet_pl.errors import DataError
 from lenet_pl.files import read_regular
 
@@ -23,41 +22,6 @@ SHAPES = {  # by the name of the file, of all data sets in MNIST's format
     "t10k-images-idx3-ubyte": (10_000, 28, 28),
     "t10k-labels-idx1-ubyte": (10_000,),
 }
-
-
-@dataclass(frozen=True)
-class RawDataset:
-    """A data set in its official splits."""
-
-    train: ImageDataset
-    test: ImageDataset  # empty if there is no official split
-    classes: tuple[str, ...]  # in the order of the labels
-    origin: str  # where the files came from
-    val: ImageDataset | None = None  # None or empty if there is no official one
-    files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by split, one per image
-    broken: Mapping[str, str] = field(default_factory=dict)  # the reason, by file
-
-    def splits(self) -> dict[str, ImageDataset]:
-        """The official splits that are not empty, by name."""
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        return {name: split for name, split in splits.items() if split}
-
-
-class Source(Protocol):
-    """A data set as the data module uses it."""
-
-    name: str
-    family: str  # the same for data sets that share images
-    centred: bool  # whether the objects are centred as in MNIST
-
-    def prepare(self) -> str:
-        """Make sure that the files are on disk, and return their origin; raises DataError."""
-
-    def load(self) -> RawDataset:
-        """Read the files into memory; raises DataError if they cannot be used."""
-
-    def paths(self) -> Iterable[Path]:
-        """The files on disk."""
 
 
 def decode_idx(content: bytes) -> Tensor:

@@ -42,7 +42,8 @@ class LoadedModel:
         if channels not in (1, 3) or height != width:
             shape = f"{channels} × {height} × {width}"
             raise ConfigError(f"{self.run.folder}: images cannot be converted to its {shape}")
-        centre = "auto" if getattr(source_class(self.run), "centred", True) else False
+        source = source_class(self.run)
+        centre = "auto" if getattr(source, "centred", source is None) else False
         get = self.run.setting
         options = {"invert": get("data.source.invert", "auto")}
         options["centre"] = get("data.source.centre", centre)
@@ -50,11 +51,14 @@ class LoadedModel:
 
 
 def source_class(run: Run) -> type | None:
-    """The class that loads a run's images; None if it is not from lenet_pl: it is not imported."""
+    """The class that loads a run's images; None if it is not from lenet_pl and not available."""
     target = str(run.setting("data.source._target_"))
-    if not target.startswith("lenet_pl."):
+    try:
+        found: type = find_class("data.source._target_", target, run.folder)
+    except ConfigError:
+        if target.startswith("lenet_pl."):
+            raise
         return None
-    found: type = find_class("data.source._target_", target, run.folder)
     return found
 
 

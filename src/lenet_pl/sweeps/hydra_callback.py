@@ -123,7 +123,8 @@ class SweepCallback(Callback):
 
     def _command(self) -> str:
         """The command that continues this sweep."""
-        arguments = [item for item in sys.argv[1:] if override_key(item) != "hydra.sweep.dir"]
+        other = ("hydra.sweep.dir", "hydra.searchpath")  # the latter is in program_name()
+        arguments = [item for item in sys.argv[1:] if override_key(item) not in other]
         folder = shell_override("hydra.sweep.dir", display_path(self.plan.folder))
         return f"{program_name()} {shlex.join(arguments)} {folder}"
 

@@ -1,0 +1,73 @@
+"""Sources of images, and the data sets that they load."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from lenet_pl.data.loader import ImageDataset
+from lenet_pl.errors import DataError
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A data set in its official splits; DataError if its tensors have another type or shape."""
+
+    train: ImageDataset
+    test: ImageDataset  # empty if there is no official split
+    classes: tuple[str, ...]  # in the order of the labels
+    origin: str = ""  # where the files came from; by default the name of the source
+    val: ImageDataset | None = None  # None or empty if there is no official one
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by split, one per image
+    broken: Mapping[str, str] = field(default_factory=dict)  # the reason, by file
+
+    def __post_init__(self) -> None:
+        for name, split in self.splits().items():
+            images, labels = split.images, split.labels
+            if images.dtype != torch.uint8 or images.dim() != 4:
+                raise DataError(f"data: {name} images must be uint8 [N, C, H, W], {_kind(images)}")
+            if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+                raise DataError(
+                    f"data: {name} labels must be int64 [{len(images)}], {_kind(labels)}"
+                )
+
+    def splits(self) -> dict[str, ImageDataset]:
+        """The official splits that are not empty, by name."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in splits.items() if split}
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"but are {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+class Source(Protocol):
+    """What loads a data set; :class:`DescribedSource` has the members that it may leave out."""
+
+    def prepare(self) -> Any:
+        """Make sure that the files are on disk; raises DataError."""
+
+    def load(self) -> RawDataset:
+        """Read the files into memory; raises DataError if they cannot be used."""
+
+
+@dataclass(frozen=True)
+class DescribedSource:
+    """A source as the data module uses it, with defaults for what it leaves out."""
+
+    prepare: Callable[[], Any]
+    load: Callable[[], RawDataset]
+    name: str
+    family: str  # the same for data sets that share images
+    centred: bool  # whether the objects are centred as in MNIST
+    paths: Callable[[], Iterable[Path]]  # the files on disk
+
+    @classmethod
+    def of(cls, source: Any) -> "DescribedSource":
+        """Describe a source: its name is by default that of its class, its family its name."""
+        name = getattr(source, "name", type(source).__name__)
+        family, centred = getattr(source, "family", name), getattr(source, "centred", False)
+        paths = getattr(source, "paths", tuple)
+        return cls(source.prepare, source.load, name, family, centred, paths)
