@@ -32,6 +32,9 @@ class RawDataset:
                 raise DataError(
                     f"data: {name} labels must be int64 [{len(images)}], {_kind(labels)}"
                 )
+        shapes = {tuple(split.images.shape[1:]): name for name, split in self.splits().items()}
+        if len(shapes) > 1:
+            raise DataError(f"data: images of {' and '.join(shapes.values())} differ in shape")
 
     def splits(self) -> dict[str, ImageDataset]:
         """The official splits that are not empty, by name."""
