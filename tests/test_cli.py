@@ -10,7 +10,7 @@ from helpers.commands import ROOT
 from helpers.runs import FAST
 
 from lenet_pl import cli
-from lenet_pl.training import lock_run
+from lenet_pl.runs import lock_run
 
 MAIN = "from lenet_pl.cli import main; main()"
 OVERRIDES = {  # rejected before torch is imported, so each runs as a command

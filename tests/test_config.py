@@ -168,7 +168,7 @@ def test_flatten():
 
 
 def test_run_is_refused_while_another_trains_there(composed, tmp_path):
-    from lenet_pl.training import lock_run
+    from lenet_pl.runs import lock_run
 
     with lock_run(tmp_path / "run"):
         with pytest.raises(ConfigError, match=r"hydra.run.dir=.*run: a run is in progress there$"):

@@ -160,7 +160,7 @@ def test_a_run_is_repeated_to_the_bit(command, tmp_path):
 
 
 def test_a_folder_is_occupied_by_a_run_to_continue_or_a_finished_one(tmp_path):
-    from lenet_pl.training import check_folder
+    from lenet_pl.runs import check_folder
 
     run = make_run(tmp_path / "run")
     with pytest.raises(ConfigError, match="holds a run"):

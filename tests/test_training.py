@@ -24,8 +24,9 @@ from lenet_pl.data.mnist import Mini
 from lenet_pl.errors import VerificationError
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.lenet import LeNet
+from lenet_pl.processes import keep_freed_memory
 from lenet_pl.records import read_val_predictions
-from lenet_pl.training import keep_freed_memory, train
+from lenet_pl.training import train
 
 # a fifth of the images, and no TensorBoard, whose pictures take their time
 PLAIN = [*FAST, "logger=none", "data.fraction=0.2"]

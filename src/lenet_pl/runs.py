@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from lenet_pl import __version__, records, trust
 from lenet_pl.config import check_values, fit_to_data
 from lenet_pl.errors import ConfigError, DataError
-from lenet_pl.files import quoted, shell_override
+from lenet_pl.files import display_path, quoted, reserved, shell_override
 
 if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not need it
     from torch import nn
@@ -148,6 +149,38 @@ def _slurm_arguments(arguments: list[str], given: list[str]) -> list[str]:
         print(f"{folder}: finished before the job was restarted")
         raise SystemExit(0)
     return [*arguments, *_from_checkpoint(folder)]
+
+
+def check_folder(folder: Path, ckpt_path: str | None) -> None:
+    """Raise ConfigError if the folder holds a run other than the one being resumed."""
+    finished = records.read_result(folder).get("status") == "finished"
+    if not is_resumed(folder, ckpt_path) and (finished or (folder / LAST).exists()):
+        raise ConfigError(
+            f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or "
+            f"{shlex.quote(f'resume={display_path(folder)}')}"
+        )
+
+
+def is_resumed(folder: Path, ckpt_path: str | None) -> bool:
+    """Whether a run continues from a checkpoint in its own folder."""
+    path = os.path.normpath(Path(ckpt_path or "").absolute())
+    return ckpt_path is not None and folder in Path(path).parents
+
+
+@contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Create and lock the run folder; raise ConfigError if that fails."""
+    key = f"hydra.run.dir={display_path(folder)}"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(reserved(folder))
+        except BlockingIOError as error:
+            raise ConfigError(f"{key}: a run is in progress there") from error
+        except OSError as error:
+            raise ConfigError(
+                f"{key}: cannot write there ({error.strerror}); choose another folder"
+            ) from error
+        yield
 
 
 def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str, Any]:

@@ -1,17 +1,12 @@
 """From a configuration to a run folder: check, build, fit, test, record."""
 
-import ctypes
 import logging
-import os
-import shlex
-import shutil
 import signal
 import statistics
-import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, MutableMapping
+from contextlib import nullcontext
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -20,13 +15,11 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.types import RunMode
 from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_only
 from rich.console import RenderableType
 
 from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
@@ -49,15 +42,18 @@ from lenet_pl.config import (
 from lenet_pl.console import ConsoleHandler, end_summary, layer_table, show, start_summary
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import FAILED, ConfigError, UserError, VerificationError, one_line
-from lenet_pl.files import display_path, replacing, reserved, write_json
+from lenet_pl.files import display_path, replacing, write_json
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
 from lenet_pl.optim import planned_steps
-from lenet_pl.records import read_checkpoint, read_result
+from lenet_pl.processes import device_name, in_sweep, is_main_process, keep_freed_memory, requeue
+from lenet_pl.records import read_checkpoint
 from lenet_pl.runs import (
-    LAST,
+    check_folder,
     compare_with,
     git_state,
+    is_resumed,
+    lock_run,
     package_versions,
     program_name,
     without_weights,
@@ -77,8 +73,6 @@ for message in (
     ".*isinstance.treespec, LeafSpec.*",  # a torch deprecation that Lightning triggers
 ):
     warnings.filterwarnings("ignore", message)
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 # trains the jobs of a sweep instead of train_run; set by the sweep's Hydra callback
 job_hook: Callable[[DictConfig], float | None] | None = None
@@ -124,9 +118,9 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
     if not logging.getLogger().handlers:  # in a notebook, where Hydra configures no logging
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     folder = Path(cfg.run_dir)
-    main_process = _is_main_process()
+    main_process = is_main_process()
     parts = _prepared.pop(folder, None)
-    with lock_run(folder):
+    with lock_run(folder) if main_process else nullcontext():
         result, extendable = _initial_result(cfg), True
         try:
             parts = parts or build(cfg, cache)
@@ -144,7 +138,6 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                 _evaluate(cfg, parts, result)
             if cfg.repeat and main_process:
                 result["repeats"] = compare_with(Path(cfg.repeat), folder, result["metrics"])
-            result["status"] = "paused" if _paused(cfg, parts) else "finished"
         except (StoppedError, KeyboardInterrupt, SystemExit) as error:
             stopped = one_line(error) if isinstance(error, StoppedError) else "stopped"
             result |= {"status": "interrupted", "error": stopped}
@@ -157,14 +150,14 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             raise
         finally:
             if main_process:
-                show(end_summary(result, folder, program_name(), extendable, not _in_sweep()))
+                show(end_summary(result, folder, program_name(), extendable, not in_sweep()))
                 write_json(folder / "result.json", result)
             if parts:
                 close_loggers(parts.trainer, result["status"])
             if main_process:
                 usr1 = parts and parts.signals.received == getattr(signal, "SIGUSR1", 0)
-                if usr1 and result["status"] == "interrupted" and not _in_sweep():
-                    _requeue()
+                if usr1 and result["status"] == "interrupted" and not in_sweep():
+                    requeue()
     return cast("float | None", result["metrics"].get(result["monitor"]))
 
 
@@ -178,43 +171,8 @@ def prepare(cfg: DictConfig) -> None:
     folder = Path(cfg.run_dir)
     check_folder(folder, cfg.ckpt_path)
     parts = build(cfg)
-    with lock_run(folder):
-        pass
-    _prepared[folder] = parts
-
-
-def check_folder(folder: Path, ckpt_path: str | None) -> None:
-    """Raise ConfigError if the folder holds a run other than the one being resumed."""
-    finished = read_result(folder).get("status") == "finished"
-    if not _is_resumed(folder, ckpt_path) and (finished or (folder / LAST).exists()):
-        raise ConfigError(
-            f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or "
-            f"{shlex.quote(f'resume={display_path(folder)}')}"
-        )
-
-
-def _is_resumed(folder: Path, ckpt_path: str | None) -> bool:
-    path = os.path.normpath(Path(ckpt_path or "").absolute())
-    return ckpt_path is not None and folder in Path(path).parents
-
-
-@contextmanager
-def lock_run(folder: Path) -> Iterator[None]:
-    """Create and lock the run folder; raise ConfigError if that fails."""
-    if not _is_main_process():
-        yield
-        return
-    key = f"hydra.run.dir={display_path(folder)}"
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(reserved(folder))
-        except BlockingIOError as error:
-            raise ConfigError(f"{key}: a run is in progress there") from error
-        except OSError as error:
-            raise ConfigError(
-                f"{key}: cannot write there ({error.strerror}); choose another folder"
-            ) from error
-        yield
+    with lock_run(folder) if is_main_process() else nullcontext():
+        _prepared[folder] = parts
 
 
 def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Parts:
@@ -268,18 +226,6 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     return Parts(trainer, classifier, data, history, signals, best, horizon)
 
 
-def keep_freed_memory() -> None:
-    """Let glibc reuse the memory of freed tensors instead of returning it to the system.
-
-    Otherwise, memory is returned and requested again in every step, which takes a quarter of the
-    CPU time of an epoch with batches of 128 or more. Has no effect with other C libraries.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt:
-        mallopt(M_TRIM_THRESHOLD, 2**29)
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value it accepts
-
-
 def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
     try:
         # plain lists and mappings, since some end up in checkpoints
@@ -304,7 +250,7 @@ def _instantiate_all(cfg: DictConfig, group: str, kind: type) -> list[Any]:
 
 def _continue_loggers(cfg: DictConfig) -> dict[str, str]:
     """Let W&B and MLflow continue the runs of a resumed run folder, and return their ids."""
-    if not _is_resumed(Path(cfg.run_dir), cfg.ckpt_path):
+    if not is_resumed(Path(cfg.run_dir), cfg.ckpt_path):
         return {}
     state = read_checkpoint(Path(cfg.ckpt_path))["callbacks"].get("LoggedRun", {"ids": {}})
     ids: dict[str, str] = state["ids"]
@@ -322,13 +268,6 @@ def hparams(cfg: DictConfig) -> dict[str, Any]:
         if isinstance(value, str) and value.replace(".", "_").isidentifier():
             values[name] = value.rpartition(".")[2]
     return values
-
-
-def _requeue() -> None:
-    """Requeue the Slurm job, which then resumes the run; do nothing outside Slurm."""
-    job, scontrol = os.environ.get("SLURM_JOB_ID"), shutil.which("scontrol")
-    if job and scontrol:
-        subprocess.run([scontrol, "requeue", job], check=False)
 
 
 def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
@@ -355,18 +294,11 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
             result["best_epoch"] = parts.best.epoch
             row = rows[parts.best.epoch - 1]
             result["metrics"] = {name: row[name] for name in row if name.startswith("val/")}
-    result["stopped_early"] = len(rows) < (trainer.max_epochs or 0) and not _paused(cfg, parts)
-
-
-def _paused(cfg: DictConfig, parts: Parts) -> bool:
-    """Whether ``pause_after`` ended the run, rather than early stopping or the last epoch."""
-    epochs, trainer = len(parts.history.rows), parts.trainer
+    unfinished = len(rows) < (trainer.max_epochs or 0)
     early = any(callback.stopped_epoch for callback in trainer.early_stopping_callbacks)
-    return (
-        cfg.pause_after is not None
-        and cfg.pause_after <= epochs < cfg.trainer.max_epochs
-        and not early
-    )
+    paused = unfinished and not early and len(rows) >= (cfg.pause_after or inf)
+    result["stopped_early"] = unfinished and not paused
+    result["status"] = "paused" if paused else "finished"  # unless the evaluation fails
 
 
 def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
@@ -383,10 +315,10 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     result["best_epoch"] = best
     if not debugging:
         _verify(parts, best, metrics)
-        if _is_main_process():
+        if is_main_process():
             _write_predictions(Path(cfg.run_dir) / "val_predictions.npz", parts)
     # the jobs of a sweep must not be selected by test accuracy
-    if cfg.test and not _in_sweep() and not _paused(cfg, parts):
+    if cfg.test and not in_sweep() and result["status"] == "finished":
         trainer.test(classifier, data, verbose=False)
         logits, labels = classifier.outputs["test"]
         correct = int((logits.argmax(1) == labels).sum())
@@ -438,14 +370,6 @@ def _logged(parts: Parts, stage: str) -> dict[str, float]:
     return {name: value.item() for name, value in metrics if name.startswith(f"{stage}/")}
 
 
-def _is_main_process() -> bool:
-    return int(cast(Any, rank_zero_only).rank) == 0
-
-
-def _in_sweep() -> bool:
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
 def _initial_result(cfg: DictConfig) -> dict[str, Any]:
     """``result.json`` before anything has been built."""
     hydra = HydraConfig.initialized()
@@ -478,18 +402,9 @@ def _limits(cfg: DictConfig) -> dict[str, Any]:
 def _describe(parts: Parts) -> dict[str, Any]:
     return {
         "parameters": sum(p.numel() for p in parts.classifier.net.parameters()),
-        "device": _device_name(parts.trainer),
+        "device": device_name(parts.trainer),
         "data": parts.data.facts(),
     }
-
-
-def _device_name(trainer: Trainer) -> str:
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    cpu = f"cpu ({threads} thread{'s' if threads > 1 else ''})"
-    return cpu if device.type == "cpu" else str(device)
 
 
 def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
@@ -506,8 +421,7 @@ def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
                 text = f"cannot trigger: patience {callback.patience}, {trainer.max_epochs} epochs"
             notes.append(f"early stop  on {callback.monitor}, {text}")
     return start_summary(
-        title=f"{model_name(net)} on {data.source.name} · {_device_name(trainer)} · "
-        f"seed {cfg.seed}",
+        title=f"{model_name(net)} on {data.source.name} · {device_name(trainer)} · seed {cfg.seed}",
         counts={
             name: torch.bincount(split.labels, minlength=len(data.classes)).tolist()
             for name, split in data.splits.items()
