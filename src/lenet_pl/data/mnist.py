@@ -36,6 +36,7 @@ class RawDataset:
     val: ImageDataset | None = None  # None or empty if there is no official one
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by split, one per image
     broken: Mapping[str, str] = field(default_factory=dict)  # the reason, by file
+    ignored: Sequence[str] = ()  # files that are not images
 
     def splits(self) -> dict[str, ImageDataset]:
         """The official splits that are not empty, by name."""
