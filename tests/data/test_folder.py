@@ -14,7 +14,7 @@ from helpers.runs import FAST
 from PIL import Image
 
 from lenet_pl.data.datamodule import DigitsDataModule
-from lenet_pl.data.folder import Folder
+from lenet_pl.data.folder import Folder, image_files
 from lenet_pl.data.mnist import MNIST, Mini, encode_idx
 from lenet_pl.data.source import RawDataset
 from lenet_pl.errors import UserError
@@ -189,6 +189,7 @@ def test_any_mode_and_size_becomes_the_same_digit(tmp_path):
         (tmp_path / name / ".hidden.png").write_text("not an image")
     raw = read(tmp_path)
     assert raw.broken == {}
+    assert raw.ignored == [f"{name}/notes.txt" for name in CLASSES]
     assert len(raw.train) == 30
     assert raw.files["train"][:3] == [f"{name}/inner/colour.TIFF" for name in CLASSES]
     assert raw.train.labels.tolist() == [0, 1, 2] * 10  # by file name, then by class
@@ -296,6 +297,16 @@ def test_the_cleaning_report_names_the_files(folder):
         assert files["train"][str(issue["index"])].startswith(f"{issue['label']}/")
 
 
+def test_other_files_are_named_in_one_note(folder):
+    assert load(folder).notes() == ["split       7 : 2 : 1 of all images"]
+    for name in ("a.txt", "b.pdf", "c.npy", "d.json"):
+        (folder / "dog" / name).touch()
+    data = load(folder)
+    note = "ignored     4 files that are not images: dog/a.txt, dog/b.pdf, dog/c.npy, …"
+    assert data.notes()[1:] == [note]
+    assert len(data.facts()["ignored"]) == 4
+
+
 def test_many_unreadable_images_are_counted(folder):
     for i in range(15):
         (folder / "dog" / f"x{i:02}.png").touch()
@@ -342,6 +353,14 @@ def empty(root):
         (root / name).rmdir()
 
 
+def classes_first(root):
+    empty(root)
+    for name in CLASSES:
+        fill(root / name, 2)
+        for inner, new in zip(CLASSES, ("train", "test", "val"), strict=True):
+            (root / name / inner).rename(root / name / new)
+
+
 def official_splits(*splits, without=(), extra=None):
     def change(root):
         empty(root)
@@ -371,6 +390,11 @@ def official_splits(*splits, without=(), extra=None):
             "class folders (Dog and dog|dog and Dog) differ by case only; merge or ren",
         ),
         (one_class, r"has one class folder only \(all\); put the images of each class into"),
+        (
+            classes_first,
+            r"all class folders have the same subfolders \(test, train, val\); put classes inside "
+            "splits, as in test/cat instead of cat/test",
+        ),
         (empty, "has no class folder; put the images of each class into a folder of its own"),
         (lambda root: (root / "fox").mkdir(), "class folder fox has 0 images .* needs at least 2"),
         (
@@ -457,3 +481,16 @@ def test_broken_and_cyclic_links(folder):
     raw = read(folder)
     assert len(raw.train) == 36
     assert raw.broken == {"cat/gone.png": "No such file or directory"}
+
+
+def test_image_files_are_searched_in_subfolders(tmp_path):
+    for folder in ("inner", "__MACOSX", ".cache"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.PNG").touch()
+    (tmp_path / "._a.png").touch()
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "inner" / "again").symlink_to(tmp_path, target_is_directory=True)
+    for name in ("b.jfif", "c.HEIC"):  # the second cannot be read, which is better than ignored
+        (tmp_path / "inner" / name).touch()
+    names = sorted(path.name for path in image_files(tmp_path))
+    assert names == ["a.PNG", "b.jfif", "c.HEIC"]

@@ -13,7 +13,7 @@ from helpers import handwriting
 from helpers.photographs import TEST, UNREADABLE, as_jpeg, draw_all, png, seven
 from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
-from lenet_pl.data.preprocess import image_files, open_image, preprocess
+from lenet_pl.data.preprocess import open_image, preprocess
 from lenet_pl.errors import DataError
 
 
@@ -311,16 +311,3 @@ def test_whatever_a_decoder_raises_means_a_damaged_image(monkeypatch, error):
     monkeypatch.setattr(Image.Image, "getexif", fail)
     with pytest.raises(DataError, match=r"^pixels that cannot be read \(L: .*$"):
         preprocess(image.copy())
-
-
-def test_image_files_are_searched_in_subfolders(tmp_path):
-    for folder in ("inner", "__MACOSX", ".cache"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.PNG").touch()
-    (tmp_path / "._a.png").touch()
-    (tmp_path / "notes.txt").touch()
-    (tmp_path / "inner" / "again").symlink_to(tmp_path, target_is_directory=True)
-    for name in ("b.jfif", "c.HEIC"):  # the second cannot be read, which is better than ignored
-        (tmp_path / "inner" / name).touch()
-    names = sorted(path.name for path in image_files(tmp_path))
-    assert names == ["a.PNG", "b.jfif", "c.HEIC"]

@@ -181,6 +181,7 @@ class DigitsDataModule(LightningDataModule):
             "fraction": self.fraction,
             "clean": {"removed": report["removed"], **report["counts"]} if report else None,
             "broken": list(raw.broken),
+            "ignored": list(raw.ignored),
         }
         files = {name: subset.files for name, subset in subsets.items() if subset.files}
         folds = self.suspect_folds, self.split_seed
@@ -225,6 +226,9 @@ class DigitsDataModule(LightningDataModule):
             lines.append(f"suspects    {len(loaded.label_issues):,} label issues, in cleaning.json")
         if self.fraction < 1:
             lines.append(f"reduced     to {self.fraction:.4g} of the training images")
+        if ignored := facts["ignored"]:
+            names = ", ".join(ignored[:3]) + ", …" * (len(ignored) > 3)
+            lines.append(f"ignored     {len(ignored):,} files that are not images: {names}")
         broken = [f"left out    {file}: {reason}" for file, reason in loaded.broken.items()]
         more = [f"            and {len(broken) - LISTED:,} more, all in result.json"]
         return lines + broken[:LISTED] + more * (len(broken) > LISTED)

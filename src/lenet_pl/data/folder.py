@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,18 @@ from rich.console import Console
 from torch import Tensor
 
 from lenet_pl.data.loader import ImageDataset
-from lenet_pl.data.preprocess import NO_DIGIT, Auto, image_files, open_image, preprocess
+from lenet_pl.data.preprocess import NO_DIGIT, Auto, open_image, preprocess
 from lenet_pl.data.source import RawDataset
 from lenet_pl.errors import DataError
 
 SPLIT_NAMES = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
     **{"val": "val", "valid": "val", "validation": "val"},
+}
+IMAGE_SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".gif", ".webp"),
+    *(".pbm", ".pgm", ".pnm", ".ppm"),
+    *(".avif", ".heic", ".heif", ".jp2", ".jxl"),  # not decoded, but not silently ignored
 }
 LISTED = 5  # names in a message
 WAY_OUT = (
@@ -80,11 +85,14 @@ class Folder:
         data: dict[str, ImageDataset] = {}
         files: dict[str, list[str]] = {}
         broken: dict[str, str] = {}
+        ignored: list[str] = []
         for split in ("train", "val", "test"):  # empty if there is no such folder
             folders = splits.get(split, {})
             data[split], files[split], failed = read_images(root, folders, classes, self.convert)
             failed = {k: f"{v}; {WAY_OUT}" if v == NO_DIGIT else v for k, v in failed.items()}
             broken |= failed
+            others = [file for x in folders.values() for file in image_files(x, others=True)]
+            ignored += sorted(_shown(file, root) for file in others)
             least = (2 if split == "train" else 1) if folders else 0
             counts = torch.bincount(data[split].labels, minlength=len(classes)).tolist()
             for name, n in zip(classes, counts, strict=True):
@@ -97,7 +105,8 @@ class Folder:
                     f"class folder {prefix}{name} has {n} image{'s' * (n != 1)} {kind}; "
                     f"a class needs at least {least}{example}"
                 )
-        return RawDataset(data["train"], data["test"], classes, origin, data["val"], files, broken)
+        raw = data["train"], data["test"], classes, origin, data["val"]
+        return RawDataset(*raw, files, broken, ignored)
 
     def _splits(self, root: Path) -> dict[str, dict[str, Path]]:
         """The class folders of each split; all as ``train`` if there are no folders of splits."""
@@ -106,7 +115,7 @@ class Folder:
         official = [name for name in named if class_folders(folders[name])]
         if not official:
             inner = [frozenset(class_folders(folder)) for folder in folders.values()]
-            if len(inner) > 1 and inner[0] and len(set(inner)) == 1:
+            if len(inner) > 1 and len(inner[0]) > 1 and len(set(inner)) == 1:
                 names, example = sorted(inner[0])[:LISTED], sorted(folders)[0]
                 raise self._error(
                     f"all class folders have the same subfolders ({', '.join(names)}); put classes "
@@ -161,6 +170,29 @@ class Folder:
         return DataError(f"data.root={self.root}: {problem}")
 
 
+def image_files(folder: Path, others: bool = False) -> Iterator[Path]:
+    """Files with the suffix of an image (or all others), except what systems leave behind.
+
+    Subfolders are searched too. Links to folders are followed, and each folder is entered once
+    since links may form cycles.
+    """
+    entered = set()
+    for parent, subfolders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(parent)) in entered:
+            subfolders.clear()
+            continue
+        entered.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
+        for name in files:
+            is_image = Path(name).suffix.lower() in IMAGE_SUFFIXES
+            if is_image != others and not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _shown(path: Path, root: Path) -> str:
+    return UNPRINTABLE.sub(lambda x: ascii(x[0])[1:-1], path.relative_to(root).as_posix())
+
+
 def class_folders(folder: Path) -> dict[str, Path]:
     """The subfolders by name, except those that systems and archivers leave behind."""
     paths = (path for path in folder.iterdir() if path.is_dir())
@@ -199,7 +231,7 @@ def read_images(
         read_all = pool.map(read, [path for path, _ in paths])
         results = track(read_all, "reading images", transient=True, **progress)
         for (path, name), result in zip(paths, results, strict=True):
-            file = UNPRINTABLE.sub(lambda x: ascii(x[0])[1:-1], path.relative_to(root).as_posix())
+            file = _shown(path, root)
             if isinstance(result, str):
                 broken[file] = result
                 continue

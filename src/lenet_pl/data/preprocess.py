@@ -1,8 +1,6 @@
 """Images of any size and mode, made ready for a network; photographs of digits, like MNIST's."""
 
-import os
 import warnings
-from collections.abc import Iterator
 from errno import EFBIG
 from io import BytesIO
 from pathlib import Path
@@ -32,28 +30,6 @@ NO_DIGIT = "no digit in it, only background"
 SEVERAL = "several digits in it; crop it to one of them"
 # the first ones are recognised without loading every plugin, and none of them runs a program
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
-IMAGE_SUFFIXES = {
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".gif", ".webp"),
-    *(".pbm", ".pgm", ".pnm", ".ppm"),
-    *(".avif", ".heic", ".heif", ".jp2", ".jxl"),  # not decoded, but not silently ignored
-}
-
-
-def image_files(folder: Path) -> Iterator[Path]:
-    """Files with the suffix of an image, in subfolders too, except what systems leave behind.
-
-    Links to folders are followed, and each folder is entered once since links may form cycles.
-    """
-    entered = set()
-    for parent, subfolders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(parent)) in entered:
-            subfolders.clear()
-            continue
-        entered.add(real)
-        subfolders[:] = [name for name in subfolders if not name.startswith((".", "__"))]
-        for name in files:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield Path(parent, name)
 
 
 def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
@@ -296,21 +272,18 @@ def _background(bright: Tensor) -> Tensor:
 def _main_components(strokes: Tensor) -> Tensor:
     """Where the connected components of large mass and their surroundings are: not in specks."""
     step = -(-max(strokes.shape) // COARSE_SIDE)
-    coarse = (functional.max_pool2d(strokes[None, None], step, ceil_mode=True)[0, 0] > 0).float()
+    total = functional.avg_pool2d(strokes[None, None], step, ceil_mode=True, divisor_override=1)[
+        0, 0
+    ]
+    coarse = (total > 0).float()
     labels = torch.arange(1.0, coarse.numel() + 1).reshape(coarse.shape) * coarse
     # the highest label of each component spreads through it
     while not torch.equal(spread := _window(labels, 3) * coarse, labels):
         labels = spread
-    mass = torch.bincount(_enlarge(labels, strokes).long().flatten(), strokes.flatten())
-    large = (mass >= 0.08 * mass.max()).nonzero()
-    return _enlarge(_window(torch.isin(labels, large).float(), 3), strokes) > 0
-
-
-def _enlarge(coarse: Tensor, image: Tensor) -> Tensor:
-    """Repeat pixels, to the size of an image."""
-    step = -(-max(image.shape) // COARSE_SIDE)
-    large = coarse.repeat_interleave(step, 0).repeat_interleave(step, 1)
-    return large[: image.shape[0], : image.shape[1]]
+    mass = torch.zeros(coarse.numel() + 1).scatter_add_(0, labels.long().flatten(), total.flatten())
+    main = torch.isin(labels, (mass >= 0.08 * mass.max()).nonzero()).float()
+    near = _window(main, 3).repeat_interleave(step, 0).repeat_interleave(step, 1)
+    return near[: strokes.shape[0], : strokes.shape[1]] > 0
 
 
 def _shrink(image: Tensor, side: int) -> Tensor:

@@ -22,6 +22,7 @@ class RawDataset:
     val: ImageDataset | None = None  # None or empty if there is no official one
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by split, one per image
     broken: Mapping[str, str] = field(default_factory=dict)  # the reason, by file
+    ignored: Sequence[str] = ()  # files that are not images
 
     def __post_init__(self) -> None:
         for name, split in self.splits().items():

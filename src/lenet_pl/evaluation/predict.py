@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lenet_pl.console import percent
-from lenet_pl.data.preprocess import MAX_BYTES, Auto, image_files, open_image
+from lenet_pl.data.folder import image_files
+from lenet_pl.data.preprocess import MAX_BYTES, Auto, open_image
 from lenet_pl.errors import ConfigError, DataError, printable, shorten
 from lenet_pl.evaluation.loading import DIGITS, LoadedModel
 from lenet_pl.files import write_bytes
