@@ -10,7 +10,7 @@ from helpers.imports import MODULES, PACKAGE, imports, local_imports, room
 BLOCKS = {"errors", "files", "metrics", "plots", "console", "data", "models", "config"}
 BLOCKS |= {"records", "runs", "trust"}
 ALLOWED: dict[str, set[str]] = {
-    **{name: set() for name in ("errors", "files", "metrics", "models", "optim")},
+    **{name: set() for name in ("errors", "files", "metrics", "models", "optim", "processes")},
     "console": {"errors", "files"},
     "rules": {"errors"},
     "plots": {"metrics"},
@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "runs": {"config", "data", "errors", "files", "models", "records", "trust"},
     # what it checks is imported where it has been built already
     "config": {"errors", "records", "rules", "optim", "callbacks", "classifier", "data"},
-    "training": BLOCKS | {"callbacks", "classifier", "fast", "optim"},
+    "training": BLOCKS | {"callbacks", "classifier", "optim", "processes"},
     "cli": {"config", "errors", "rules", "runs", "training", "trust"},
     "evaluation": BLOCKS,
     "export": BLOCKS,
