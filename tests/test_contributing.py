@@ -30,12 +30,15 @@ def write_files(section: str, folder: Path) -> list[str]:
 
 def commands(start: str) -> list[list[str]]:
     """The commands in CONTRIBUTING.md that begin with these words, without them."""
-    return [shlex.split(line) for line in re.findall(rf"^{re.escape(start)} (.*)", TEXT, re.M)]
+    return [
+        shlex.split(line, comments=True)
+        for line in re.findall(rf"^{re.escape(start)} (.*)", TEXT, re.M)
+    ]
 
 
 def test_the_model_example_trains(composed, tmp_path, monkeypatch):
     names = ["src/lenet_pl/models/tiny.py", "conf/model/tiny.yaml"]
-    assert write_files("Adding a model", tmp_path) == names
+    assert write_files("Your own model", tmp_path) == names
     models = tmp_path / "src" / "lenet_pl" / "models"
     assert set(imports(models / "tiny.py")) <= {"torch"}
     monkeypatch.setattr(lenet_pl.models, "__path__", [*lenet_pl.models.__path__, str(models)])
@@ -119,3 +122,21 @@ def test_your_own_loss_callback_and_logger(tmp_path, composed, monkeypatch):
     )
     assert {"checkpoint", "average", "timer"} <= set(cfg.callbacks)
     assert set(cfg.logger) == {"csv", "comet"}
+
+
+def test_your_own_experiment(tmp_path):
+    assert write_files("Your own experiment", tmp_path) == ["my_conf/experiment/shapes.yaml"]
+    words = commands("lenet-pl train")[3]
+    assert "experiment=shapes" in words
+    lenet_pl_command(tmp_path, "train", *words, *QUICK, "hydra.run.dir=run")
+    config = (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
+    assert "batch_size: 16" in config
+    assert result(tmp_path / "run")["parameters"] == 535_818  # of the MLP
+
+
+@pytest.mark.parametrize("words", commands("lenet-pl new"), ids=" ".join)
+def test_a_project_of_your_own(tmp_path, words):
+    (tmp_path / "here").mkdir()
+    lenet_pl_command(tmp_path / "here", "new", *words)
+    [file] = tmp_path.glob("**/train.py")
+    assert file.parent == tmp_path / ("work" if "../work" in words else "here/my-digits")
