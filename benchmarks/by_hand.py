@@ -35,33 +35,6 @@ def seconds_of_epoch(batches: Epoch, device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def seconds_of_graph(data: DigitsDataModule, device: torch.device) -> float:
-    """The same over tensors in memory, with a whole step as a CUDA graph."""
-    train, size = data.splits["train"], data.batch_size
-    images, labels = train.images.to(device), train.labels.to(device)
-    net = LeNet().to(device)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)
-    index = torch.arange(size, device=device)
-
-    def step() -> None:
-        pixels = (images[index].float() / 255 - data.mean) / data.std
-        optimizer.zero_grad()
-        F.cross_entropy(net(pixels), labels[index]).backward()
-        optimizer.step()
-
-    step()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    started = time.perf_counter()
-    order = torch.randperm(len(labels), device=device)
-    for start in range(0, len(labels) - size + 1, size):
-        index.copy_(order[start : start + size])
-        graph.replay()
-    torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def in_memory(data: DigitsDataModule, device: torch.device) -> Epoch:
     """Shuffled batches cut from the training images as one tensor on the device."""
     train = data.splits["train"]

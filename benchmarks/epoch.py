@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from by_hand import dataloader, in_memory, seconds_of_epoch, seconds_of_graph
+from by_hand import dataloader, in_memory, seconds_of_epoch
 from common import OUTPUTS, markdown, median_and_range, positive_int, save
 from hydra import compose, initialize
 from matplotlib import pyplot
@@ -30,7 +30,6 @@ from pytorch_lightning import Callback
 from lenet_pl.training import build
 
 CLASSIFIERS = ("plain", "fast")
-REFERENCES = ("in memory", "DataLoader", *["CUDA graph"] * torch.cuda.is_available())
 PLOTTED = (*CLASSIFIERS, "in memory")
 Times = dict[str, list[float]]  # seconds of an epoch in each round, by loop
 
@@ -75,8 +74,6 @@ def measure(overrides: list[str], rounds: int, use_dataloader: bool = False) -> 
             name: partial(train_epoch, cfg) for name, cfg in cfgs.items()
         }
         loops["in memory"] = partial(seconds_of_epoch, in_memory(data, device), device)
-        if device.type == "cuda":
-            loops["CUDA graph"] = partial(seconds_of_graph, data, device)
         if use_dataloader:
             batches = dataloader(cfgs["plain"], data, device)
             loops["DataLoader"] = partial(seconds_of_epoch, batches, device)
@@ -104,10 +101,10 @@ def compare(options: argparse.Namespace) -> None:
         times, images = measure(overrides, options.rounds, use_dataloader=options.data == "mnist")
         for name, seconds in times.items():
             rate = f"{images / statistics.median(seconds):,.0f}"
-            ratios = [median_ratio(times, name, other) for other in REFERENCES]
+            ratios = [median_ratio(times, name, other) for other in ("in memory", "DataLoader")]
             rows.append([size, name, *median_and_range(seconds), rate, *ratios])
     header = ["batch", "loop", "seconds (median)", "range", "images/s"]
-    header += [f"/ {other}" for other in REFERENCES]
+    header += ["/ in memory", "/ DataLoader"]
     note = (
         f"{options.rounds} rounds; memory {imported:.0f} MiB after the imports, "
         f"{peak_memory():.0f} MiB at most"

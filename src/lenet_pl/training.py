@@ -60,7 +60,8 @@ from lenet_pl.runs import (
 )
 
 # hide Lightning's tips and messages that do not concern this run
-logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+for name in ("utilities.rank_zero", "accelerators.cuda"):
+    logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.WARNING)
 for message in (
     ".*`dataloader_iter`.*",  # experimental in Lightning; the fast classifier depends on it
     ".*`training_step` returned `None`.*",  # the fast classifier runs its own steps
