@@ -227,7 +227,10 @@ def test_several_digits_are_refused_and_no_name_is_cut_in_a_pipe(lenet_pl, run, 
     status, out, err = lenet_pl("predict", run, folder)
     assert status == 1
     assert str(folder.relative_to(tmp_path) / "one.png") in out
-    several, none = "several digits in it; crop it to one of them", "no digit in it, only background"
+    several, none = (
+        "several digits in it; crop it to one of them",
+        "no digit in it, only background",
+    )
     assert err == f"error: {folder}/none.png: {none}\nerror: {folder}/two.png: {several}\n"
     answers = json.loads(lenet_pl("predict", run, folder, "--json")[1])
     assert answers[0]["prediction"] == "7"
