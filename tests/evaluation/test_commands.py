@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import drawings
 from helpers.photographs import UNREADABLE, draw_all, png, seven
 from helpers.tutorial import TutorialLeNet
 from PIL import Image
@@ -227,6 +228,29 @@ def test_printed_predictions(lenet_pl, run, tmp_path):
     assert answers[0]["prediction"] == "7"
     assert list(answers[0]["probabilities"]) == list(MNIST.classes)
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1)
+
+
+def test_several_digits_are_refused_and_no_name_is_cut_in_a_pipe(lenet_pl, run, tmp_path):
+    folder = tmp_path / ("long" * 20) / ("name" * 20)
+    folder.mkdir(parents=True)
+    page = drawings.paper()
+    for left, digit in ((60, 6), (300, 9)):
+        drawings.draw(page, drawings.STROKES[digit], 140, left, 100)
+    page.save(folder / "two.png")
+    drawings.draw(paper := drawings.paper(), drawings.STROKES[7], 220, 150, 120)
+    paper.save(folder / "one.png")
+    drawings.paper().save(folder / "none.png")
+    status, out, err = lenet_pl("predict", run, folder)
+    assert status == 1
+    assert str(folder.relative_to(tmp_path) / "one.png") in out
+    several, none = (
+        "several digits in it; crop it to one of them",
+        "no digit in it, only background",
+    )
+    assert err == f"error: {folder}/none.png: {none}\nerror: {folder}/two.png: {several}\n"
+    answers = json.loads(lenet_pl("predict", run, folder, "--json")[1])
+    assert answers[0]["prediction"] == "7"
+    assert [answer["error"] for answer in answers[1:]] == [none, several]
 
 
 def test_invert_is_passed_on(lenet_pl, run, tmp_path):

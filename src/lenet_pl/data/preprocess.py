@@ -3,6 +3,7 @@
 import warnings
 from errno import EFBIG
 from io import BytesIO
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -110,7 +111,7 @@ def preprocess(
         bright = 255 - grey if dark else grey
         if not centre or (centre == "auto" and image.size == (size, size)):
             return _to_bytes(_resize(bright, size, size)[None])
-        digit = _crop_digit(bright, SCALE * size, single)
+        digit = _crop_digit(bright, max(2 * size, SEARCH_SIDE), single)
         scale = round(BOX * size) / max(digit.shape)
         height, width = (max(1, round(side * scale)) for side in digit.shape)
         if scale < 1:
@@ -169,7 +170,10 @@ def _has_dark_strokes(grey: Tensor) -> bool:
 
 
 def _crop_digit(bright: Tensor, side: int, single: bool) -> Tensor:
-    """Crop to the bright strokes and set all else to 0; DataError if there are none."""
+    """Crop to the bright strokes and set all else to 0; DataError if there are none.
+
+    No side of the result is longer than ``side``.
+    """
     small = _shrink(bright, SEARCH_SIDE)
     strokes = _find_strokes(small)
     # strokes that are cut off at the border need a margin, which shadows and lines do not get
@@ -182,35 +186,24 @@ def _crop_digit(bright: Tensor, side: int, single: bool) -> Tensor:
         margin = round(MARGIN * max(bright.shape) / max(small.shape))
         bright = functional.pad(bright, (margin,) * 4, value=border.quantile(0.25).item())
         strokes = more
+    if strokes.any():  # search again, in more detail
+        strokes = _find_strokes(_shrink(_crop(bright, strokes, MARGIN // 2), side))
     if not strokes.any():
         raise DataError(NO_DIGIT)
-    if single and _are_several(_crop(strokes)):
+    digit = _crop(strokes, strokes)
+    if single and _are_several(digit):
         raise DataError(SEVERAL)
-    # search again in more detail
-    digit = _find_strokes(_shrink(_crop(bright, strokes), max(side, SEARCH_SIDE)))
-    if not digit.any():
-        raise DataError(NO_DIGIT)
-    return _crop(digit)
+    return digit
 
 
-def _crop(image: Tensor, strokes: Tensor | None = None) -> Tensor:
-    """Crop to what is not 0; or to that of a smaller image, with a margin."""
-    if strokes is None:
-        return image[_extent(image, 1)][:, _extent(image, 0)].contiguous()
-    scale = max(image.shape) / max(strokes.shape)
-    extents = _extent(strokes, 1), _extent(strokes, 0)
-    margin = 2 + max(x.stop - x.start for x in extents) // 16
-    rows, columns = (
-        slice(max(0, int(scale * (x.start - margin))), int(scale * (x.stop + margin)) + 1)
-        for x in extents
-    )
-    return image[rows, columns].contiguous()
-
-
-def _extent(image: Tensor, axis: int) -> slice:
-    """The range of rows (``axis`` 1) or columns (0) that are not 0."""
-    used = image.amax(axis).nonzero().flatten()
-    return slice(int(used[0]), int(used[-1]) + 1)
+def _crop(image: Tensor, strokes: Tensor, margin: int = 0) -> Tensor:
+    """Crop to what is not 0 in ``strokes``, the same image in any size, with a margin."""
+    scale, ranges = max(image.shape) / max(strokes.shape), []
+    for axis in (1, 0):
+        used = strokes.amax(axis).nonzero()
+        first, last = int(used.min()) - margin, int(used.max()) + 1 + margin
+        ranges.append(slice(max(0, int(scale * first)), ceil(scale * last)))
+    return image[ranges[0], ranges[1]].contiguous()
 
 
 def _border(image: Tensor) -> Tensor:
@@ -272,9 +265,7 @@ def _background(bright: Tensor) -> Tensor:
 def _main_components(strokes: Tensor) -> Tensor:
     """Where the connected components of large mass and their surroundings are: not in specks."""
     step = -(-max(strokes.shape) // COARSE_SIDE)
-    total = functional.avg_pool2d(strokes[None, None], step, ceil_mode=True, divisor_override=1)[
-        0, 0
-    ]
+    total = functional.avg_pool2d(strokes[None], step, ceil_mode=True, divisor_override=1)[0]
     coarse = (total > 0).float()
     labels = torch.arange(1.0, coarse.numel() + 1).reshape(coarse.shape) * coarse
     # the highest label of each component spreads through it
