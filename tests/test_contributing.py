@@ -2,15 +2,18 @@
 
 import re
 import shlex
+from ast import literal_eval
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.commands import ROOT, Running
 from helpers.imports import imports
-from helpers.runs import result
+from helpers.runs import FAST, result, rows
 
 import lenet_pl.models
+from lenet_pl import classifier, metrics
+from lenet_pl.rules import MONITORED
 from lenet_pl.training import train
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -140,3 +143,23 @@ def test_a_project_of_your_own(tmp_path, words):
     lenet_pl_command(tmp_path / "here", "new", *words)
     [file] = tmp_path.glob("**/train.py")
     assert file.parent == tmp_path / ("work" if "../work" in words else "here/my-digits")
+
+
+def test_another_metric_takes_two_lines(composed, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    metric, direction = re.findall(r'^ +("(?:val/)?top2_acc": .*,)$', TEXT, re.MULTILINE)
+    source = Path(metrics.__file__).read_text()
+    [place] = [line for line in source.splitlines() if '"balanced_acc":' in line]
+    changed: dict = {"__name__": "changed"}
+    exec(source.replace(place, f"        {metric}\n{place}"), changed)
+    monkeypatch.setattr(classifier, "epoch_metrics", changed["epoch_metrics"])
+    for name, mode in literal_eval(f"{{{direction}}}").items():
+        monkeypatch.setitem(MONITORED, name, mode)
+    overrides = ["callbacks.checkpoint.monitor=val/top2_acc", "data.fraction=0.1"]
+    answer = train(composed(*FAST, *overrides, "trainer.max_epochs=2", "logger=none"))
+    table, record = rows(tmp_path / "run"), result(tmp_path / "run")
+    assert record["best_epoch"] == max(table, key=lambda row: row["val/top2_acc"])["epoch"]
+    assert answer == record["metrics"]["val/top2_acc"] > record["metrics"]["val/acc"]
+    assert "test/top2_acc" in record["metrics"]
+    assert "val/top2_acc" in caplog.text  # in the line of each epoch
+    assert "top2 accuracy" in caplog.text  # in the summary

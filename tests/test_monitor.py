@@ -1,4 +1,4 @@
-"""The metric that epochs, runs and learning rates are selected by, and a metric of one's own."""
+"""The metric that epochs, runs and learning rates are selected by."""
 
 from pathlib import Path
 
@@ -6,14 +6,9 @@ import pytest
 from helpers.drawings import draw_folder
 from helpers.runs import result, rows
 
-from lenet_pl import classifier, metrics
 from lenet_pl.errors import ConfigError
 from lenet_pl.rules import MONITORED
 from lenet_pl.training import build, train
-
-# the steps in CONTRIBUTING.md: a line in metrics.epoch_metrics, and one in rules.MONITORED
-TOP2 = '"top2_acc": (logits.topk(2).indices == labels[:, None]).any(1).double().mean(),'
-DIRECTION = {"val/top2_acc": "max"}
 
 
 @pytest.fixture
@@ -63,21 +58,3 @@ def test_a_resumed_run_keeps_its_monitor(composed, unequal, tmp_path):
     message = f"callbacks.checkpoint.monitor=val/balanced_acc: ckpt_path={path} was trained with"
     with pytest.raises(ConfigError, match=message):
         build(composed(*resumed))
-
-
-def test_a_metric_of_your_own_takes_two_lines(composed, unequal, tmp_path, monkeypatch, caplog):
-    caplog.set_level("INFO")
-    source = Path(metrics.__file__).read_text()
-    [place] = [line for line in source.splitlines() if '"balanced_acc":' in line]
-    changed: dict = {"__name__": "changed"}
-    exec(source.replace(place, f"        {TOP2}\n{place}"), changed)
-    monkeypatch.setattr(classifier, "epoch_metrics", changed["epoch_metrics"])
-    for name, direction in DIRECTION.items():
-        monkeypatch.setitem(MONITORED, name, direction)
-    answer = train(composed(*unequal, *monitoring("val/top2_acc")))
-    table, record = rows(tmp_path / "run"), result(tmp_path / "run")
-    assert record["best_epoch"] == max(table, key=lambda row: row["val/top2_acc"])["epoch"]
-    assert answer == record["metrics"]["val/top2_acc"] >= record["metrics"]["val/acc"]
-    assert "test/top2_acc" in record["metrics"]
-    assert "val/top2_acc" in caplog.text  # in the line of each epoch
-    assert "top2 accuracy" in caplog.text  # in the summary
