@@ -181,7 +181,8 @@ def _crop_digit(bright: Tensor, side: int, single: bool) -> Tensor:
     padded = functional.pad(small, (MARGIN,) * 4, value=border.quantile(0.25).item())
     more = _find_strokes(padded)
     reached = _border(more[MARGIN:-MARGIN, MARGIN:-MARGIN]) > 0.35 * more.max()
-    sharp = (border - border.roll(2)).max() > 0.25 * more.max()
+    jump = (border - border.roll(2)).max().item()
+    sharp = jump > max(0.25 * more.max().item(), 2 * MIN_CONTRAST)
     if strokes.norm() < 0.2 * more.norm() and reached.float().mean() < 0.2 and sharp:
         margin = round(MARGIN * max(bright.shape) / max(small.shape))
         bright = functional.pad(bright, (margin,) * 4, value=border.quantile(0.25).item())
