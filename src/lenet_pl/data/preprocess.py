@@ -23,7 +23,7 @@ BOX = 20 / 28  # of the side of an image
 SCALE = 4  # strokes are measured and thickened at this multiple of the final size
 MAX_SIDE = 1024  # of the image that is resized
 SEARCH_SIDE, COARSE_SIDE = 128, 64  # of the images in which strokes are searched and connected
-MARGIN = 8  # around the first
+MARGIN = 8  # in pixels of the first of them, for strokes that touch the border
 MIN_CONTRAST = 12.0  # grey levels of 255 between the digit and its background
 # stroke widths in pixels of MNIST's box of 20: the 5th percentile and the median of MNIST's digits
 THIN, USUAL = 1.56, 2.2
@@ -181,7 +181,8 @@ def _crop_digit(bright: Tensor, side: int, single: bool) -> Tensor:
     padded = functional.pad(small, (MARGIN,) * 4, value=border.quantile(0.25).item())
     more = _find_strokes(padded)
     reached = _border(more[MARGIN:-MARGIN, MARGIN:-MARGIN]) > 0.35 * more.max()
-    sharp = (border - border.roll(2)).max() > 0.25 * more.max()
+    jump = (border - border.roll(2)).max().item()
+    sharp = jump > max(0.25 * more.max().item(), 2 * MIN_CONTRAST)
     if strokes.norm() < 0.2 * more.norm() and reached.float().mean() < 0.2 and sharp:
         margin = round(MARGIN * max(bright.shape) / max(small.shape))
         bright = functional.pad(bright, (margin,) * 4, value=border.quantile(0.25).item())
@@ -212,10 +213,7 @@ def _border(image: Tensor) -> Tensor:
 
 
 def _are_several(strokes: Tensor) -> bool:
-    """Whether cropped strokes are several digits side by side, or one above the other.
-
-    A digit may be in two pieces, such as a 5 whose bar is apart.
-    """
+    """Whether cropped strokes are several digits; one may be in pieces, as a 5 with a bar apart."""
     height, width = strokes.shape
     if width > 1.7 * height:  # the widest of MNIST's digits: 1.65
         return True
@@ -284,10 +282,7 @@ def _shrink(image: Tensor, side: int) -> Tensor:
 
 
 def _thicken(digit: Tensor, pixel: float) -> Tensor:
-    """Widen thin strokes, which shrinking to the box would make faint, to the usual width.
-
-    ``pixel`` is the size of one of MNIST's.
-    """
+    """Widen strokes, which would become faint, to the usual width; ``pixel`` is one of MNIST's."""
     digit = digit / digit.max()
     padded = functional.pad(digit, (1, 1, 1, 1))
     vertical, horizontal = padded.diff(dim=0)[:, 1:], padded.diff(dim=1)[1:]
