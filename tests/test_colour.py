@@ -67,7 +67,7 @@ def test_networks_adapt_to_the_images(composed, pictures, model):
 
 def test_lenet_takes_two_sizes(composed, pictures):
     words = [*SHAPE, f"data.root={pictures}", "data.source.size=30"]
-    with pytest.raises(ConfigError, match=r"model.size=30: LeNet takes images of 28 or 32"):
+    with pytest.raises(ConfigError, match=r"model.size=30: LeNet takes 28 or 32"):
         build(composed(*words))
 
 

@@ -12,7 +12,7 @@ from helpers.imports import imports
 from helpers.runs import FAST, result, rows
 
 import lenet_pl.models
-from lenet_pl import classifier, metrics
+from lenet_pl import classifier, metrics, rules
 from lenet_pl.rules import MONITORED
 from lenet_pl.training import train
 
@@ -24,7 +24,7 @@ def write_files(section: str, folder: Path) -> list[str]:
     """Write the files printed in a section, and return their names."""
     _, _, text = TEXT.partition(f"\n## {section}\n")
     text = text.partition("\n## ")[0]
-    files = dict(re.findall(r"`([\w/]+\.\w+)`:\n\n```\w+\n(.*?)```", text, re.DOTALL))
+    files = dict(re.findall(r"`([\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", text, re.DOTALL))
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
@@ -45,6 +45,8 @@ def test_the_model_example_trains(composed, tmp_path, monkeypatch):
     models = tmp_path / "src" / "lenet_pl" / "models"
     assert set(imports(models / "tiny.py")) <= {"torch"}
     monkeypatch.setattr(lenet_pl.models, "__path__", [*lenet_pl.models.__path__, str(models)])
+    [rule] = re.findall(r'^    ("Tiny": .*),$', TEXT, re.MULTILINE)
+    assert eval(f"{{{rule}}}", vars(rules))["Tiny"].keys() == {*rules.SHAPE, "width"}
     search_path = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
     overrides = ["model=tiny", "data=mini", "optimizer.lr=0.05"]
     assert overrides in commands("python train.py")

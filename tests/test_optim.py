@@ -19,7 +19,7 @@ SHORT = [*FAST, "logger=none", "test=false"]
 def test_class_weights_by_hand():
     logits, labels = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.5, 0.5]]), torch.tensor([0, 1, 1])
     each = -logits.log_softmax(1).gather(1, labels[:, None]).flatten()
-    loss = CrossEntropyLoss(label_smoothing=0.0, class_weights=[3.0, 0.5])
+    loss = CrossEntropyLoss(label_smoothing=0.0, class_weights=[3, 0.5])
     expected = (3 * each[0] + 0.5 * each[1] + 0.5 * each[2]) / 4
     assert loss(logits, labels).item() == pytest.approx(expected.item())
     assert not loss.state_dict()

@@ -31,7 +31,7 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
 
     def __init__(self, label_smoothing: float, class_weights: Sequence[float] | None) -> None:
         super().__init__(label_smoothing=label_smoothing)
-        weight = None if class_weights is None else torch.tensor(class_weights)
+        weight = None if class_weights is None else torch.tensor([*map(float, class_weights)])
         self.register_buffer("weight", weight, persistent=False)
 
 

@@ -389,11 +389,11 @@ def official_splits(*splits, without=(), extra=None):
             different_case,
             "class folders (Dog and dog|dog and Dog) differ by case only; merge or ren",
         ),
-        (one_class, r"has one class folder only \(all\); put the images of each class into"),
+        (one_class, r"has one class folder only \(all\); try data.root=.*/all"),
         (
             classes_first,
-            r"all class folders have the same subfolders \(test, train, val\); put classes inside "
-            "splits, as in test/cat instead of cat/test",
+            "cat, dog, eel all have the subfolders test, train, val: name splits train/ and test/, "
+            "and put the classes inside them",
         ),
         (empty, "has no class folder; put the images of each class into a folder of its own"),
         (lambda root: (root / "fox").mkdir(), "class folder fox has 0 images .* needs at least 2"),

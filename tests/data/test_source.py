@@ -66,6 +66,7 @@ def test_what_a_source_may_leave_out():
             "train images must be uint8 [N, C, H, W], but are float32 [40, 1, ",
         ),
         (IMAGES[:, 0], LABELS, "train images must be uint8 [N, C, H, W], but are uint8 [40, 8, 8]"),
+        (IMAGES.numpy(), LABELS, "train images and labels must be tensors; torch.from_numpy"),
         (IMAGES, LABELS.int(), "train labels must be int64 [40], but are int32 [40]"),
         (IMAGES, LABELS[:39], "train labels must be int64 [40], but are int64 [39]"),
     ],
@@ -74,3 +75,18 @@ def test_tensors_of_another_type_or_shape(images, labels, message):
     with pytest.raises(DataError) as caught:
         RawDataset(ImageDataset(images, labels), EMPTY, ("dark", "bright"))
     assert str(caught.value).startswith(f"data: {message}")
+
+
+def test_images_of_two_shapes():
+    small = ImageDataset(IMAGES[..., :7], LABELS)
+    with pytest.raises(DataError, match="data: images of train and test differ in shape"):
+        RawDataset(ImageDataset(IMAGES, LABELS), small, ("dark", "bright"))
+
+
+def test_something_else_than_a_data_set():
+    class Pair(Short):
+        def load(self):
+            return IMAGES, LABELS
+
+    with pytest.raises(DataError, match="load must return a RawDataset, not tuple"):
+        data_module(Pair)

@@ -76,5 +76,5 @@ def test_full_convolution_equals_a_convolution(memory_format):
 def test_other_sizes_and_channels():
     assert LeNet(num_classes=3, channels=3, size=32)(torch.rand(2, 3, 32, 32)).shape == (2, 3)
     assert LeNet(size=32).conv1.padding == (0, 0)  # as in the paper
-    with pytest.raises(ValueError, match=r"size=64: LeNet takes images of 28 or 32 pixels"):
+    with pytest.raises(ValueError, match=r"size=64: LeNet takes 28 or 32; resize"):
         LeNet(size=64)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lenet_pl.data import cleaning
 from lenet_pl.data.loader import Augmentation, BatchLoader, BatchSampler, ImageDataset
-from lenet_pl.data.source import DescribedSource, Source
+from lenet_pl.data.source import DescribedSource, RawDataset, Source
 from lenet_pl.data.split import digest, split_dataset, stratified_fraction
 from lenet_pl.errors import DataError
 
@@ -132,6 +132,8 @@ class DigitsDataModule(LightningDataModule):
     def _load(self) -> DataSplits:
         """Load, check labels, split, clean, reduce and measure."""
         raw = self.source.load()
+        if not isinstance(raw, RawDataset):
+            raise DataError(f"data.source: load must return a RawDataset, not {type(raw).__name__}")
         if raw.broken and self.on_error == "stop":
             file, reason = next(iter(raw.broken.items()))
             raise DataError(

@@ -116,10 +116,10 @@ class Folder:
         if not official:
             inner = [frozenset(class_folders(folder)) for folder in folders.values()]
             if len(inner) > 1 and len(inner[0]) > 1 and len(set(inner)) == 1:
-                names, example = sorted(inner[0])[:LISTED], sorted(folders)[0]
+                outer, names = (sorted(x)[:LISTED] for x in (folders, inner[0]))
                 raise self._error(
-                    f"all class folders have the same subfolders ({', '.join(names)}); put classes "
-                    f"inside splits, as in {names[0]}/{example} instead of {example}/{names[0]}"
+                    f"{', '.join(outer)} all have the subfolders {', '.join(names)}: name splits "
+                    "train/ and test/, and put the classes inside them (train/CLASS, test/CLASS)"
                 )
             return {"train": folders}
         if others := sorted(folders.keys() - official):
@@ -160,6 +160,8 @@ class Folder:
                 )
         if len(classes) < 2:
             content = f"one class folder only ({classes[0]})" if classes else "no class folder"
+            if classes and len(class_folders(splits["train"][classes[0]])) > 1:
+                raise self._error(f"has {content}; try data.root={self.root}/{classes[0]}")
             raise self._error(
                 f"has {content}; put the images of each class into a folder of its own, "
                 "with at least two classes"

@@ -39,7 +39,9 @@ class LeNet(nn.Module):
     def __init__(self, num_classes: int = 10, channels: int = 1, size: int = 28) -> None:
         super().__init__()
         if size not in (28, 32):
-            raise ValueError(f"size={size}: LeNet takes images of 28 or 32 pixels per side")
+            raise ValueError(
+                f"size={size}: LeNet takes 28 or 32; resize the images or use another model"
+            )
         # side of a feature map: (side - kernel + 2 · padding) / stride + 1
         padding = (32 - size) // 2
         self.conv1 = nn.Conv2d(channels, 6, kernel_size=5, padding=padding)  # 28 - 5 + 2·2 + 1 = 28
