@@ -8,7 +8,7 @@ import torch
 from helpers.tutorial import TutorialLeNet
 
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.loading import open_model
+from lenet_pl.evaluation.loading import open_model, output_path, preprocessing
 
 
 class Trap:
@@ -20,18 +20,20 @@ class Trap:
 
 def test_what_a_model_knows_of_itself(run, tmp_path):
     best, last = open_model(str(run)), open_model(str(run / "checkpoints" / "last.ckpt"))
-    assert (best.folder, best.prefix, last.folder, last.prefix) == (run, "", run, "last-")
+    assert output_path(best, "a.csv") == run / "a.csv"
+    assert output_path(last, "a.csv") == run / "last-a.csv"
     assert best.classes == tuple("0123456789")
     shutil.copy(run / "best.pth", tmp_path / "weights.pth")
     bare = open_model(str(tmp_path / "weights.pth"), "lenet")
-    assert (bare.run, bare.folder, bare.prefix) == (None, tmp_path, "weights-")
-    assert bare.preprocess.keywords == {"centre": "auto"}
+    assert (bare.epoch, bare.classes) == (0, best.classes)
+    assert output_path(bare, "a.csv") == tmp_path / "weights-a.csv"
+    assert preprocessing(bare).keywords == preprocessing(best).keywords
+    network = bare.network()
     images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
     with torch.no_grad():
-        assert torch.allclose(bare.network(images), bare.network.net(images / 255), atol=1e-6)
-        assert torch.equal(
-            open_model(str(run / "best.pth"), "lenet").network(images), best.network(images)
-        )
+        assert torch.allclose(network(images), network.net(images / 255), atol=1e-6)
+        in_run = open_model(str(run / "best.pth"), "lenet").network()
+        assert torch.equal(in_run(images), best.network()(images))
 
 
 def test_weights_that_cannot_be_used(lenet_pl, run, tmp_path):
@@ -96,11 +98,11 @@ def test_runs_that_cannot_be_used(lenet_pl, run, tmp_path):
     ],
 )
 def test_preprocessing_needs_no_class_from_elsewhere(configured, source, invert_and_centre):
-    options = open_model(str(configured(data__source=source))).preprocess.keywords
+    options = preprocessing(open_model(str(configured(data__source=source)))).keywords
     assert (options["invert"], options["centre"]) == invert_and_centre
 
 
 def test_a_source_that_does_not_exist(configured):
     model = open_model(str(configured(data__source={"_target_": "lenet_pl.data.mnist.Nothing"})))
     with pytest.raises(ConfigError, match=r"source._target_=lenet_pl.data.mnist.Nothing: "):
-        _ = model.preprocess
+        preprocessing(model)

@@ -190,15 +190,17 @@ def test_figures_of_an_earlier_report_are_removed(first, copied):
     assert (folder / "against-other" / "confusion-first.png").exists()
 
 
-def test_a_network_without_convolutions(first, tmp_path):
+@pytest.mark.usefixtures("undrawn")
+def test_a_network_without_convolutions(first, copied):
     network = PixelNet(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))).eval()
     evaluation = replace(first, network=network)
     errors = (~first.shown.correct).nonzero().flatten()[:3]
     assert set(page.explain(evaluation, errors)) == {"saliency"}
     assert page.explain(evaluation, errors[:0]) == {}
-    empty = {"figures": {}, "findings": [], "mistakes": [], "uncertain": [], "pairs": []}
-    path = page.write_page(tmp_path, "report.html.j2", {**page.summary(first), **empty})
-    html = path.read_text(encoding="utf-8")
+    logits = 9 * torch.eye(10)[first.val.labels]  # all correct
+    run, val = replace(first.run, folder=copied), replace(first.val, logits=logits)
+    evaluation = replace(evaluation, run=run, val=val, test=None)
+    html = Path(page.write_report(evaluation)["path"]).read_text(encoding="utf-8")
     assert "Filters of the first convolution" not in html
     assert "There are none." in html
 
