@@ -45,14 +45,12 @@ def test_weights_that_cannot_be_used(lenet_pl, run, tmp_path):
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "checkpoint.pth")
     torch.save(TutorialLeNet(), tmp_path / "module.pth")
     for name, message in [
-        (
-            "trap.pth",
-            "contains code, which is not run; save weights by torch.save(net.",
-        ),
+        ("trap.pth", "unusable weights (save weights by torch.save(net.state_dict(), 'trap.pth'))"),
+        ("trap.pth", "contains code, which is not run"),
         ("other.pth", "does not fit --model lenet"),
-        ("list.pth", "must be a mapping; save weights by"),
+        ("list.pth", "must be a mapping"),
         ("nothing.pth", "not a valid torch.save file"),
-        ("checkpoint.pth", "must be a tensor; save weights by"),
+        ("checkpoint.pth", "must be a tensor"),
         ("module.pth", "contains code, which is not run"),
         ("text.pth", "not a valid torch.save file"),
         ("none.pth", "no such file"),

@@ -42,7 +42,8 @@ def test_runs_on_different_images_are_not_compared(first, second):
 
 def test_verdict_depends_on_significance():
     def verdict(only_first: int, only_second: int, p: float) -> str:
-        return compare.verdict(only_first, only_second, p, "A", "B")
+        counts = {"only_first": only_first, "only_second": only_second}
+        return compare.verdict(counts, p, "A", "B")
 
     assert verdict(30, 10, 0.002) == "A is significantly more accurate than B (p = 0.002)."
     assert verdict(10, 30, 0.00002) == "B is significantly more accurate than A (p = 2e-05)."

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,30 +15,29 @@ INVERT: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 
 def add_test_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lenet-pl test``."""
-    _add_shared_arguments(parser)
-    splits = ("test", "val", "train")
-    parser.add_argument("--split", choices=splits, default="test", help="default: test")
-    parser.add_argument("--data", help="another data set, or a folder with a folder per class")
-    parser.add_argument("--root", default="data", help="data root for --data (default: data)")
-    text = "also evaluate on rotated, shifted, blurred and noisy copies"
-    parser.add_argument("--robust", action="store_true", help=text)
+    add = _add_shared_arguments(parser)
+    add("--split", choices=("test", "val", "train"), default="test", help="default: test")
+    add("--data", help="another data set, or a folder with a folder per class")
+    add("--root", default="data", help="data root for --data (default: data)")
+    add("--robust", action="store_true", help="also rotated, shifted, blurred and noisy copies")
 
 
 def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lenet-pl predict``."""
-    _add_shared_arguments(parser)
+    add = _add_shared_arguments(parser)
     text = "an image of one digit, of any size; a folder or glob pattern; - for standard input"
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help=text)
+    add("images", metavar="IMAGE", nargs="+", help=text)
     text = "whether strokes are darker than the paper (default: as for the run, or auto)"
-    parser.add_argument("--invert", choices=tuple(INVERT), help=text)
-    parser.add_argument("--show", action="store_true", help="draw preprocessed images: seen.png")
+    add("--invert", choices=tuple(INVERT), help=text)
+    add("--show", action="store_true", help="draw preprocessed images: seen.png")
 
 
-def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help=f"{RUN_HELP}; or a file of bare weights")
-    text = "the network of bare weights (lenet), trained on pixels scaled to [0, 1]"
-    parser.add_argument("--model", help=text)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+def _add_shared_arguments(parser: argparse.ArgumentParser) -> Callable[..., Any]:
+    add = parser.add_argument
+    add("run", metavar="RUN", help=f"{RUN_HELP}; or a file of bare weights")
+    add("--model", help="the network of bare weights (lenet), trained on pixels in [0, 1]")
+    add("--json", action="store_true", help="print JSON")
+    return add
 
 
 def test(options: argparse.Namespace) -> None:
@@ -47,8 +47,8 @@ def test(options: argparse.Namespace) -> None:
 
     run = open_model(options.run, options.model)
     network, split = run.network(), options.split
-    if options.data or not run.epoch:  # bare weights
-        data = options.data or "mnist"
+    data = options.data or (None if run.epoch else "mnist")  # bare weights have no data
+    if data:
         predictions = evaluate.predict_other(run, network, data, split, options.root)
     else:
         predictions = evaluate.predict_split(run, network, split)
@@ -95,9 +95,9 @@ def _print_metrics(answer: dict[str, Any]) -> None:
     for row in answer["scores"]:
         values = (percent(row[name]) for name in ("precision", "recall", "f1"))
         scores.add_row(Text(row["class"]), *values, f"{row['support']:,}")
-    interval = f"95 % interval {percent(answer['low'])} to {percent(answer['high'])}"
+    accuracy, low, high = (percent(answer[name]) for name in ("accuracy", "low", "high"))
     lines = [
-        ("accuracy", f"{percent(answer['accuracy'])}  {interval}"),
+        ("accuracy", f"{accuracy}  95 % interval {low} to {high}"),
         ("misclassified", f"{answer['images'] - answer['correct']:,} of {answer['images']:,}"),
         *((metric_title(x), score(x, y)) for x, y in answer["metrics"].items() if x != "acc"),
         ("loss", f"{answer['loss']:.4f}"),

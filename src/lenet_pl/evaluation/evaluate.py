@@ -25,7 +25,6 @@ from lenet_pl.runs import Run, open_run
 if TYPE_CHECKING:
     from lenet_pl.data.datamodule import DigitsDataModule
 
-BATCH_SIZE = 500  # for bare weights
 DTYPES = {"16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
 MEANING = {"train": "training", "val": "validation", "test": "test", "": ""}
 SOURCES = {source.name: source for source in (Mini, MNIST, FashionMNIST, KMNIST, CIFAR10)}
@@ -88,15 +87,14 @@ def predict_other(
         return _predict_folder(run, network, name)
     source = Mini() if name == "mini" else SOURCES[name](root)
     official = source.load()
-    for kind, other, own, separator in (
-        ("classes", official.classes, run.classes, ", "),
-        ("images", official.train.images.shape[1:], image_shape(run), " × "),
+    shape = tuple(official.train.images.shape[1:])
+    for kind, separator, *values in (
+        ("classes", ", ", official.classes, run.classes),
+        ("images", " × ", shape, image_shape(run)),
     ):
-        if tuple(other) != tuple(own):
-            texts = [separator.join(map(str, values)) for values in (other, own)]
-            raise ConfigError(
-                f"--data {name}: its {kind} are {texts[0]}; the network's are {texts[1]}"
-            )
+        theirs, own = (separator.join(map(str, value)) for value in values)
+        if theirs != own:
+            raise ConfigError(f"--data {name}: its {kind} are {theirs}, the network's {own}")
     if split == "val":
         raise ConfigError(f"--split val: {name} has no official one; choose from test, train")
     dataset = official.splits()[split]
@@ -148,8 +146,8 @@ def predict(run: Run, network: nn.Module, images: Tensor) -> Tensor:
     dtype, device = DTYPES.get(bits), _device(run)
     mixed = dtype is not None and mode != "true" and bits != "64"
     network = network.to(device) if mixed else network.to(device, dtype)
+    batch_size = run.setting("data.eval_batch_size", 500)  # bare weights have none
     with torch.autocast(device.type, dtype, enabled=mixed):
-        batch_size = run.setting("data.eval_batch_size", BATCH_SIZE)
         return metrics.predict_logits(network, images, batch_size).float()
 
 
@@ -200,18 +198,15 @@ def compute_metrics(run: Run, predictions: SplitPredictions) -> dict[str, Any]:
 def write_predictions(run: Run, predictions: SplitPredictions) -> Path:
     """Write a row per image to ``predictions.csv``, and return its path.
 
-    Weights other than the best, other data and other splits than the test split are part of the
-    name: ``last-predictions.csv``, ``predictions-mnist.csv``, ``predictions-val.csv``.
+    Other data and other splits are part of its name: ``predictions-mnist-train.csv``.
     """
-    data = "" if predictions.own else predictions.data
-    split = "" if predictions.split == "test" else predictions.split
-    path = output_path(run, "-".join(filter(None, ("predictions", data, split))) + ".csv")
-    columns = {
-        "index": predictions.indices.tolist(),
-        **({"file": predictions.files} if predictions.files else {}),
-        "label": [run.classes[label] for label in predictions.labels.tolist()],
-        "prediction": [run.classes[label] for label in predictions.predicted.tolist()],
-    }
+    data = "" if predictions.own else f"-{predictions.data}"
+    split = "" if predictions.split in ("test", "") else f"-{predictions.split}"
+    path = output_path(run, f"predictions{data}{split}.csv")
+    columns: dict[str, Sequence[Any]] = {"index": predictions.indices.tolist()}
+    columns |= {"file": predictions.files} if predictions.files else {}
+    for name, labels in (("label", predictions.labels), ("prediction", predictions.predicted)):
+        columns[name] = [run.classes[label] for label in labels]
     header = [*columns, "confidence", *(f"p({name})" for name in run.classes)]
     probabilities = predictions.logits.double().softmax(1).tolist()
     rows = (

@@ -34,19 +34,15 @@ def open_model(name: str, model: str | None = None) -> Run:
             f"{path}: not in a run folder; name the network of these weights: "
             f"--model {'|'.join(MODELS)} (trained on pixels scaled to [0, 1])"
         )
-    try:
-        weights = read_tensors(path, WEIGHTS, "unusable weights")
-    except ConfigError as error:
-        advice = f"save weights by torch.save(net.state_dict(), {path.name!r})"
-        raise ConfigError(f"{error}; {advice}") from error
+    advice = f"save weights by torch.save(net.state_dict(), {path.name!r})"
+    weights = read_tensors(path, WEIGHTS, f"unusable weights ({advice})")
     net = MODELS[model]()
     load_weights(net, weights, path, f"does not fit --model {model}")
-    targets = {"model": f"{type(net).__module__}.{type(net).__name__}"}
-    targets["loss"] = "torch.nn.CrossEntropyLoss"
-    config = {key: {"_target_": target} for key, target in targets.items()}
+    target, loss = f"{type(net).__module__}.{type(net).__name__}", "torch.nn.CrossEntropyLoss"
+    config = OmegaConf.create({"model": {"_target_": target}, "loss": {"_target_": loss}})
     data = {"classes": DIGITS, "shape": (1, 28, 28)}
     state = {"epoch": -1, "state_dict": PixelNet(net).state_dict(), DATA_KEY: data}
-    return Run(path.parent, path, OmegaConf.create(config), {}, state)
+    return Run(path.parent, path, config, {}, state)
 
 
 def output_path(run: Run, name: str) -> Path:
@@ -74,16 +70,12 @@ def source_class(run: Run) -> type | None:
 
 def preprocessing(run: Run) -> "partial[Tensor]":
     """What preprocesses an image like those of the training."""
-    channels, height, width = image_shape(run)
-    if channels not in (1, 3) or height != width:
-        shape = f"{channels} × {height} × {width}"
+    channels, size, width = image_shape(run)
+    if channels not in (1, 3) or size != width:
+        shape = f"{channels} × {size} × {width}"
         raise ConfigError(f"{run.folder}: images cannot be converted to its {shape}")
     source = source_class(run)
     centre = "auto" if getattr(source, "centred", source is None) else False
-    return partial(
-        preprocess,
-        size=height,
-        channels=channels,
-        invert=run.setting("data.source.invert", "auto"),
-        centre=run.setting("data.source.centre", centre),
-    )
+    centre = run.setting("data.source.centre", centre)
+    invert = run.setting("data.source.invert", "auto")
+    return partial(preprocess, size=size, channels=channels, invert=invert, centre=centre)

@@ -10,8 +10,7 @@ from lenet_pl.runs import RUN_HELP, open_run
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lenet-pl export``."""
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
-    text = "an ONNX model or a torch.export program, both from plain pixels, uint8 [N, C, H, W], "
-    text += "to probabilities [N, classes]; or a web page to draw on"
+    text = "from pixels, uint8 [N, C, H, W], to probabilities; html is a web page to draw on"
     parser.add_argument("--format", required=True, choices=("onnx", "torch", "html"), help=text)
     parser.add_argument("--output", metavar="FILE", type=Path, help="default: in RUN's export/")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -1,6 +1,7 @@
 """The page that compares two runs: which is better, is it chance, and on which images."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,8 +22,7 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
     classify correctly, and the p-value of McNemar's test. Raises ConfigError if the runs were
     evaluated on different images.
     """
-    runs, classes = (first, second), first.run.classes
-    a, b = first.test, second.test
+    classes, a, b = first.run.classes, first.test, second.test
     if not a or not b:
         a, b = first.val, second.val
     if not torch.equal(a.images, b.images) or not torch.equal(a.labels, b.labels):
@@ -34,9 +34,13 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
     names = ("both", "only_first", "only_second", "neither")  # runs that are correct
     counts = dict(zip(names, torch.bincount(outcome, minlength=4).tolist(), strict=True))
     p = metrics.mcnemar(a.correct, b.correct)
-    sentence = verdict(
-        counts["only_first"], counts["only_second"], p, first.run.name, second.run.name
-    )
+    folder = first.run.folder / "report" / re.sub(r"[^\w.-]+", "-", f"against-{second.run.name}")
+    answer = {
+        "path": str(folder / "index.html"),
+        "verdict": verdict(counts, p, first.run.name, second.run.name),
+        **counts,
+        "p": p,
+    }
     computed = [compute_metrics(first.run, a), compute_metrics(second.run, b)]
     matrices = [torch.tensor(values["matrix"]) for values in computed]
     curves = {"A": (first.rows, first.run.epoch), "B": (second.rows, second.run.epoch)}
@@ -47,28 +51,24 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
             "confusion-first": plots.confusion_matrix(matrices[0], classes),
             "confusion-second": plots.confusion_matrix(matrices[1], classes),
         },
-        "runs": runs,
+        "runs": (first, second),
         "shown": a,
-        "verdict": sentence,
-        "counts": counts,
-        "p": p,
+        "answer": answer,
         "metrics": computed,
-        "parameters": [sum(p.numel() for p in run.network.parameters()) for run in runs],
-        "seconds": [sum(row.get("seconds", 0.0) for row in run.rows) for run in runs],
         "settings": config_diff(first.run.config, second.run.config),
         "only_first": image_cards(b, classes, metrics.by_confidence(b.logits, outcome == 1, 24)),
         "only_second": image_cards(a, classes, metrics.by_confidence(a.logits, outcome == 2, 24)),
     }
-    name = "against-" + re.sub(r"[^\w.-]+", "-", second.run.name)
-    path = write_page(first.run.folder / "report" / name, "compare.html.j2", context)
-    return {"path": str(path), "verdict": sentence, **counts, "p": p}
+    write_page(folder, "compare.html.j2", context)
+    return answer
 
 
-def verdict(only_first: int, only_second: int, p: float, first: str, second: str) -> str:
+def verdict(counts: Mapping[str, int], p: float, first: str, second: str) -> str:
     """Which run is more accurate, and whether significantly so, in one sentence."""
-    if only_first == only_second:
+    difference = counts["only_first"] - counts["only_second"]
+    if not difference:
         return "Both runs are equally accurate."
-    better, worse = (first, second) if only_first > only_second else (second, first)
+    better, worse = (first, second) if difference > 0 else (second, first)
     if p < 0.05:
         return f"{better} is significantly more accurate than {worse} (p = {p:.2g})."
     return f"{better} is more accurate than {worse}, but not significantly (p = {p:.2g})."

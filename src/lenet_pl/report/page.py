@@ -40,7 +40,6 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
         "findings": findings,
         "metrics": computed,
         "model": model_name(evaluation.network.net),
-        "parameters": sum(p.numel() for p in evaluation.network.parameters()),
         "selected_by": selection(monitored_metric(run.config)),
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
         "config": OmegaConf.to_yaml(run.config),
@@ -156,6 +155,7 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     environment.filters.update(
         percent=percent,
         metric=metric_title,
+        parameter_count=lambda network: sum(p.numel() for p in network.parameters()),
         thumbnail=thumbnail,
         uri=lambda png: "data:image/png;base64," + b64encode(png).decode(),
         width=lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels

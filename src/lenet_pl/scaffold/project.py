@@ -49,7 +49,7 @@ def check_name(name: str) -> str:
 
 
 def write_project(name: str, folder: Path, tools: Sequence[str]) -> list[str]:
-    """Write a project into a folder that is new or empty; returns the tools asked for and needed."""
+    """Write a project into a folder that is new or empty; return its tools, with those needed."""
     if not (ROOT / "train.py").is_file():
         raise ConfigError("new: needs a checkout of lenet-pl: git clone, then pip install -e .")
     module = check_name(name)
