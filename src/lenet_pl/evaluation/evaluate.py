@@ -163,13 +163,10 @@ def _device(run: Run) -> torch.device:
 
 
 def compute_metrics(run: Run, predictions: SplitPredictions) -> dict[str, Any]:
-    """The metrics of ``lenet-pl test``, in plain types.
+    """The metrics of ``lenet-pl test``, in plain types, with notes on how to read them.
 
-    Returns:
-        ``notes`` on how to read them, ``correct`` predictions, the run's ``loss``, ``accuracy`` and
-        its 95 % Wilson interval from ``low`` to ``high``, the ``metrics`` of an epoch by name,
-        ``nll`` in nats per image, ``ece`` with 15 bins, the confusion ``matrix`` (rows are labels)
-        and the ``scores`` of each class.
+    The interval of the accuracy, from ``low`` to ``high``, is Wilson's at 95 %; ``metrics`` are
+    those of an epoch, ``nll`` is in nats per image, and rows of the confusion matrix are labels.
     """
     logits, labels, accuracy = predictions.logits, predictions.labels, predictions.accuracy
     device = _device(run)

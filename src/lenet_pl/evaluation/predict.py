@@ -22,23 +22,17 @@ from lenet_pl.runs import Run
 def predict_images(
     run: Run, names: Sequence[str], invert: Auto | None = None
 ) -> tuple[dict[str, Tensor], Tensor, dict[str, str]]:
-    """Classify images, each once and all in one batch.
+    """Classify images: files, folders, glob patterns, and ``-`` for standard input, each once.
 
-    Args:
-        run: the run whose network classifies them.
-        names: files, folders, glob patterns, and ``-`` for standard input.
-        invert: whether strokes are darker than the paper; None is as for the training images.
-
-    Returns:
-        By name, the preprocessed images ``uint8 [C, H, W]``; their probabilities, float64
-        ``[N, classes]``; and by name, why the other images cannot be read.
+    ``invert`` is whether strokes are darker than the paper; None is as for the training images.
+    Returns by name the preprocessed images ``uint8 [C, H, W]``; their probabilities, float64
+    ``[N, classes]``; and by name why the other images cannot be read.
     """
     images: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
+    given = {} if invert is None else {"invert": invert}
     # classes of other names may have several parts
-    convert = partial(preprocessing(run), single=set(run.classes) <= set(DIGITS))
-    if invert is not None:
-        convert = partial(convert, invert=invert)
+    convert = partial(preprocessing(run), single=set(run.classes) <= set(DIGITS), **given)
     if invert is True and convert.keywords["channels"] == 3:
         raise ConfigError(
             "--invert yes: the network takes images in colour, which are not inverted"

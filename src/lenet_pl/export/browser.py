@@ -41,10 +41,9 @@ OPERATIONS: dict[str, dict[str, Any]] = {
 
 
 def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[str, Any]) -> bytes:
-    """The page in one file: markup, style, scripts, and the network's graph and weights.
+    """The page in one file: markup, style, scripts, the steps and weights of the ``PixelNet``.
 
-    The network starts with a ``PixelNet``. The page offers the first image of each class
-    as an example, and shows the facts.
+    It offers the first image of each class as an example, and shows the facts.
     """
     channels, side, width = images.shape[1:]
     if channels != 1 or side != width:
@@ -108,9 +107,8 @@ def trace(net: nn.Module, image: Tensor) -> tuple[list[dict[str, Any]], NDArray[
     Value 0 is the image and step ``i`` computes value ``i + 1``. A step has an ATen operation
     ``op``, its arguments ``args``, the ``shape`` of its output, and the ``name`` and ``type`` of
     its module. Among the arguments, a tensor is the index of a ``value``, or the ``offset`` and
-    ``shape`` of a weight. The second result has all weights, flattened and concatenated.
-
-    Raises ConfigError if the page does not support an operation of the network.
+    ``shape`` of a weight. All weights follow, flattened and concatenated. Raises ConfigError if the
+    page does not support an operation.
     """
     try:
         with warnings.catch_warnings(action="ignore"):

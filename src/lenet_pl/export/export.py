@@ -23,7 +23,6 @@ from lenet_pl.models.pixelnet import model_name
 from lenet_pl.runs import Run
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")  # packages of the extra "export"
-BATCH_SIZE = 500
 TOLERANCE = 1e-4  # the largest accepted difference in a probability
 DYNAMIC_BATCH = ({0: torch.export.Dim("batch")},)
 Facts = dict[str, Any]  # what a file says about itself, in plain types
@@ -31,25 +30,14 @@ Loaded = tuple[str, Callable[[Tensor], Tensor]]  # the runtime's name; images to
 
 
 def export(run: Run, format: str, output: Path | None = None) -> dict[str, Any]:
-    """Export a run's network to a file that does not need this package.
+    """Export a run's network to a file that does not need this package, and return a summary.
 
     The file is written if it gives the same probabilities as PyTorch on the run's test images, or
-    on its validation images if it was not tested. A page needs Node.js for this verification, and
-    is written without it if there is none.
+    on its validation images if it was not tested; a page also if there is no Node.js to run it, in
+    which case it was ``checked_with`` None. The format is a key of :data:`FORMATS`, and the output
+    by default a file in ``export/`` in the run folder.
 
-    Args:
-        run: the run.
-        format: a key of :data:`FORMATS`.
-        output: the file, by default in ``export/`` in the run folder.
-
-    Returns:
-        The ``file``, its ``format`` and ``size`` in bytes; the runtime that it was ``checked_with``
-        (None if there is none), on how many ``images``, the largest ``difference`` in a
-        probability, for how many images the classes ``agree``; the ``accuracy``, its ``split``, and
-        ``notes`` on it.
-
-    Raises:
-        VerificationError: if a probability differs by more than :data:`TOLERANCE`.
+    Raises VerificationError if a probability differs by more than :data:`TOLERANCE`.
     """
     name, write, load = FORMATS[format]
     file = output or run.folder / "export" / name
@@ -62,7 +50,8 @@ def export(run: Run, format: str, output: Path | None = None) -> dict[str, Any]:
     split, data, pixel_net = "test" if run.tested else "val", run.data(), run.network()
     images, labels = data.splits[split].images, data.splits[split].labels
     network = nn.Sequential(pixel_net, nn.Softmax(1)).eval()
-    expected = predict_logits(pixel_net, images, BATCH_SIZE).softmax(1)
+    expected = predict_logits(pixel_net, images).softmax(1)
+    accuracy = (expected.argmax(1) == labels).double().mean().item()
     shape = ", ".join(map(str, images.shape[1:]))
     facts = {
         "classes": list(run.classes),
@@ -71,7 +60,7 @@ def export(run: Run, format: str, output: Path | None = None) -> dict[str, Any]:
         "output": f"probabilities: float32 [batch, {len(run.classes)}], in the order of classes",
         "mean": pixel_net.mean.squeeze().tolist(),
         "std": pixel_net.std.squeeze().tolist(),
-        "accuracy": (expected.argmax(1) == labels).double().mean().item(),
+        "accuracy": accuracy,
         "split": "test" if run.tested else "validation",
         "images": len(images),
         "notes": list(run.notes),
@@ -85,7 +74,7 @@ def export(run: Run, format: str, output: Path | None = None) -> dict[str, Any]:
     runtime, difference, agree = None, None, None
     if loaded := load(content):
         runtime, predict = loaded
-        batches = (images[:1], *torch.split(images[1:], BATCH_SIZE))  # batches of two sizes
+        batches = (images[:1], *torch.split(images[1:], 500))  # batches of two sizes
         try:
             with torch.inference_mode():
                 actual = torch.cat([predict(batch) for batch in batches])
@@ -100,10 +89,9 @@ def export(run: Run, format: str, output: Path | None = None) -> dict[str, Any]:
             )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, content)
-    verified = {"images": len(images), "difference": difference, "agree": agree}
     written = {"file": str(file), "format": format, "size": len(content), "checked_with": runtime}
-    accuracy = {"accuracy": facts["accuracy"], "split": split, "notes": facts["notes"]}
-    return written | verified | accuracy
+    verified = {"images": len(images), "difference": difference, "agree": agree}
+    return written | verified | {"accuracy": accuracy, "split": split, "notes": list(run.notes)}
 
 
 def write_onnx(network: nn.Module, images: Tensor, labels: Tensor, facts: Facts) -> bytes:

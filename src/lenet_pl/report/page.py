@@ -21,7 +21,6 @@ from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, comput
 from lenet_pl.models.pixelnet import model_name
 from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
-from lenet_pl.rules import gain
 
 SUFFIX = ".report"  # of the TensorBoard event file that a report writes
 
@@ -40,7 +39,7 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
         "findings": findings,
         "metrics": computed,
         "model": model_name(evaluation.network.net),
-        "selected_by": selection(monitored_metric(run.config)),
+        "monitor": monitored_metric(run.config).replace("val/", "validation "),
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
         "config": OmegaConf.to_yaml(run.config),
     }
@@ -53,12 +52,6 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
         "accuracy": computed["accuracy"],
         "findings": [{key: getattr(finding, key) for key in keys} for finding in findings],
     }
-
-
-def selection(monitor: str) -> str:
-    """What the weights were selected by: ``highest validation accuracy``."""
-    extreme = "lowest" if gain(monitor, 1) < 0 else "highest"
-    return f"{extreme} {metric_title(monitor.replace('val/', 'validation '))}"
 
 
 def draw(evaluation: RunEvaluation, matrix: Tensor) -> dict[str, Any]:
