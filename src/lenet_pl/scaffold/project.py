@@ -91,16 +91,14 @@ def write_project(name: str, folder: Path, tools: Sequence[str]) -> list[str]:
         tree = "\n".join(_tree(part, adapted((ROOT / "README.md").read_text("utf-8"))))
         source = Path(__file__).with_name("README.md.jinja").read_text("utf-8")
         template = Template(source, trim_blocks=True, keep_trailing_newline=True)
-        readme = template.render(name=name, tools=wanted, tree=tree)
-        (part / "README.md").write_text(readme, "utf-8")
+        template.stream(name=name, tools=wanted, tree=tree).dump(str(part / "README.md"), "utf-8")
         # a name of another length changes the order of imports and the breaks of lines
         config, reason = part / "pyproject.toml", '"E501", # the formatter breaks lines'
         text = config.read_text("utf-8").replace("\nignore = [", f"\nignore = [\n    {reason}")
         config.write_text(text, "utf-8")
-        for command in ("check --fix-only", "format") if find_spec("ruff") else ():
-            options = "--quiet --no-cache --no-respect-gitignore"
-            ruff = [sys.executable, "-m", "ruff", *f"{command} {options}".split()]
-            subprocess.run(ruff, cwd=part, check=True)
+        for command in (["check", "--fix-only"], ["format"]) if find_spec("ruff") else ():
+            options = [*command, "--quiet", "--no-cache", "--no-respect-gitignore"]
+            subprocess.run([sys.executable, "-m", "ruff", *options], cwd=part, check=True)
         folder.mkdir(exist_ok=True)  # if it is there, it may be the working folder
         for path in part.iterdir():
             path.replace(folder / path.name)
