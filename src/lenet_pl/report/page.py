@@ -89,13 +89,10 @@ def draw(evaluation: RunEvaluation, matrix: Tensor) -> dict[str, Any]:
 
 def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
     """Draw filters and feature maps of the first convolutions, and the saliency of errors."""
-    shown, network, classes = evaluation.shown, evaluation.network, evaluation.run.classes
-    figures: dict[str, Figure] = {}
+    shown, network, figures = evaluation.shown, evaluation.network, dict[str, Figure]()
     if layers := convolutions(network):
         figures["filters"] = plots.filters(layers[0].weight.detach().float())
-        labels = {0, (len(classes) - 1) // 2, len(classes) - 1}
-        examples = [(shown.correct & (shown.labels == i)).nonzero()[:1, 0] for i in sorted(labels)]
-        images = shown.images[torch.cat(examples) if any(map(len, examples)) else [0]]
+        images = shown.images[torch.linspace(0, len(shown.images) - 1, 3).long()]
         for number, maps in enumerate(feature_maps(network, images), 1):
             rows = zip(images, maps[:, :16, None], strict=True)
             grid = [tile for image, row in rows for tile in (image, *plots.signed_colours(row))]
@@ -105,7 +102,8 @@ def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
         maps = saliency(network, images, shown.predicted[errors], shown.labels[errors])
         shadow = 1 - 0.3 * images.float().mean(1, keepdim=True) / 255
         grid = [*images, *(plots.signed_colours(maps) * shadow)]
-        captions = [card["caption"] for card in image_cards(shown, classes, errors)]
+        cards = image_cards(shown, evaluation.run.classes, errors)
+        captions = [card["caption"] for card in cards]
         figures["saliency"] = plots.image_grid(grid, captions + [""] * count, columns=count)
     return figures
 
