@@ -114,7 +114,8 @@ def learning_rate_too_high(c: Context) -> Finding | None:
         return c.finding("stopped_learning")
     if c.collapsed:
         return c.finding("collapsed")
-    changes = enumerate(pairwise(c.losses), 2)  # a smaller loss is that of a few hard images
+    changes = enumerate(pairwise(c.losses), 2)
+    # a loss below 0.01 is that of a few hard images
     rises = [epoch for epoch, (before, loss) in changes if 1.2 * before < loss > 0.01]
     unstable = len(rises) >= max(2, 0.2 * (c.epochs - 1))
     return c.finding("unstable", rises=rises) if unstable else None
