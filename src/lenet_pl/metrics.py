@@ -15,12 +15,9 @@ ROUNDING = 1e-12  # accuracies that differ by less are equal
 
 
 def predict_logits(network: nn.Module, images: Tensor, batch_size: int = 1000) -> Tensor:
-    """Compute the logits ``[N, classes]`` of images ``[N, C, H, W]`` on the network's device.
+    """Logits ``[N, classes]``, on the CPU; their last digits depend on the batch size.
 
-    They are returned on the CPU. Their last digits depend on the batch size.
-
-    Raises:
-        FloatingPointError: if some are NaN or infinite.
+    They are computed on the network's device. Raises FloatingPointError if some are not finite.
     """
     device = next(network.parameters()).device
     with torch.inference_mode():
@@ -55,13 +52,14 @@ class Proportion:
         return self.count / self.total
 
 
-def wilson_interval(correct: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson score interval of a proportion; ``z`` is the normal quantile, 95 % by default.
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a proportion.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
     J. Am. Stat. Assoc. 22 (1927), p. 209.
     """
-    proportion, square = correct / total, z * z / total
+    z, proportion = 1.959964, correct / total  # the normal quantile
+    square = z * z / total
     centre = (proportion + square / 2) / (1 + square)
     half = z * sqrt(proportion * (1 - proportion) / total + square / total / 4) / (1 + square)
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -96,8 +94,7 @@ class ClassScores(NamedTuple):
 def per_class_scores(matrix: Tensor) -> list[ClassScores]:
     """Scores of each class from a confusion matrix; 0.0 where a denominator is zero."""
     correct, support, predicted = matrix.diagonal().double(), matrix.sum(1), matrix.sum(0)
-    precision = correct / predicted.clamp_min(1)
-    recall = correct / support.clamp_min(1)
+    precision, recall = correct / predicted.clamp_min(1), correct / support.clamp_min(1)
     f1 = 2 * correct / (support + predicted).clamp_min(1)
     return list(map(ClassScores, *(column.tolist() for column in (precision, recall, f1, support))))
 
@@ -141,11 +138,10 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
 
 
 def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
-    """Two-sided p-value of the exact McNemar test that two classifiers are equally accurate.
+    """Two-sided p-value of the exact test of equal accuracy; takes which are correct, bool ``[N]``.
 
-    Takes which images each classifies correctly, bool ``[N]``. Source: Q. McNemar, "Note on the
-    sampling error of the difference between correlated proportions or percentages", Psychometrika
-    12 (1947), p. 153.
+    Source: Q. McNemar, "Note on the sampling error of the difference between correlated
+    proportions or percentages", Psychometrika 12 (1947), p. 153.
     """
     only_a, only_b = int((correct_a & ~correct_b).sum()), int((correct_b & ~correct_a).sum())
     n, tail = only_a + only_b, range(min(only_a, only_b))

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps, rc_context, rc_params_from_file
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from lenet_pl.metrics import Calibration
@@ -32,28 +32,26 @@ def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
     The metric is ``loss`` or ``acc``. One or two runs, by name, have rows and a best epoch each.
     """
     figure, axes = _epoch_axes(3.3)
-    single = len(runs) == 1
     for (name, (rows, best)), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
+        prefix = f"{name}, " if len(runs) > 1 else ""
         epochs = [row["epoch"] for row in rows]
-        dashed: Any = {"color": ORANGE} if single else {"color": colour, "alpha": 0.6}
-        styles = {"train": dashed | {"linestyle": (0, (4, 2))}, "val": {"color": colour}}
-        for key, style in styles.items():
-            split = "training" if key == "train" else "validation"
-            label = split if single else f"{name}, {split}"
-            values = [row[f"{key}/{metric}"] for row in rows]
-            axes.plot(epochs, values, label=label, marker="o" * (len(rows) < 3), ms=4, **style)
+        training, validation = ([row[f"{x}/{metric}"] for row in rows] for x in ("train", "val"))
+        points: Any = {"color": colour, "marker": "o" * (len(rows) < 3), "ms": 4}
+        axes.plot(epochs, training, ls=(0, (4, 2)), alpha=0.6, label=f"{prefix}training", **points)
+        axes.plot(epochs, validation, label=f"{prefix}validation", **points)
         if best in epochs:
-            value = rows[epochs.index(best)][f"val/{metric}"]
-            axes.plot([best], [value], "o", ms=8, mfc="white", mec=colour, mew=2, zorder=5)
-        if best in epochs and single:
-            axes.axvline(best, color=GREY, lw=0.8, ls=":", zorder=0)
-            axes.annotate(
-                f"best, epoch {best}", (best, 1), (0, 3), size=8, color=GREY, ha="center",
-                va="bottom", xycoords=("data", "axes fraction"), textcoords="offset points",
-            )  # fmt: skip
-    _scale_metric(axes, metric, [row for rows, _ in runs.values() for row in rows])
-    pad = 1.8 if single else 0.3  # clears the annotation of the best epoch
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=pad, ncols=2)
+            circle: Any = {"ms": 8, "mfc": "white", "mec": colour, "mew": 2, "zorder": 5}
+            value, label = validation[epochs.index(best)], f"{prefix}best, epoch {best}"
+            axes.plot([best], [value], "o", label=label, **circle)
+    if metric == "acc":
+        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    elif all((np.asarray(line.get_ydata()) > 0).all() for line in axes.lines):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    columns = 3 if len(runs) == 1 else 2
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, ncols=columns)
     return figure
 
 
@@ -61,27 +59,9 @@ def _epoch_axes(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.2, height), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y", which="both")
     return figure, axes
-
-
-def _scale_metric(axes: Axes, metric: str, rows: Rows) -> None:
-    """Show accuracy in percent, and a loss that spans a decade on a logarithmic axis."""
-    if metric == "acc":
-        axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    else:
-        values = [row[f"{split}/loss"] for row in rows for split in ("train", "val")]
-        if min(values) > 0 and max(values) > 10 * min(values):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            many_decades = max(values) > 1e4 * min(values)
-            axes.yaxis.set_major_locator(LogLocator(subs=(1,) if many_decades else (1, 2, 5)))
-            axes.yaxis.set_minor_locator(NullLocator())
-        else:
-            axes.set_ylim(bottom=0)
-    if len({row["epoch"] for row in rows}) == 1:
-        axes.set_xlim(0, 2)
 
 
 @styled
@@ -97,17 +77,16 @@ def learning_rate(rows: Rows) -> Figure:
 def confusion_matrix(
     matrix: Tensor, classes: Sequence[str], title: str = "", normalise: bool = False
 ) -> Figure:
-    """Draw a confusion matrix of counts ``[classes, classes]``; colour shows the errors only.
+    """Draw a confusion matrix of counts ``[classes, classes]``, or of each row in percent.
 
-    Rows are labels and columns predictions. ``normalise`` shows each row in percent.
+    Rows are labels and columns predictions. Colour shows the errors only.
     """
     longest, count = max(map(len, classes)), len(classes)
     side = min(1.9 + 0.36 * count, 9.0) + 0.06 * min(20, longest)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    values = matrix.double()
-    if normalise:
-        values = 100 * values / matrix.sum(1, keepdim=True).clamp_min(1)
+    total = matrix.sum(1, keepdim=True).clamp_min(1)
+    values = 100 * matrix / total if normalise else matrix.double()
     errors = values.clone().fill_diagonal_(0)
     # 1.6 times the largest error, so that dark numbers are legible on every colour
     limit = max(0.1 if normalise else 1.0, errors.max().item() * 1.6)
@@ -120,8 +99,8 @@ def confusion_matrix(
         text = f"{values[row, column]:.{1 if normalise else 0}f}"
         options: Any = {"weight": "bold" if row == column else "normal", "in_layout": False}
         axes.text(column, row, text, ha="center", va="center", size=8, **options)
-    rotated: Any = {"rotation": 45, "ha": "right"} if longest > 3 else {}
-    axes.set_xticks(range(count), classes, **rotated)
+    rotation, align = (45, "right") if longest > 3 else (0, "center")
+    axes.set_xticks(range(count), classes, rotation=rotation, ha=align)
     axes.set_yticks(range(count), classes)
     axes.set(xlabel="predicted", ylabel="label", title=title)
     axes.spines.bottom.set_visible(False)
@@ -137,8 +116,7 @@ def image_grid(
 ) -> Figure:
     """Draw images ``[C, H, W]``, each below its caption, in a grid with ``columns`` in a row.
 
-    Pixels are float in [0, 1] or uint8; uint8 greyscale images are inverted to black on white. Long
-    captions are broken after the arrow.
+    Pixels are float in [0, 1] or uint8; uint8 greyscale images are inverted to black on white.
     """
     columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
@@ -166,16 +144,8 @@ def image_grid(
 
 
 def filters(weight: Tensor, title: str = "") -> Figure:
-    """Draw the first 64 kernels of a convolution ``[out, in, H, W]``.
-
-    Those of colour images are in colour, with grey as zero; otherwise the first input channel is
-    drawn.
-    """
-    weight = weight[:64]
-    if weight.shape[1] == 3:
-        limit = weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-        return image_grid((weight / limit + 1) / 2, title=title)
-    return image_grid(signed_colours(weight[:, :1]), title=title)
+    """Draw the first 64 kernels of a convolution ``[out, in, H, W]``, the mean over ``in``."""
+    return image_grid(signed_colours(weight[:64].mean(1, keepdim=True)), title=title)
 
 
 def signed_colours(maps: Tensor) -> Tensor:
@@ -225,7 +195,5 @@ def png(figure: Figure, dpi: float = FILE_DPI, transparent: bool = True) -> byte
 
 def rgb_array(figure: Figure) -> NDArray[np.uint8]:
     """Render a figure as ``uint8 [H, W, 3]`` in screen resolution."""
-    canvas: Any = FigureCanvasAgg(figure)
-    with warnings.catch_warnings(action="ignore", category=UserWarning):
-        canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
+    file = BytesIO(png(figure, figure.dpi, transparent=False))
+    return np.asarray(Image.open(file).convert("RGB"))

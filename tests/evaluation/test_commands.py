@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import drawings
+from helpers import handwriting
 from helpers.photographs import UNREADABLE, draw_all, png, seven
 from helpers.tutorial import TutorialLeNet
 from PIL import Image
@@ -233,13 +233,13 @@ def test_printed_predictions(lenet_pl, run, tmp_path):
 def test_several_digits_are_refused_and_no_name_is_cut_in_a_pipe(lenet_pl, run, tmp_path):
     folder = tmp_path / ("long" * 20) / ("name" * 20)
     folder.mkdir(parents=True)
-    page = drawings.paper()
+    page = handwriting.paper()
     for left, digit in ((60, 6), (300, 9)):
-        drawings.draw(page, drawings.STROKES[digit], 140, left, 100)
+        handwriting.draw(page, handwriting.STROKES[digit], 140, left, 100)
     page.save(folder / "two.png")
-    drawings.draw(paper := drawings.paper(), drawings.STROKES[7], 220, 150, 120)
+    handwriting.draw(paper := handwriting.paper(), handwriting.STROKES[7], 220, 150, 120)
     paper.save(folder / "one.png")
-    drawings.paper().save(folder / "none.png")
+    handwriting.paper().save(folder / "none.png")
     status, out, err = lenet_pl("predict", run, folder)
     assert status == 1
     assert str(folder.relative_to(tmp_path) / "one.png") in out

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.evaluation import evaluate
-from lenet_pl.evaluation.evaluate import evaluate_run, other_images, run_images
+from lenet_pl.evaluation.evaluate import evaluate_run, predict_other, predict_split
 from lenet_pl.evaluation.loading import open_model
 from lenet_pl.runs import open_run
 
@@ -69,7 +69,8 @@ def test_metrics_equal_those_of_training_in_other_precisions(
 )
 def test_images_that_the_run_was_trained_on_are_noted(configured, own, pooled, split, note):
     copy = configured(data__source___target_=SOURCES[own], data__split=pooled)
-    notes = other_images("mini", split, open_model(str(copy)), "nowhere").notes
+    run = open_model(str(copy))
+    notes = predict_other(run, run.network(), "mini", split, "nowhere").notes
     assert len(notes) == (note is not None)
     assert all(item.startswith(note) for item in notes)
     assert all("was trained on" in item for item in notes)
@@ -87,7 +88,8 @@ def test_a_folder_that_the_run_was_trained_on_is_noted(
     root = tmp_path if folder else images
     source = {"_target_": "lenet_pl.data.folder.Folder"}
     copy = configured(data__source=source, data__root=str(root), data__split=pooled)
-    notes = other_images(str(path), "test", open_model(str(copy)), "nowhere").notes
+    run = open_model(str(copy))
+    notes = predict_other(run, run.network(), str(path), "test", "nowhere").notes
     assert bool(notes) == noted
 
 
@@ -97,7 +99,7 @@ def test_an_empty_split_is_an_error(run):
     nothing = torch.empty(0)
     data.splits["test"] = replace(data.splits["test"], images=nothing, labels=nothing)
     with pytest.raises(DataError, match="--split test: mini has no test images"):
-        run_images(opened, "test", data)
+        predict_split(opened, opened.network(), "test", data)
 
 
 def test_an_evaluated_run(run):
@@ -113,8 +115,7 @@ def test_an_evaluated_run(run):
     assert len(evaluation.rows) == saved["epochs"]
     assert evaluation.train.total == len(evaluation.val.labels)
     assert evaluation.train.value > 0.9
-    assert evaluation.name == "/".join(run.parts[-2:])
-    assert (evaluation.model, evaluation.run.pooled, evaluation.overrides) == ("LeNet", False, [])
+    assert (evaluation.run.pooled, evaluation.overrides) == (False, [])
     overrides = ["data=mini", "hydra.run.dir=x", "sweep=seeds", "ckpt_path=y", "seed=1"]
     OmegaConf.save(overrides, run / ".hydra" / "overrides.yaml")
     assert evaluation.overrides == ["data=mini", "seed=1"]
@@ -173,9 +174,9 @@ def test_the_winner_of_a_sweep_is_tested_once(run, tmp_path):
     edit_data_state(
         jobs[1], split_digest=open_run(str(run)).state["DigitsDataModule"]["split_digest"]
     )
-    assert evaluate.test_winner(jobs)
+    evaluate.test_winner(jobs)
     for job, metrics, earlier in zip(jobs, expected, before, strict=True):
         assert result(job) == earlier | {"metrics": earlier["metrics"] | metrics}
         assert list(result(job)) == list(earlier)
     shutil.rmtree(jobs[0] / "checkpoints")  # needed only to test
-    assert not evaluate.test_winner(jobs)
+    evaluate.test_winner(jobs)

@@ -8,7 +8,7 @@ import torch
 from helpers.tutorial import TutorialLeNet
 
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.loading import open_model
+from lenet_pl.evaluation.loading import open_model, output_path, preprocessing
 
 
 class Trap:
@@ -20,18 +20,20 @@ class Trap:
 
 def test_what_a_model_knows_of_itself(run, tmp_path):
     best, last = open_model(str(run)), open_model(str(run / "checkpoints" / "last.ckpt"))
-    assert (best.folder, best.prefix, last.folder, last.prefix) == (run, "", run, "last-")
+    assert output_path(best, "a.csv") == run / "a.csv"
+    assert output_path(last, "a.csv") == run / "last-a.csv"
     assert best.classes == tuple("0123456789")
     shutil.copy(run / "best.pth", tmp_path / "weights.pth")
     bare = open_model(str(tmp_path / "weights.pth"), "lenet")
-    assert (bare.run, bare.folder, bare.prefix) == (None, tmp_path, "weights-")
-    assert bare.preprocess.keywords == {"centre": "auto"}
+    assert (bare.epoch, bare.classes) == (0, best.classes)
+    assert output_path(bare, "a.csv") == tmp_path / "weights-a.csv"
+    assert preprocessing(bare).keywords == preprocessing(best).keywords
+    network = bare.network()
     images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
     with torch.no_grad():
-        assert torch.allclose(bare.network(images), bare.network.net(images / 255), atol=1e-6)
-        assert torch.equal(
-            open_model(str(run / "best.pth"), "lenet").network(images), best.network(images)
-        )
+        assert torch.allclose(network(images), network.net(images / 255), atol=1e-6)
+        in_run = open_model(str(run / "best.pth"), "lenet").network()
+        assert torch.equal(in_run(images), best.network()(images))
 
 
 def test_weights_that_cannot_be_used(lenet_pl, run, tmp_path):
@@ -43,14 +45,12 @@ def test_weights_that_cannot_be_used(lenet_pl, run, tmp_path):
     torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / "checkpoint.pth")
     torch.save(TutorialLeNet(), tmp_path / "module.pth")
     for name, message in [
-        (
-            "trap.pth",
-            "contains code, which is not run; save weights by torch.save(net.",
-        ),
+        ("trap.pth", "unusable weights (save weights by torch.save(net.state_dict(), 'trap.pth'))"),
+        ("trap.pth", "contains code, which is not run"),
         ("other.pth", "does not fit --model lenet"),
-        ("list.pth", "must be a mapping; save weights by"),
+        ("list.pth", "must be a mapping"),
         ("nothing.pth", "not a valid torch.save file"),
-        ("checkpoint.pth", "must be a tensor; save weights by"),
+        ("checkpoint.pth", "must be a tensor"),
         ("module.pth", "contains code, which is not run"),
         ("text.pth", "not a valid torch.save file"),
         ("none.pth", "no such file"),
@@ -96,11 +96,11 @@ def test_runs_that_cannot_be_used(lenet_pl, run, tmp_path):
     ],
 )
 def test_preprocessing_needs_no_class_from_elsewhere(configured, source, invert_and_centre):
-    options = open_model(str(configured(data__source=source))).preprocess.keywords
+    options = preprocessing(open_model(str(configured(data__source=source)))).keywords
     assert (options["invert"], options["centre"]) == invert_and_centre
 
 
 def test_a_source_that_does_not_exist(configured):
     model = open_model(str(configured(data__source={"_target_": "lenet_pl.data.mnist.Nothing"})))
     with pytest.raises(ConfigError, match=r"source._target_=lenet_pl.data.mnist.Nothing: "):
-        _ = model.preprocess
+        preprocessing(model)

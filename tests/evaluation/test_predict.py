@@ -7,8 +7,8 @@ from PIL import Image
 from lenet_pl.data.mnist import Mini
 from lenet_pl.data.preprocess import preprocess
 from lenet_pl.errors import ConfigError
-from lenet_pl.evaluation.evaluate import other_images
-from lenet_pl.evaluation.loading import open_model
+from lenet_pl.evaluation.evaluate import predict_other
+from lenet_pl.evaluation.loading import open_model, preprocessing
 from lenet_pl.evaluation.predict import predict_images
 from lenet_pl.records import DATA_KEY
 
@@ -34,18 +34,19 @@ def test_images_are_preprocessed_like_the_training_images(
     image.save(file)
     model = open_model(str(configured(data__source=source)))
     expected = preprocess(image, invert=invert, centre=centre)
-    assert torch.equal(other_images(str(file.parents[1]), "", model, "").images[0], expected)
-    assert torch.equal(predict_images(model, [str(file)])[0][0].image, expected)
-    given = predict_images(model, [str(file)], False)[0][0].image
+    tested = predict_other(model, model.network(), str(file.parents[1]), "", "")
+    assert torch.equal(tested.images[0], expected)
+    assert torch.equal(predict_images(model, [str(file)])[0][str(file)], expected)
+    given = predict_images(model, [str(file)], False)[0][str(file)]
     assert torch.equal(given, preprocess(image, invert=False, centre=centre))
 
 
 @pytest.mark.parametrize("shape", [[3, 32, 32], [1, 20, 20]])
 def test_images_get_the_shape_of_the_training_images(run, shape):
     model = open_model(str(run))
-    model.run.state[DATA_KEY]["shape"] = shape
+    model.state[DATA_KEY]["shape"] = shape
     image = Image.fromarray(Mini().load().test.images[0, 0].numpy()).resize((60, 90))
-    pixels = model.preprocess(image)
+    pixels = preprocessing(model)(image)
     assert list(pixels.shape) == shape
     expected = preprocess(image, size=shape[1], channels=shape[0], centre="auto")
     assert torch.equal(pixels, expected)
@@ -61,7 +62,7 @@ def test_images_get_the_shape_of_the_training_images(run, shape):
 )
 def test_shapes_and_options_that_do_not_go_together(run, shape, invert, message):
     model = open_model(str(run))
-    model.run.state[DATA_KEY]["shape"] = shape
+    model.state[DATA_KEY]["shape"] = shape
     with pytest.raises(ConfigError, match=message):
         predict_images(model, ["a.png"], invert)
 
@@ -72,12 +73,9 @@ def test_each_image_is_predicted_once_in_the_order_of_the_arguments(run, tmp_pat
         Image.fromarray(images[i, 0].numpy()).save(tmp_path / f"{2 - i}.png")
     model = open_model(str(run))
     names = [str(tmp_path / name) for name in ("2.png", "*.png", "", "1.png")]
-    predictions, failed = predict_images(model, names)
+    found, probabilities, failed = predict_images(model, names)
     assert failed == {}
-    assert [prediction.name for prediction in predictions] == [
-        str(tmp_path / name) for name in ("2.png", "0.png", "1.png")
-    ]
+    assert list(found) == [str(tmp_path / name) for name in ("2.png", "0.png", "1.png")]
     with torch.inference_mode():
-        expected = model.network(images[[0, 2, 1]]).double().softmax(1)
-    for prediction, row in zip(predictions, expected, strict=True):
-        assert torch.allclose(prediction.probabilities, row)
+        expected = model.network()(images[[0, 2, 1]]).double().softmax(1)
+    assert torch.allclose(probabilities, expected)

@@ -2,7 +2,6 @@
 
 import base64
 import json
-from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from torch import nn
 
 from lenet_pl.errors import ConfigError
 from lenet_pl.export import browser
-from lenet_pl.export.browser import Graph, load_html, write_html
+from lenet_pl.export.browser import load_html, trace, write_html
 from lenet_pl.export.export import export
 from lenet_pl.models.pixelnet import PixelNet
 from lenet_pl.runs import open_run
@@ -91,13 +90,13 @@ def test_script_computes_the_probabilities_of_pytorch(build, test_split):
     images = test_split.images[::50]
     with torch.no_grad():
         expected = net(images / 255 - 0.5).softmax(1)
-    graph = Graph(net, torch.zeros(1, 1, 28, 28))
-    spec = {"classes": [*"0123456789"], "mean": 0.5, "std": 1.0, "side": 28, "steps": graph.steps}
-    weights = base64.b64encode(graph.weights.tobytes()).decode()
+    steps, weights = trace(net, torch.zeros(1, 1, 28, 28))
+    spec = {"classes": [*"0123456789"], "mean": 0.5, "std": 1.0, "side": 28, "steps": steps}
+    encoded = base64.b64encode(weights.tobytes()).decode()
     script = (ROOT / "src/lenet_pl/export/templates/network.js").read_text()
     page = (
         f'<script id="network">{json.dumps(spec)}</script>'
-        f'<script id="weights">{weights}</script><script>{script}</script>'
+        f'<script id="weights">{encoded}</script><script>{script}</script>'
     )
     _, classify = load_html(page.encode())
     assert (classify(images) - expected).abs().max() < 1e-5
@@ -116,7 +115,7 @@ class DataDependent(nn.Module):
 @pytest.mark.parametrize("net", [Sine(), DataDependent()], ids=lambda net: type(net).__name__)
 def test_unsupported_network_is_an_error(net):
     with pytest.raises(ConfigError, match=r"cannot compute this \w+ .*model=lenet, mlp and lstm"):
-        Graph(net, torch.zeros(1, 1, 28, 28))
+        trace(net, torch.zeros(1, 1, 28, 28))
 
 
 @pytest.mark.parametrize(
@@ -128,11 +127,13 @@ def test_unsupported_images_are_an_error(shape, reason):
         write_html(nn.Identity(), images, torch.zeros(2).long(), {})
 
 
-def test_slow_network_is_an_error(monkeypatch):
-    monkeypatch.setattr(browser, "MAX_MULTIPLICATIONS", 10_000)
-    network = nn.Sequential(OrderedDict(network=PixelNet(perceptron()).eval()))
+def test_a_large_network_is_an_error(monkeypatch):
+    monkeypatch.setattr(browser, "MAX_WEIGHTS", 10_000)
+    network = nn.Sequential(PixelNet(perceptron()).eval())
     images = torch.zeros(2, 1, 28, 28, dtype=torch.uint8)
-    with pytest.raises(ConfigError, match=r"MLP .*multiplications per image.*--format onnx"):
+    with pytest.raises(
+        ConfigError, match=r"MLP has 12,730 weights, more than 10,000; choose --format onnx"
+    ):
         write_html(network, images, torch.zeros(2).long(), {"model": "MLP"})
 
 

@@ -15,7 +15,7 @@ from helpers.programs import require
 
 from lenet_pl.errors import DataError, VerificationError
 from lenet_pl.export import browser
-from lenet_pl.export.export import Export, export
+from lenet_pl.export.export import export
 from lenet_pl.runs import open_run
 
 
@@ -80,10 +80,10 @@ def test_untested_run_is_verified_on_validation_images(run, tmp_path):
     metrics = {k: v for k, v in opened.result["metrics"].items() if not k.startswith("test/")}
     untested = dataclasses.replace(opened, result=opened.result | {"metrics": metrics})
     result = export(untested, "torch", tmp_path / "a.pt2")
-    assert (result.split, result.accuracy) == ("val", metrics["val/acc"])
-    assert result.notes == ()
+    assert (result["split"], result["accuracy"]) == ("val", metrics["val/acc"])
+    assert result["notes"] == []
     facts = metadata(result)
-    assert (facts["split"], facts["accuracy"]) == ("validation", result.accuracy)
+    assert (facts["split"], facts["accuracy"]) == ("validation", result["accuracy"])
     assert facts["model"] == "LeNet"
 
 
@@ -92,15 +92,15 @@ def test_pooled_run_has_a_note(run, tmp_path):
     data = opened.result["data"] | {"pooled": True}
     pooled = dataclasses.replace(opened, result=opened.result | {"data": data})
     result = export(pooled, "torch", tmp_path / "a.pt2")
-    assert len(result.notes) == 1
-    assert "not comparable with published results" in result.notes[0]
-    assert metadata(result)["notes"] == [*result.notes]
+    [note] = result["notes"]
+    assert "not comparable with published results" in note
+    assert metadata(result)["notes"] == [note]
 
 
-def metadata(result: Export) -> dict:
+def metadata(result: dict) -> dict:
     """The description in a ``torch.export`` program."""
     extra = {"metadata.json": ""}
-    torch.export.load(result.file, extra_files=extra)
+    torch.export.load(result["file"], extra_files=extra)
     return json.loads(extra["metadata.json"])
 
 
@@ -115,12 +115,13 @@ def test_changed_data_is_an_error(run, tmp_path):
 def test_page_with_wrong_weights_is_not_written(run, lenet_pl, monkeypatch, tmp_path):
     require("node")
 
-    class WrongGraph(browser.Graph):
-        def __init__(self, *args):
-            super().__init__(*args)
-            self.weights = self.weights * 1.1
+    steps_and_weights = browser.trace
 
-    monkeypatch.setattr(browser, "Graph", WrongGraph)
+    def wrong_weights(*args):
+        steps, weights = steps_and_weights(*args)
+        return steps, weights * 1.1
+
+    monkeypatch.setattr(browser, "trace", wrong_weights)
     file = tmp_path / "new" / "a.html"
     status, out, err = lenet_pl("export", run, "--format", "html", "--output", file)
     assert (status, out) == (1, "")
@@ -132,12 +133,13 @@ def test_page_with_wrong_weights_is_not_written(run, lenet_pl, monkeypatch, tmp_
 def test_page_whose_script_fails_is_not_written(run, monkeypatch, tmp_path):
     require("node")
 
-    class UnknownOperation(browser.Graph):
-        def __init__(self, *args):
-            super().__init__(*args)
-            self.steps[0]["op"] = "unknown"
+    steps_and_weights = browser.trace
 
-    monkeypatch.setattr(browser, "Graph", UnknownOperation)
+    def unknown_operation(*args):
+        steps, weights = steps_and_weights(*args)
+        return [steps[0] | {"op": "unknown"}, *steps[1:]], weights
+
+    monkeypatch.setattr(browser, "trace", unknown_operation)
     with pytest.raises(VerificationError, match=r"a\.html: failed in the page's script in Node.js"):
         export(open_run(str(run)), "html", tmp_path / "a.html")
     assert not [*tmp_path.iterdir()]

@@ -23,7 +23,7 @@ from helpers.evaluations import (
 from omegaconf import OmegaConf
 
 from lenet_pl.config import check, flatten
-from lenet_pl.metrics import Proportion, expected_calibration_error
+from lenet_pl.metrics import Proportion
 from lenet_pl.models.mlp import MLP
 from lenet_pl.report import diagnosis
 from lenet_pl.report.diagnosis import CHECKS, Context, Finding, diagnose
@@ -355,16 +355,6 @@ FIRING = {
         ["Errors are concentrated in a few classes"],
         ["trainer.max_epochs=16"],
     ),
-    "weak class": Case(
-        diagnosis.concentrated_errors,
-        {"val": predictions([*SPREAD, *[(8, other) for other in (3, 3, 3, 5, 5, 6, 7, 9)]])},
-        [
-            "Errors are concentrated in a few classes",
-            "Class 8 has recall 95.00 % (190 of 200 validation images), the others 99.00 %; it is "
-            "most often predicted as 3 (3 times).",
-        ],
-        ["augment=affine"],
-    ),
     "overconfident": Case(
         diagnosis.miscalibration,
         {"val": predictions([*SPREAD, *SPREAD], confidence=0.9999)},
@@ -540,10 +530,6 @@ SILENT: dict[str, tuple[Callable[[Context], Finding | None], dict[str, Any]]] = 
         {"val": predictions([(4, 9)] * 4 + [(3, 5)] * 2 + [(7, 2)] * 2 + SPREAD[:12])},
     ),
     "few errors": (diagnosis.concentrated_errors, {"val": predictions([(4, 9)] * 3)}),
-    "a weaker class by chance": (
-        diagnosis.concentrated_errors,
-        {"val": predictions([*SPREAD, (8, 3), (8, 5), (8, 1)])},
-    ),
     "negligible calibration error": (
         diagnosis.miscalibration,
         {"val": predictions(confidence=0.9985)},
@@ -567,10 +553,8 @@ def test_check_is_silent(name):
 
 
 def test_few_errors_show_no_pairs():
-    finding = diagnosis.concentrated_errors(context(val=predictions([(4, 9)] * 10)))
-    assert finding is not None  # ten errors in one class are many, but say nothing of pairs
-    assert "Most confused" not in finding.evidence
-    assert "Class 4 has recall" in finding.evidence
+    assert diagnosis.concentrated_errors(context(val=predictions([(4, 9)] * 19))) is None
+    assert diagnosis.concentrated_errors(context(val=predictions([(4, 9)] * 20))) is not None
 
 
 def test_enough_data_is_not_called_little():
@@ -590,17 +574,17 @@ def test_a_healthy_run_gets_one_suggestion():
     assert diagnose(context(settings={**SCHEDULED, **AUGMENTED}))[0].overrides == ("seed=1",)
 
 
-def test_quantile_of_the_calibration_error():
+def test_a_calibrated_network_is_silent():
     generator = torch.Generator().manual_seed(1)
-    confidence = torch.full((1000,), 0.9, dtype=torch.double)
-    limit = diagnosis.chance_calibration_error(confidence)
-    assert 0.02 < limit < 0.03  # about 2.6 standard deviations of 0.0095
-    exceeded = 0
+    fired = 0
     for _ in range(200):
-        correct = torch.rand(1000, generator=generator) < 0.9
-        logits = torch.tensor([[0.9, 0.1]], dtype=torch.double).log().expand(1000, 2)
-        exceeded += expected_calibration_error(logits, (~correct).long()) > limit
-    assert exceeded <= 8  # 2 are expected
+        labels = torch.arange(1000) % 10
+        wrong = torch.rand(1000, generator=generator) > 0.9
+        probabilities = torch.full((1000, 10), 0.1 / 9).double()
+        probabilities[torch.arange(1000), (labels + wrong) % 10] = 0.9
+        val = split_predictions(probabilities.log(), labels)
+        fired += diagnosis.miscalibration(context(val=val)) is not None
+    assert fired <= 8  # 2 are expected
 
 
 @pytest.mark.parametrize("classes", [4, 10])
@@ -618,7 +602,7 @@ def test_evenly_spread_errors_show_no_pairs(classes):
         names = {"classes": [str(n) for n in range(classes)]}
         run = replace(evaluation.run, state=evaluation.run.state | {"DigitsDataModule": names})
         finding = diagnosis.concentrated_errors(Context(replace(evaluation, run=run)))
-        fired += finding is not None and "Most confused" in finding.evidence
+        fired += finding is not None
     assert fired <= 5  # 1 is expected
 
 
@@ -641,7 +625,7 @@ def test_too_few_steps_are_the_only_finding(tmp_path, monkeypatch):
     c = context(**UNTRAINED, train_size=63, steps=2)
     [finding] = diagnose(c)
     command = f"lenet-pl train {' '.join(kept)} experiment=small"
-    assert finding.command(c.evaluation) == command
+    assert finding.command == command
     run_folder(tmp_path, ["experiment=small"])  # it is used already
     [finding] = diagnose(c)
     assert finding.overrides == ("data.batch_size=16",)
@@ -676,8 +660,8 @@ def test_overrides_are_suggested_once():
     assert concentrated is not None
     assert concentrated.overrides == first.overrides == ("augment=affine",)
     assert (second.title, second.advice, second.overrides) == (concentrated.title, "As above.", ())
-    assert second.command(evaluation) == ""
-    assert first.command(evaluation).endswith("augment=affine")
+    assert second.command == ""
+    assert first.command.endswith("augment=affine")
 
 
 def run_folder(parent: Path, overrides: list[str], mode: str = "RUN") -> Path:
@@ -696,7 +680,7 @@ def test_a_command_repeats_the_run_with_the_change(tmp_path, monkeypatch):
     evaluation = synthetic_evaluation(rows=improving)
 
     def command(*overrides: str, resume: bool = False) -> str:
-        return Finding("", "", "", overrides, resume).command(evaluation)
+        return Context(evaluation).command(overrides, resume)
 
     own = "lenet-pl train data=mini"
     assert command("optimizer.lr=0.1") == f"{own} data.batch_size=64 optimizer.lr=0.1"
@@ -708,11 +692,11 @@ def test_a_command_repeats_the_run_with_the_change(tmp_path, monkeypatch):
     assert longer == "lenet-pl train resume=outputs/runs/d/t trainer.max_epochs=16"
     finding = diagnosis.ended_too_early(Context(evaluation))
     assert finding is not None
-    assert finding.command(evaluation) == longer
+    assert finding.command == longer
     run_folder(tmp_path, ["data=mini", *rest.split()], mode="MULTIRUN")  # a sweep's job
     finding = diagnosis.ended_too_early(Context(evaluation))
     assert finding is not None
-    assert finding.command(evaluation) == f"{own} {rest} trainer.max_epochs=16"
+    assert finding.command == f"{own} {rest} trainer.max_epochs=16"
     run_folder(tmp_path, ["data.root=my data"])
     assert command("seed=1") == "lenet-pl train 'data.root=my data' seed=1"
 

@@ -120,7 +120,9 @@ def test_what_belongs_to_the_tools_comes_with_them(projects):
     ]
     configs = [tomllib.loads((path / "pyproject.toml").read_text()) for path in (core, everything)]
     extras = [set(config["project"]["optional-dependencies"]) for config in configs]
-    assert extras == [{"dev"}, {"dev", "export", "parallel", "ray", "slurm", "optuna"}]
+    of_the_core = {"dev", "mlflow", "wandb"}
+    of_the_tools = {"export", "parallel", "ray", "slurm", "optuna"}
+    assert extras == [of_the_core, of_the_core | of_the_tools]
     jinja = [any("jinja2" in d for d in config["project"]["dependencies"]) for config in configs]
     assert jinja == [False, True]
     assert (projects["run"] / ".ci" / "run").stat().st_mode & 0o111

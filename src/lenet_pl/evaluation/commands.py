@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,30 +15,29 @@ INVERT: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 
 def add_test_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lenet-pl test``."""
-    _add_shared_arguments(parser)
-    splits = ("test", "val", "train")
-    parser.add_argument("--split", choices=splits, default="test", help="default: test")
-    parser.add_argument("--data", help="another data set, or a folder with a folder per class")
-    parser.add_argument("--root", default="data", help="data root for --data (default: data)")
-    text = "also evaluate on rotated, shifted, blurred and noisy copies"
-    parser.add_argument("--robust", action="store_true", help=text)
+    add = _add_shared_arguments(parser)
+    add("--split", choices=("test", "val", "train"), default="test", help="default: test")
+    add("--data", help="another data set, or a folder with a folder per class")
+    add("--root", default="data", help="data root for --data (default: data)")
+    add("--robust", action="store_true", help="also rotated, shifted, blurred and noisy copies")
 
 
 def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lenet-pl predict``."""
-    _add_shared_arguments(parser)
+    add = _add_shared_arguments(parser)
     text = "an image of one digit, of any size; a folder or glob pattern; - for standard input"
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help=text)
+    add("images", metavar="IMAGE", nargs="+", help=text)
     text = "whether strokes are darker than the paper (default: as for the run, or auto)"
-    parser.add_argument("--invert", choices=tuple(INVERT), help=text)
-    parser.add_argument("--show", action="store_true", help="draw preprocessed images: seen.png")
+    add("--invert", choices=tuple(INVERT), help=text)
+    add("--show", action="store_true", help="draw preprocessed images: seen.png")
 
 
-def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help=f"{RUN_HELP}; or a file of bare weights")
-    text = "the network of bare weights (lenet), trained on pixels scaled to [0, 1]"
-    parser.add_argument("--model", help=text)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+def _add_shared_arguments(parser: argparse.ArgumentParser) -> Callable[..., Any]:
+    add = parser.add_argument
+    add("run", metavar="RUN", help=f"{RUN_HELP}; or a file of bare weights")
+    add("--model", help="the network of bare weights (lenet), trained on pixels in [0, 1]")
+    add("--json", action="store_true", help="print JSON")
+    return add
 
 
 def test(options: argparse.Namespace) -> None:
@@ -45,44 +45,37 @@ def test(options: argparse.Namespace) -> None:
     from lenet_pl.evaluation import evaluate
     from lenet_pl.evaluation.loading import open_model
 
-    model = open_model(options.run, options.model)
-    run = model.run
-    if run and not options.data:
-        images = evaluate.run_images(run, options.split)
+    run = open_model(options.run, options.model)
+    network, split = run.network(), options.split
+    data = options.data or (None if run.epoch else "mnist")  # bare weights have no data
+    if data:
+        predictions = evaluate.predict_other(run, network, data, split, options.root)
     else:
-        data = options.data or "mnist"
-        images = evaluate.other_images(data, options.split, model, options.root)
-    predictions = evaluate.predict_split(run, model.network, images)
-    metrics = evaluate.compute_metrics(run, predictions)
-    named_scores = zip(model.classes, metrics["scores"], strict=True)
+        predictions = evaluate.predict_split(run, network, split)
     answer = {
-        "run": str(run.folder) if run else None,
-        "weights": str(run.checkpoint) if run else options.run,
-        "epoch": run.epoch if run else None,
-        "data": images.data,
-        "split": images.split,
-        "images": len(images.labels),
-        "notes": images.notes + evaluate.missing_note(model.classes, metrics["scores"]),
-        **metrics,
-        "scores": [{"class": name, **scores._asdict()} for name, scores in named_scores],
+        "run": str(run.folder) if run.epoch else None,
+        "weights": str(run.checkpoint),
+        "epoch": run.epoch or None,
+        "data": predictions.data,
+        "split": predictions.split,
+        "images": len(predictions.labels),
+        **evaluate.compute_metrics(run, predictions),
         "reported": None,
-        "predictions": str(evaluate.write_predictions(model, predictions)),
+        "predictions": str(evaluate.write_predictions(run, predictions)),
     }
-    best = run and images.own and run.checkpoint.stem == "best"
-    saved = run.result.get("metrics", {}) if run and best else {}
-    acc, loss = (saved.get(f"{images.split}/{name}") for name in ("acc", "loss"))
-    if acc is not None:
-        same = (acc, loss) == (metrics["accuracy"], metrics["loss"])
+    saved = run.result.get("metrics", {}) if run.checkpoint.stem == "best" else {}
+    acc, loss = (saved.get(f"{split}/{name}") for name in ("acc", "loss"))
+    if acc is not None and predictions.own:
+        same = (acc, loss) == (answer["accuracy"], answer["loss"])
         answer["reported"] = {"acc": acc, "loss": loss, "same": same}
     if options.robust:
         from lenet_pl.evaluation.robustness import corrupted_copies
 
         answer["robust"] = []
-        for name, copies in corrupted_copies(images.images):
-            corrupted = replace(images, images=copies)
-            predictions = evaluate.predict_split(run, model.network, corrupted)
-            metrics = evaluate.compute_metrics(run, predictions)
-            row = {"images": name, **{key: metrics[key] for key in ("accuracy", "loss")}}
+        for name, copies in corrupted_copies(predictions.images):
+            logits = evaluate.predict(run, network, copies)
+            values = evaluate.compute_metrics(run, replace(predictions, logits=logits))
+            row = {"images": name, "accuracy": values["accuracy"], "loss": values["loss"]}
             answer["robust"].append(row)
     if options.json:
         print(json.dumps(answer, indent=2))
@@ -102,9 +95,9 @@ def _print_metrics(answer: dict[str, Any]) -> None:
     for row in answer["scores"]:
         values = (percent(row[name]) for name in ("precision", "recall", "f1"))
         scores.add_row(Text(row["class"]), *values, f"{row['support']:,}")
-    interval = f"95 % interval {percent(answer['low'])} to {percent(answer['high'])}"
+    accuracy, low, high = (percent(answer[name]) for name in ("accuracy", "low", "high"))
     lines = [
-        ("accuracy", f"{percent(answer['accuracy'])}  {interval}"),
+        ("accuracy", f"{accuracy}  95 % interval {low} to {high}"),
         ("misclassified", f"{answer['images'] - answer['correct']:,} of {answer['images']:,}"),
         *((metric_title(x), score(x, y)) for x, y in answer["metrics"].items() if x != "acc"),
         ("loss", f"{answer['loss']:.4f}"),
@@ -134,29 +127,25 @@ def predict(options: argparse.Namespace) -> int | None:
     from lenet_pl.evaluation.loading import open_model
     from lenet_pl.evaluation.predict import predict_images, write_preview
 
-    model = open_model(options.run, options.model)
-    predictions, failed = predict_images(model, options.images, INVERT.get(options.invert))
+    run = open_model(options.run, options.model)
+    images, probabilities, failed = predict_images(run, options.images, INVERT.get(options.invert))
     for name, reason in failed.items():
         print_error(f"{name}: {reason}")
     answer: list[dict[str, Any]] = []
     rows = table("image", "prediction", "", "second", "", "third", "", left=1)
-    for prediction in predictions:
-        probabilities = dict(zip(model.classes, prediction.probabilities.tolist(), strict=True))
-        ranked = sorted(probabilities, key=probabilities.__getitem__, reverse=True)
-        cells = [x for name in ranked[:3] for x in (Text(name), percent(probabilities[name]))]
-        name = printable(prediction.name)
-        room = console.width - 51 if console.is_terminal else len(name)  # beside three digits
-        rows.add_row(Text(name if len(name) <= room else f"…{name[1 - room :]}"), *cells)
-        names = {"picture": prediction.name, "prediction": ranked[0]}
-        answer.append({**names, "probabilities": probabilities})
+    for name, row in zip(images, probabilities.tolist(), strict=True):
+        ranked = sorted(zip(row, run.classes, strict=True), key=lambda pair: -pair[0])
+        cells = [cell for p, label in ranked[:3] for cell in (Text(label), percent(p))]
+        rows.add_row(Text(printable(name)), *cells)
+        named = dict(zip(run.classes, row, strict=True))
+        answer.append({"picture": name, "prediction": ranked[0][1], "probabilities": named})
     if options.json:
         answer += [{"picture": name, "error": reason} for name, reason in failed.items()]
         print(json.dumps(answer, indent=2))
     elif answer:
         wide = console if console.is_terminal else PlainConsole(highlight=False, width=10**6)
         wide.print(rows)
-    if options.show and predictions:
-        print(f"preprocessed images: {write_preview(model, predictions)}", file=sys.stderr)
-    if failed:
-        return 1 if predictions else 2
-    return None
+    if options.show and images:
+        path = write_preview(run, images, probabilities)
+        print(f"preprocessed images: {path}", file=sys.stderr)
+    return (1 if images else 2) if failed else None

@@ -2,8 +2,7 @@
 
 import glob
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,40 +13,27 @@ from lenet_pl.console import percent
 from lenet_pl.data.folder import image_files
 from lenet_pl.data.preprocess import MAX_BYTES, Auto, open_image
 from lenet_pl.errors import ConfigError, DataError, printable, shorten
-from lenet_pl.evaluation.loading import DIGITS, LoadedModel
+from lenet_pl.evaluation.loading import DIGITS, output_path, preprocessing
 from lenet_pl.files import write_bytes
 from lenet_pl.metrics import predict_logits
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one image."""
-
-    name: str  # its path, or - for standard input
-    image: Tensor  # uint8 [C, H, W], as preprocessed for the network
-    probabilities: Tensor  # float64 [classes]
+from lenet_pl.runs import Run
 
 
 def predict_images(
-    model: LoadedModel, names: Sequence[str], invert: Auto | None = None
-) -> tuple[list[Prediction], dict[str, str]]:
-    """Classify images, each once and all in one batch.
+    run: Run, names: Sequence[str], invert: Auto | None = None
+) -> tuple[dict[str, Tensor], Tensor, dict[str, str]]:
+    """Classify images: files, folders, glob patterns, and ``-`` for standard input, each once.
 
-    Args:
-        model: the network.
-        names: files, folders, glob patterns, and ``-`` for standard input.
-        invert: whether strokes are darker than the paper; None is as for the training images.
-
-    Returns:
-        The predictions, and by name, why the other images cannot be read.
+    ``invert`` is whether strokes are darker than the paper; None is as for the training images.
+    Returns by name the preprocessed images ``uint8 [C, H, W]``; their probabilities, float64
+    ``[N, classes]``; and by name why the other images cannot be read.
     """
     images: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
+    given = {} if invert is None else {"invert": invert}
     # classes of other names may have several parts
-    convert = partial(model.preprocess, single=set(model.classes) <= set(DIGITS))
-    if invert is not None:
-        convert = partial(convert, invert=invert)
-    if invert is True and convert.keywords.get("channels") == 3:
+    convert = partial(preprocessing(run), single=set(run.classes) <= set(DIGITS), **given)
+    if invert is True and convert.keywords["channels"] == 3:
         raise ConfigError(
             "--invert yes: the network takes images in colour, which are not inverted"
         )
@@ -55,18 +41,15 @@ def predict_images(
         sources = _find(name)
         if not sources:
             failed[name] = "no image in this folder" if Path(name).is_dir() else "no such file"
-        for key, source in sources.items():
-            if key in images or key in failed:
-                continue
+        for key in [key for key in sources if key not in images and key not in failed]:
             try:
-                images[key] = convert(open_image(source, key))
+                images[key] = convert(open_image(sources[key], key))
             except DataError as error:
                 failed[key] = str(error).removeprefix(f"{key}: ")
     if not images:
-        return [], failed
-    logits = predict_logits(model.network, torch.stack(list(images.values())))
-    rows = zip(images.items(), logits.double().softmax(1), strict=True)
-    return [Prediction(name, image, row) for (name, image), row in rows], failed
+        return {}, torch.empty(0, len(run.classes)), failed
+    logits = predict_logits(run.network(), torch.stack(list(images.values())))
+    return images, logits.double().softmax(1), failed
 
 
 def _find(name: str) -> dict[str, Path | bytes]:
@@ -84,19 +67,18 @@ def _find(name: str) -> dict[str, Path | bytes]:
     return {str(path): path for path in paths}
 
 
-def write_preview(model: LoadedModel, predictions: Sequence[Prediction]) -> Path:
+def write_preview(run: Run, images: Mapping[str, Tensor], probabilities: Tensor) -> Path:
     """Draw the preprocessed images with their predictions into a PNG, and return its path."""
     from lenet_pl import plots  # matplotlib takes half a second to import
 
-    captions = []
-    for prediction in predictions:
-        probability, label = prediction.probabilities.max(0)
-        name = shorten(printable(Path(prediction.name).name), 16)
-        captions.append(f"{name}\n{model.classes[int(label)]}  {percent(probability.item())}")
+    best = zip(images, *map(Tensor.tolist, probabilities.max(1)), strict=True)
+    captions = [
+        f"{shorten(printable(Path(name).name), 16)}\n{run.classes[label]}  {percent(probability)}"
+        for name, probability, label in best
+    ]
     # floats are not inverted, so the images appear as the network sees them
-    images = torch.stack([prediction.image for prediction in predictions]) / 255
-    columns = max(8, round(len(images) ** 0.5))
-    figure = plots.image_grid(images, captions, columns=columns)
-    path = model.folder / f"{model.prefix}seen.png"
+    pixels = torch.stack(list(images.values())) / 255
+    figure = plots.image_grid(pixels, captions, columns=max(8, round(len(images) ** 0.5)))
+    path = output_path(run, "seen.png")
     write_bytes(path, plots.png(figure, transparent=False))
     return path

@@ -1,6 +1,6 @@
 """Corrupted copies of test images, which a robust classifier still recognises."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -9,12 +9,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import affine, gaussian_blur, rotate
 
 turn = partial(rotate, interpolation=InterpolationMode.BILINEAR)
-
-
-def shifts(pixels: int) -> list[Callable[[Tensor], Tensor]]:
-    """Shifts to the right, left, bottom and top, which fill with black."""
-    offsets = [pixels, 0], [-pixels, 0], [0, pixels], [0, -pixels]
-    return [partial(affine, angle=0.0, translate=xy, scale=1.0, shear=[0.0, 0.0]) for xy in offsets]
+shift = partial(affine, angle=0.0, scale=1.0, shear=[0.0, 0.0])  # fills with black
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1))
 
 
 def add_noise(images: Tensor, sigma: float) -> Tensor:
@@ -23,12 +19,12 @@ def add_noise(images: Tensor, sigma: float) -> Tensor:
     return (images + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-# each image gets one of the changes, drawn at random
-CORRUPTIONS: dict[str, Sequence[Callable[[Tensor], Tensor]]] = {
-    "rotated by 15°": [partial(turn, angle=15.0), partial(turn, angle=-15.0)],
-    "rotated by 30°": [partial(turn, angle=30.0), partial(turn, angle=-30.0)],
-    "shifted by 2 pixels": shifts(2),
-    "shifted by 4 pixels": shifts(4),
+# by name, changes of which each image gets one, drawn at random
+CORRUPTIONS: dict[str, list[Callable[[Tensor], Tensor]]] = {
+    "rotated by 15°": [partial(turn, angle=15.0 * sign) for sign in (1, -1)],
+    "rotated by 30°": [partial(turn, angle=30.0 * sign) for sign in (1, -1)],
+    "shifted by 2 pixels": [partial(shift, translate=[2 * x, 2 * y]) for x, y in DIRECTIONS],
+    "shifted by 4 pixels": [partial(shift, translate=[4 * x, 4 * y]) for x, y in DIRECTIONS],
     "blurred, σ 1 pixel": [partial(gaussian_blur, kernel_size=7, sigma=1.0)],
     "blurred, σ 2 pixels": [partial(gaussian_blur, kernel_size=13, sigma=2.0)],
     "noise, σ 10 %": [partial(add_noise, sigma=0.1)],
@@ -42,8 +38,7 @@ def corrupted_copies(images: Tensor) -> Iterator[tuple[str, Tensor]]:
     Directions and noise are the same in every call, so that runs are comparable.
     """
     for name, changes in CORRUPTIONS.items():
-        rng = Generator().manual_seed(0)
-        drawn = torch.randint(len(changes), (len(images),), generator=rng)
+        drawn = torch.randint(len(changes), (len(images),), generator=Generator().manual_seed(0))
         copies = images.clone()
         for number, change in enumerate(changes):
             copies[drawn == number] = change(images[drawn == number])

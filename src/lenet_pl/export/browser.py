@@ -15,16 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from lenet_pl.errors import ConfigError, one_line
 
 TEMPLATES = Path(__file__).parent / "templates"
-MAX_MULTIPLICATIONS = 50_000_000  # for one image, so that the page keeps up with drawing
+MAX_WEIGHTS = 3_000_000  # so that the page keeps up with drawing
 NODE_VERSION = 18  # the first with the JavaScript of current browsers
 IDENTITIES = ("dropout", "feature_dropout", "contiguous", "clone", "alias", "detach")
-# the operations of network.js; some arguments must have the values given here
-RESTRICTED: dict[str, dict[str, Any]] = {
+# the operations of network.js, with arguments that must have these values
+OPERATIONS: dict[str, dict[str, Any]] = {
+    **{name: {} for name in (
+        "linear", "adaptive_avg_pool2d", "relu", "leaky_relu", "tanh", "sigmoid", "silu", "select",
+        "unbind_item", "cat", "flatten", "view", "reshape", "squeeze", "unsqueeze",
+    )},
     "conv2d": {"dilation": [1, 1], "groups": 1},
     "batch_norm": {"training": False},
     "max_pool2d": {"dilation": [1, 1], "ceil_mode": False},
@@ -32,29 +37,23 @@ RESTRICTED: dict[str, dict[str, Any]] = {
     "lstm_item": {"hx": [None, None], "batch_first": True, "has_biases": True},
     "slice": {"step": 1},
     "add": {"alpha": 1},
-}
-UNRESTRICTED = (
-    "linear", "adaptive_avg_pool2d", "relu", "leaky_relu", "tanh", "sigmoid", "silu",
-    "select", "unbind_item", "cat", "flatten", "view", "reshape", "squeeze", "unsqueeze",
-)  # fmt: skip
+}  # fmt: skip
 
 
 def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[str, Any]) -> bytes:
-    """The page in one file: markup, style, scripts, and the network's graph and weights.
+    """The page in one file: markup, style, scripts, the steps and weights of the ``PixelNet``.
 
-    The ``network`` of the network is a ``PixelNet``. The page offers the first image of each class
-    as an example, and shows the facts.
+    It offers the first image of each class as an example, and shows the facts.
     """
     channels, side, width = images.shape[1:]
     if channels != 1 or side != width:
         size = f"{channels} × {side} × {width}"
         raise ConfigError(f"--format html: needs square greyscale images, not {size}")
-    graph = Graph(network.get_submodule("network.net"), torch.zeros(1, 1, side, side))
-    if graph.multiplications > MAX_MULTIPLICATIONS:
+    steps, weights = trace(network.get_submodule("0.net"), torch.zeros(1, 1, side, side))
+    if len(weights) > MAX_WEIGHTS:
         raise ConfigError(
-            f"--format html: {facts['model']} needs {graph.multiplications / 1e6:,.0f} million "
-            f"multiplications per image, more than {MAX_MULTIPLICATIONS / 1e6:.0f} million; choose "
-            "--format onnx or torch, or a smaller network (model=lenet, mlp, lstm)"
+            f"--format html: {facts['model']} has {len(weights):,} weights, more than "
+            f"{MAX_WEIGHTS:,}; choose --format onnx or torch, or a smaller network"
         )
     classes = facts["classes"]
     examples = [
@@ -62,7 +61,7 @@ def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[s
         for label in sorted({*labels.tolist()})[:10]
     ]
     spec = {key: facts[key] for key in ("classes", "mean", "std")}
-    spec |= {"side": side, "steps": graph.steps, "examples": examples}
+    spec |= {"side": side, "steps": steps, "examples": examples}
     environment = Environment(
         loader=PackageLoader("lenet_pl.export"), autoescape=True, undefined=StrictUndefined
     )
@@ -73,12 +72,12 @@ def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[s
         title="Draw a digit" if all(name.isdigit() for name in classes) else "Draw an image",
         facts=facts,
         side=side,
-        weight_count=len(graph.weights),
+        weight_count=len(weights),
         style=style,
         scripts=scripts,
         # escaped, so that no class name can close the script element
         spec=json.dumps(spec, ensure_ascii=False).replace("<", "\\u003c"),
-        weights=_base64(graph.weights.astype("<f4").tobytes()),
+        weights=_base64(weights.astype("<f4").tobytes()),
     )
     return page.encode()
 
@@ -102,91 +101,73 @@ def load_html(content: bytes) -> tuple[str, Callable[[Tensor], Tensor]] | None:
     return f"the page's script in Node.js {output}", run
 
 
-class Graph:
-    """The computation of a network in evaluation mode for one image ``[1, C, H, W]``.
+def trace(net: nn.Module, image: Tensor) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
+    """The steps that a network in evaluation mode computes for an image ``[1, C, H, W]``.
 
-    Attributes:
-        steps: in order of execution. Value 0 is the image and step ``i`` computes value ``i + 1``.
-            A step has an ATen operation ``op``, its arguments ``args``, the ``shape`` of its
-            output, and the ``name`` and ``type`` of its module. Among the arguments, a tensor is
-            the index of a ``value``, or the ``offset`` and ``shape`` of a weight.
-        weights: all weights, flattened and concatenated, float32.
-        multiplications: their number.
-
-    Raises:
-        ConfigError: if the page does not support an operation of the network.
+    Value 0 is the image and step ``i`` computes value ``i + 1``. A step has an ATen operation
+    ``op``, its arguments ``args``, the ``shape`` of its output, and the ``name`` and ``type`` of
+    its module. Among the arguments, a tensor is the index of a ``value``, or the ``offset`` and
+    ``shape`` of a weight. All weights follow, flattened and concatenated. Raises ConfigError if the
+    page does not support an operation.
     """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return _read(torch.export.export(net, (image,)))
+    except Exception as error:  # tracing fails in as many ways as there are networks
+        raise ConfigError(
+            f"--format html: the page cannot compute this {type(net).__name__} "
+            f"({one_line(error, 12)}); it supports convolutions, pooling, linear layers, batch "
+            "normalisation, LSTMs and common activations, as in model=lenet, mlp and lstm; "
+            "--format onnx and torch support any network"
+        ) from error
 
-    def __init__(self, net: nn.Module, image: Tensor) -> None:
-        self.steps: list[dict[str, Any]] = []
-        self.packed: list[Tensor] = []
-        self.multiplications = 0
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                self.read(torch.export.export(net, (image,)))
-            self.weights = torch.cat(self.packed).numpy()
-        except Exception as error:  # tracing fails in as many ways as there are networks
-            raise ConfigError(
-                f"--format html: the page cannot compute this {type(net).__name__} "
-                f"({one_line(error, 12)}); it supports convolutions, pooling, linear layers, batch "
-                "normalisation, LSTMs and common activations, as in model=lenet, mlp and lstm; "
-                "--format onnx and torch support any network"
-            ) from error
 
-    def read(self, program: torch.export.ExportedProgram) -> None:
-        """Convert the nodes of a program to steps."""
-        signature, tensors = program.graph_signature, {**program.state_dict, **program.constants}
-        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        self.tensors = {node: tensors[name].detach().float() for node, name in names.items()}
-        self.values: dict[fx.Node, dict[str, int] | None] = {}
-        for node in program.graph.nodes:
-            if node.name == signature.user_inputs[0]:
-                self.values[node] = {"value": 0}
-            elif node.op == "call_function" and node.users:
-                self.add(node)
-        if self.values[node.args[0][0]] != {"value": len(self.steps)}:  # the last node's input
-            raise ValueError("the output is not computed last")
+def _read(
+    program: torch.export.ExportedProgram,
+) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
+    signature, tensors = program.graph_signature, {**program.state_dict, **program.constants}
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    steps: list[dict[str, Any]] = []
+    weights: list[Tensor] = []
+    values: dict[fx.Node, dict[str, int] | None] = {}
 
-    def add(self, node: fx.Node) -> None:
-        """Append the step of a node, if it computes anything."""
-        op, args = _operation(node)
-        if op in ("lstm", "unbind"):
-            return  # a tuple, whose items are steps
-        if op == "zeros":
-            self.values[node] = None  # the initial state of an LSTM
-            return
-        source, shape = next(iter(args.values())), node.meta["val"].shape
-        if op in IDENTITIES or (op == "slice" and shape == source.meta["val"].shape):
-            self.values[node] = self.values[source]
-            return
-        encoded = {name: self.encode(value) for name, value in args.items()}
-        supported = {} if op in UNRESTRICTED else RESTRICTED.get(op)
-        if supported is None or supported != {name: encoded[name] for name in supported}:
-            raise ValueError(op)
-        if op == "add" and args["other"].meta["val"].shape != source.meta["val"].shape:
-            raise ValueError("add with broadcasting")
-        if op in ("conv2d", "linear"):
-            weight = self.tensors[args["weight"].name]
-            self.multiplications += weight.numel() * (shape.numel() // len(weight))
-        elif op == "lstm_item":
-            weights = sum(self.tensors[weight.name].numel() for weight in args["params"])
-            self.multiplications += source.meta["val"].shape[1] * weights
-        *_, (name, kind) = (node.meta.get("nn_module_stack") or {"": ("", "")}).values()
-        module = {"name": name, "type": kind.rpartition(".")[2]} if name else {}
-        self.steps.append({"op": op, "args": encoded, "shape": shape} | module)
-        self.values[node] = {"value": len(self.steps)}
-
-    def encode(self, argument: Any) -> Any:
-        """An argument of a step for JSON; weights are appended to the others."""
+    def encode(argument: Any) -> Any:
         if isinstance(argument, list | tuple):
-            return [self.encode(item) for item in argument]
+            return [encode(item) for item in argument]
         if not isinstance(argument, fx.Node):
             return argument
-        if argument.name not in self.tensors:
-            return self.values[argument]
-        tensor, offset = self.tensors[argument.name], sum(map(len, self.packed))
-        self.packed.append(tensor.flatten())
-        return {"offset": offset, "shape": tensor.shape}
+        if argument.name not in names:
+            return values[argument]
+        weight, offset = tensors[names[argument.name]].detach(), sum(map(len, weights))
+        weights.append(weight.float().flatten())
+        return {"offset": offset, "shape": weight.shape}
+
+    for node in program.graph.nodes:
+        if node.name == signature.user_inputs[0]:
+            values[node] = {"value": 0}
+        if node.op != "call_function" or not node.users:
+            continue
+        op, args = _operation(node)
+        source, shape = next(iter(args.values())), getattr(node.meta["val"], "shape", None)
+        if op in ("lstm", "unbind"):  # a tuple, whose items are steps
+            continue
+        if op == "zeros":  # the initial state of an LSTM
+            values[node] = None
+        elif op in IDENTITIES or (op == "slice" and shape == source.meta["val"].shape):
+            values[node] = values[source]
+        else:
+            encoded = {name: encode(value) for name, value in args.items()}
+            required = OPERATIONS.get(op)
+            broadcast = op == "add" and args["other"].meta["val"].shape != source.meta["val"].shape
+            if required is None or broadcast or required != {k: encoded[k] for k in required}:
+                raise ValueError(op)
+            *_, (name, kind) = (node.meta.get("nn_module_stack") or {"": ("", "")}).values()
+            module = {"name": name, "type": kind.rpartition(".")[2]} if name else {}
+            steps.append({"op": op, "args": encoded, "shape": shape} | module)
+            values[node] = {"value": len(steps)}
+    if values[node.args[0][0]] != {"value": len(steps)}:  # node is the last, the output
+        raise ValueError("the output is not computed last")
+    return steps, torch.cat(weights).numpy()
 
 
 def _operation(node: fx.Node) -> tuple[str, dict[str, Any]]:

@@ -5,9 +5,7 @@ import json
 import logging
 import subprocess
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,39 +23,21 @@ from lenet_pl.models.pixelnet import model_name
 from lenet_pl.runs import Run
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")  # packages of the extra "export"
-BATCH_SIZE = 500
 TOLERANCE = 1e-4  # the largest accepted difference in a probability
 DYNAMIC_BATCH = ({0: torch.export.Dim("batch")},)
 Facts = dict[str, Any]  # what a file says about itself, in plain types
 Loaded = tuple[str, Callable[[Tensor], Tensor]]  # the runtime's name; images to probabilities
 
 
-@dataclass(frozen=True)
-class Export:
-    """An exported file and its verification, None where no runtime was available."""
-
-    file: Path
-    format: str
-    size: int  # bytes
-    checked_with: str | None  # the runtime
-    images: int  # the number of images compared
-    difference: float | None  # the largest, in a probability
-    agree: int | None  # the number of images with the same predicted class
-    accuracy: float  # on these images
-    split: str  # test if the run was tested, else val
-    notes: tuple[str, ...]  # caveats about the accuracy
-
-
-def export(run: Run, format: str, output: Path | None = None) -> Export:
-    """Export a run's network to a file that does not need this package.
+def export(run: Run, format: str, output: Path | None = None) -> dict[str, Any]:
+    """Export a run's network to a file that does not need this package, and return a summary.
 
     The file is written if it gives the same probabilities as PyTorch on the run's test images, or
-    on its validation images if it was not tested. A page needs Node.js for this verification, and
-    is written without it if there is none. The format is a key of :data:`FORMATS`, and the output
+    on its validation images if it was not tested; a page also if there is no Node.js to run it, in
+    which case it was ``checked_with`` None. The format is a key of :data:`FORMATS`, and the output
     by default a file in ``export/`` in the run folder.
 
-    Raises:
-        VerificationError: if a probability differs by more than :data:`TOLERANCE`.
+    Raises VerificationError if a probability differs by more than :data:`TOLERANCE`.
     """
     name, write, load = FORMATS[format]
     file = output or run.folder / "export" / name
@@ -69,8 +49,8 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
         raise ConfigError(f'--format onnx: needs {missing[0]}: pip install "lenet-pl[export]"')
     split, data, pixel_net = "test" if run.tested else "val", run.data(), run.network()
     images, labels = data.splits[split].images, data.splits[split].labels
-    network = nn.Sequential(OrderedDict(network=pixel_net, softmax=nn.Softmax(1))).eval()
-    expected = predict_logits(pixel_net, images, BATCH_SIZE).softmax(1)
+    network = nn.Sequential(pixel_net, nn.Softmax(1)).eval()
+    expected = predict_logits(pixel_net, images).softmax(1)
     accuracy = (expected.argmax(1) == labels).double().mean().item()
     shape = ", ".join(map(str, images.shape[1:]))
     facts = {
@@ -91,31 +71,27 @@ def export(run: Run, format: str, output: Path | None = None) -> Export:
         "versions": {"lenet-pl": __version__, "torch": version("torch")},
     }
     content = write(network, images, labels, facts)
-    checked_with, difference, agree = None, None, None
+    runtime, difference, agree = None, None, None
     if loaded := load(content):
-        checked_with, exported = loaded
+        runtime, predict = loaded
+        batches = (images[:1], *torch.split(images[1:], 500))  # batches of two sizes
         try:
-            actual = predict(exported, images)
+            with torch.inference_mode():
+                actual = torch.cat([predict(batch) for batch in batches])
         except subprocess.CalledProcessError as error:
-            raise VerificationError(f"{file.name}: failed in {checked_with}") from error
+            raise VerificationError(f"{file.name}: failed in {runtime}") from error
         difference = (actual - expected).abs().max().item()
         agree = int((actual.argmax(1) == expected.argmax(1)).sum())
         if not difference <= TOLERANCE:  # NaN fails too
             raise VerificationError(
-                f"{file.name}: a probability differs by {difference:.1e} between {checked_with} "
+                f"{file.name}: a probability differs by {difference:.1e} between {runtime} "
                 f"and PyTorch, more than {TOLERANCE:.0e}; nothing was written"
             )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, content)
-    checked = (checked_with, len(images), difference, agree)
-    return Export(file, format, len(content), *checked, accuracy, split, run.notes)
-
-
-def predict(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Probabilities of all images; the first batch has one image, so that two sizes are run."""
-    with torch.inference_mode():
-        batches = (images[:1], *torch.split(images[1:], BATCH_SIZE))
-        return torch.cat([network(batch) for batch in batches])
+    written = {"file": str(file), "format": format, "size": len(content), "checked_with": runtime}
+    verified = {"images": len(images), "difference": difference, "agree": agree}
+    return written | verified | {"accuracy": accuracy, "split": split, "notes": list(run.notes)}
 
 
 def write_onnx(network: nn.Module, images: Tensor, labels: Tensor, facts: Facts) -> bytes:

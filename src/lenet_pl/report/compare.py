@@ -1,6 +1,7 @@
 """The page that compares two runs: which is better, is it chance, and on which images."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,8 +22,7 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
     classify correctly, and the p-value of McNemar's test. Raises ConfigError if the runs were
     evaluated on different images.
     """
-    runs, classes = (first, second), first.run.classes
-    a, b = first.test, second.test
+    classes, a, b = first.run.classes, first.test, second.test
     if not a or not b:
         a, b = first.val, second.val
     if not torch.equal(a.images, b.images) or not torch.equal(a.labels, b.labels):
@@ -34,9 +34,16 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
     names = ("both", "only_first", "only_second", "neither")  # runs that are correct
     counts = dict(zip(names, torch.bincount(outcome, minlength=4).tolist(), strict=True))
     p = metrics.mcnemar(a.correct, b.correct)
-    sentence = verdict(counts["only_first"], counts["only_second"], p, (first.name, second.name))
+    folder = first.run.folder / "report" / re.sub(r"[^\w.-]+", "-", f"against-{second.run.name}")
+    answer = {
+        "path": str(folder / "index.html"),
+        "verdict": verdict(counts, p, first.run.name, second.run.name),
+        **counts,
+        "p": p,
+    }
+    computed = [compute_metrics(first.run, a), compute_metrics(second.run, b)]
+    matrices = [torch.tensor(values["matrix"]) for values in computed]
     curves = {"A": (first.rows, first.run.epoch), "B": (second.rows, second.run.epoch)}
-    matrices = [metrics.confusion_matrix(split.logits, split.labels) for split in (a, b)]
     context = {
         "figures": {
             "curves-loss": plots.curves(curves, "loss"),
@@ -44,56 +51,31 @@ def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, A
             "confusion-first": plots.confusion_matrix(matrices[0], classes),
             "confusion-second": plots.confusion_matrix(matrices[1], classes),
         },
-        "greyscale": a.images.shape[1] == 1,
-        "runs": runs,
+        "runs": (first, second),
         "shown": a,
-        "verdict": sentence,
-        "counts": counts,
-        "p": p,
-        "metrics": [
-            compute_metrics(run.run, split) for run, split in zip(runs, (a, b), strict=True)
-        ],
-        "parameters": [sum(p.numel() for p in run.network.parameters()) for run in runs],
-        "seconds": [sum(row.get("seconds", 0.0) for row in run.rows) for run in runs],
+        "answer": answer,
+        "metrics": computed,
         "settings": config_diff(first.run.config, second.run.config),
-        "scores": zip(classes, *map(metrics.per_class_scores, matrices), strict=True),
         "only_first": image_cards(b, classes, metrics.by_confidence(b.logits, outcome == 1, 24)),
         "only_second": image_cards(a, classes, metrics.by_confidence(a.logits, outcome == 2, 24)),
     }
-    name = "against-" + re.sub(r"[^\w.-]+", "-", second.name)
-    path = write_page(first.run.folder / "report" / name, "compare.html.j2", context)
-    return {"path": str(path), "verdict": sentence, **counts, "p": p}
+    write_page(folder, "compare.html.j2", context)
+    return answer
 
 
-def verdict(only_first: int, only_second: int, p: float, names: tuple[str, str]) -> str:
+def verdict(counts: Mapping[str, int], p: float, first: str, second: str) -> str:
     """Which run is more accurate, and whether significantly so, in one sentence."""
-    if only_first == only_second:
+    difference = counts["only_first"] - counts["only_second"]
+    if not difference:
         return "Both runs are equally accurate."
-    better, worse = names if only_first > only_second else names[::-1]
+    better, worse = (first, second) if difference > 0 else (second, first)
     if p < 0.05:
         return f"{better} is significantly more accurate than {worse} (p = {p:.2g})."
     return f"{better} is more accurate than {worse}, but not significantly (p = {p:.2g})."
 
 
 def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, str, str]]:
-    """The configuration keys whose values differ, with both values.
-
-    A part that only one configuration has, such as a scheduler, is one row with its class name.
-    """
-    ignored = {"run_dir", "ckpt_path", "repeat"}  # differ between any two runs
-    a, b = (
-        {key: value for key, value in flat.items() if key.partition(".")[0] not in ignored}
-        for flat in (flatten(OmegaConf.to_container(config)) for config in (first, second))
-    )
-    one, two = _fold(a, b), _fold(b, a)
-    rows = [(key, one.get(key, "none"), two.get(key, "none")) for key in sorted({**one, **two})]
-    return [row for row in rows if row[1] != row[2]]
-
-
-def _fold(config: dict[str, Any], other: dict[str, Any]) -> dict[str, str]:
-    """Values as text, with each part that ``other`` lacks replaced by its class name."""
-    parts = [key.removesuffix("_target_") for key in config if key.endswith("._target_")]
-    missing = tuple(part for part in parts if not any(key.startswith(part) for key in other))
-    names = {part[:-1]: str(config[f"{part}_target_"]).rpartition(".")[2] for part in missing}
-    own = {key: value for key, value in config.items() if not key.startswith(missing)}
-    return {k: "none" if v in (None, {}) else str(v) for k, v in own.items()} | names
+    """The configuration keys whose values differ, with both values."""
+    a, b = (flatten(OmegaConf.to_container(config)) for config in (first, second))
+    keys = sorted({**a, **b}.keys() - {"run_dir", "ckpt_path", "repeat"})  # of any two runs
+    return [(k, str(a.get(k)), str(b.get(k))) for k in keys if str(a.get(k)) != str(b.get(k))]

@@ -17,15 +17,10 @@ from torch import Tensor
 from lenet_pl import files, metrics, plots
 from lenet_pl.config import monitored_metric
 from lenet_pl.console import metric_title, percent, score
-from lenet_pl.evaluation.evaluate import (
-    RunEvaluation,
-    SplitPredictions,
-    compute_metrics,
-    missing_note,
-)
+from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
+from lenet_pl.models.pixelnet import model_name
 from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
-from lenet_pl.rules import gain
 
 SUFFIX = ".report"  # of the TensorBoard event file that a report writes
 
@@ -35,48 +30,34 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
 
     Returns the path of the page, the split, its accuracy and the findings, for JSON.
     """
-    folder, findings, drawn = evaluation.run.folder, diagnose(Context(evaluation)), draw(evaluation)
-    context = {"findings": findings, **summary(evaluation), **drawn}
-    path = write_page(folder / "report", "report.html.j2", context)
-    add_to_tensorboard(folder, drawn["figures"], evaluation.run.epoch)
-    keys = ("title", "evidence", "advice", "overrides")
-    return {
-        "path": str(path),
-        "split": evaluation.shown.split,
-        "accuracy": evaluation.shown.accuracy.value,
-        "findings": [
-            {key: getattr(finding, key) for key in keys} | {"command": finding.command(evaluation)}
-            for finding in findings
-        ],
-    }
-
-
-def summary(evaluation: RunEvaluation) -> dict[str, Any]:
-    """What the template shows besides figures, images and findings."""
-    run, shown = evaluation.run, evaluation.shown
-    return {
+    run, shown, findings = evaluation.run, evaluation.shown, diagnose(Context(evaluation))
+    computed = compute_metrics(run, shown)
+    drawn = draw(evaluation, torch.tensor(computed["matrix"]))
+    context = {
         "evaluation": evaluation,
-        "metrics": (computed := compute_metrics(run, shown)),
-        "missing": missing_note(run.classes, computed["scores"]),
-        "selected_by": selection(monitored_metric(run.config)),
-        "parameters": sum(p.numel() for p in evaluation.network.parameters()),
+        "shown": shown,
+        "findings": findings,
+        "metrics": computed,
+        "model": model_name(evaluation.network.net),
+        "monitor": monitored_metric(run.config).replace("val/", "validation "),
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
         "config": OmegaConf.to_yaml(run.config),
-        "greyscale": shown.images.shape[1] == 1,
+    }
+    path = write_page(run.folder / "report", "report.html.j2", context | drawn)
+    add_to_tensorboard(run.folder, drawn["figures"], run.epoch)
+    keys = ("title", "evidence", "advice", "overrides", "command")
+    return {
+        "path": str(path),
+        "split": shown.split,
+        "accuracy": computed["accuracy"],
+        "findings": [{key: getattr(finding, key) for key in keys} for finding in findings],
     }
 
 
-def selection(monitor: str) -> str:
-    """What the weights were selected by: ``highest validation accuracy``."""
-    extreme = "lowest" if gain(monitor, 1) < 0 else "highest"
-    return f"{extreme} {metric_title(monitor.replace('val/', 'validation '))}"
-
-
-def draw(evaluation: RunEvaluation) -> dict[str, Any]:
+def draw(evaluation: RunEvaluation, matrix: Tensor) -> dict[str, Any]:
     """The ``figures`` by name, and the images of the page by section."""
     shown, classes, rows = evaluation.shown, evaluation.run.classes, evaluation.rows
-    matrix = metrics.confusion_matrix(shown.logits, shown.labels)
-    curves = {evaluation.name: (rows, evaluation.run.epoch)}
+    curves = {"": (rows, evaluation.run.epoch)}
     figures = {
         "curves-loss": plots.curves(curves, "loss"),
         "curves-accuracy": plots.curves(curves, "acc"),
@@ -108,25 +89,21 @@ def draw(evaluation: RunEvaluation) -> dict[str, Any]:
 
 def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
     """Draw filters and feature maps of the first convolutions, and the saliency of errors."""
-    shown, network, classes = evaluation.shown, evaluation.network, evaluation.run.classes
-    figures: dict[str, Figure] = {}
+    shown, network, figures = evaluation.shown, evaluation.network, dict[str, Figure]()
     if layers := convolutions(network):
         figures["filters"] = plots.filters(layers[0].weight.detach().float())
-        labels = {0, (len(classes) - 1) // 2, len(classes) - 1}
-        examples = [(shown.correct & (shown.labels == i)).nonzero()[:1, 0] for i in sorted(labels)]
-        images = shown.images[torch.cat(examples) if any(map(len, examples)) else [0]]
+        images = shown.images[torch.linspace(0, len(shown.images) - 1, 3).long()]
         for number, maps in enumerate(feature_maps(network, images), 1):
-            grid: list[Tensor] = []
-            for image, channels in zip(images, maps[:, :16], strict=True):
-                grid += [image, *plots.signed_colours(channels[:, None])]
-            columns = len(grid) // len(images)
-            figures[f"features-{number}"] = plots.image_grid(grid, columns=columns)
+            rows = zip(images, maps[:, :16, None], strict=True)
+            grid = [tile for image, row in rows for tile in (image, *plots.signed_colours(row))]
+            figures[f"features-{number}"] = plots.image_grid(grid, columns=len(grid) // len(images))
     if count := len(errors):
         images = shown.images[errors]
         maps = saliency(network, images, shown.predicted[errors], shown.labels[errors])
         shadow = 1 - 0.3 * images.float().mean(1, keepdim=True) / 255
         grid = [*images, *(plots.signed_colours(maps) * shadow)]
-        captions = [card["caption"] for card in image_cards(shown, classes, errors)]
+        cards = image_cards(shown, evaluation.run.classes, errors)
+        captions = [card["caption"] for card in cards]
         figures["saliency"] = plots.image_grid(grid, captions + [""] * count, columns=count)
     return figures
 
@@ -152,8 +129,7 @@ def image_cards(
 def thumbnail(image: Tensor) -> bytes:
     """A PNG file of an image ``uint8 [C, H, W]``; greyscale is inverted to black on white."""
     pixels = (255 - image[0]) if len(image) == 1 else image.permute(1, 2, 0)
-    file = BytesIO()
-    Image.fromarray(pixels.numpy()).save(file, format="png", optimize=True)
+    Image.fromarray(pixels.numpy()).save(file := BytesIO(), format="png")
     return file.getvalue()
 
 
@@ -170,14 +146,15 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
     environment.filters.update(
         percent=percent,
         metric=metric_title,
+        parameter_count=lambda network: sum(p.numel() for p in network.parameters()),
         thumbnail=thumbnail,
         uri=lambda png: "data:image/png;base64," + b64encode(png).decode(),
         width=lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels
     )
-    environment.globals["score"] = score
-    html = environment.get_template(template).render({**context, "figures": figures})
+    greyscale = context["shown"].images.shape[1] == 1
+    values = {**context, "figures": figures, "greyscale": greyscale, "score": score}
     contents = {f"{name}.png": png for name, png in figures.items()}
-    contents["index.html"] = html.encode()
+    contents["index.html"] = environment.get_template(template).render(values).encode()
     folder.mkdir(parents=True, exist_ok=True)
     for old in {file.name for file in folder.glob("*.png")} - contents.keys():
         (folder / old).unlink()  # of an earlier report
@@ -187,19 +164,16 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
 
 
 def add_to_tensorboard(folder: Path, figures: Mapping[str, Figure], epoch: int) -> None:
-    """Add the figures of a run's report to its TensorBoard log, if it has one.
-
-    They are in an event file of their own, which replaces that of an earlier report.
-    """
+    """Add figures to a run's TensorBoard log, if it has one; they replace those added earlier."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-    events = list(folder.rglob("events.out.tfevents.*"))  # a sweep's job has a subfolder
-    training = [path for path in events if not path.name.endswith(SUFFIX)]
-    for path in set(events) - set(training):
-        path.unlink()
-    if training:
-        newest = max(training, key=lambda path: path.stat().st_mtime)
-        with SummaryWriter(str(newest.parent), filename_suffix=SUFFIX) as writer:
+    events = sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
+    for path in events:
+        if path.name.endswith(SUFFIX):
+            path.unlink()
+    # a sweep's job has a subfolder
+    if training := [path.parent for path in events if not path.name.endswith(SUFFIX)]:
+        with SummaryWriter(str(training[-1]), filename_suffix=SUFFIX) as writer:
             for name, figure in figures.items():
                 pixels = plots.rgb_array(figure)
                 writer.add_image(f"report/{name}", pixels, epoch, dataformats="HWC")

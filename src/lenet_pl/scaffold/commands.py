@@ -11,15 +11,13 @@ from lenet_pl.scaffold.project import TOOLS, write_project
 
 def add_new_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lenet-pl new``."""
-    text = "name of the distribution and the command; in imports, - becomes _"
-    parser.add_argument("name", metavar="NAME", help=text)
-    text = "a folder that is empty or does not exist (default: NAME)"
-    parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, help=text)
-    choice = parser.add_mutually_exclusive_group()
-    text = "training without tools (default: all tools)"
-    choice.add_argument("--only", choices=["core"], help=text)
+    add = parser.add_argument
+    add("name", metavar="NAME", help="of the package and the command; in imports, - becomes _")
+    add("folder", metavar="DIR", nargs="?", type=Path, help="a new or empty folder (default: NAME)")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--only", choices=["core"], help="training without tools (default: all tools)")
     text = f"training and these tools: {', '.join(TOOLS)}; report and sweeps include evaluation"
-    choice.add_argument("--with", dest="tools", metavar="NAME,NAME", help=text)
+    add("--with", dest="tools", metavar="NAME,NAME", help=text)
 
 
 def new(options: argparse.Namespace) -> None:
@@ -35,6 +33,5 @@ def new(options: argparse.Namespace) -> None:
         "pytest",
         "python train.py data=mini optimizer.lr=0.05",
     ]
-    console.print(f"written  {folder}: {', '.join(['core', *tools])}", soft_wrap=True, markup=False)
-    for step in steps:
-        console.print(f"         {step}", soft_wrap=True, markup=False)
+    lines = [f"written  {folder}: {', '.join(['core', *tools])}", *steps]
+    console.print("\n         ".join(lines), soft_wrap=True, markup=False)

@@ -25,18 +25,12 @@ TOOLS = {
     "evaluation": ["tests/helpers/evaluations.py", "notebooks/analyse_a_run.ipynb"],
     "report": [],
     "export": ["tests/helpers/chromium.py", "tests/helpers/programs.py"],
-    "sweeps": [
-        *("src/hydra_plugins", "conf/hydra/hooks", "conf/hydra/launcher", "conf/hydra/sweeper"),
-        "tests/helpers/sweeps.py",
-    ],
+    "sweeps": ["src/hydra_plugins", "tests/helpers/sweeps.py"]
+    + [f"conf/hydra/{group}" for group in ("hooks", "launcher", "sweeper")],
 }
-NEEDS = {"report": "evaluation", "sweeps": "evaluation"}
 # What tests the template alone: its documentation, benchmarks and recorded numbers.
-TEMPLATE = [
-    *(f"tests/test_{name}.py" for name in ("architecture", "benchmarks", "contributing", "golden")),
-    *(f"tests/test_{name}.py" for name in ("project", "readme", "reliability")),
-    *("tests/golden", "tests/helpers/imports.py"),
-]
+TESTS = ("architecture", "benchmarks", "contributing", "golden", "project", "readme", "reliability")
+TEMPLATE = ["tests/golden", "tests/helpers/imports.py", *(f"tests/test_{x}.py" for x in TESTS)]
 TOOLS_OF_LINE = re.compile(
     r'^(?:.*# for ((?:\w+, )*\w+)|    "\w+": \("(\w+)", ".*)\n', re.MULTILINE
 )
@@ -55,11 +49,7 @@ def check_name(name: str) -> str:
 
 
 def write_project(name: str, folder: Path, tools: Sequence[str]) -> list[str]:
-    """Write the project ``name`` into a folder that is new or empty.
-
-    Returns:
-        its tools: those asked for, and those that they need.
-    """
+    """Write a project into a folder that is new or empty; return its tools, with those needed."""
     if not (ROOT / "train.py").is_file():
         raise ConfigError("new: needs a checkout of lenet-pl: git clone, then pip install -e .")
     module = check_name(name)
@@ -67,11 +57,18 @@ def write_project(name: str, folder: Path, tools: Sequence[str]) -> list[str]:
         raise ConfigError(f"--with {unknown[0]}: must be one of {', '.join(TOOLS)}")
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty; name another folder")
-    wanted = {*tools, *(NEEDS[tool] for tool in tools if tool in NEEDS)}
+    wanted = {*tools} | ({"evaluation"} if {"report", "sweeps"} & {*tools} else set())
     left_out = {"scaffold", "template", *TOOLS} - wanted
     folders = (f"{top}/{tool}" for tool in left_out for top in ("src/lenet_pl", "tests"))
     unwanted = {*folders, *TEMPLATE, *(path for tool in left_out for path in TOOLS.get(tool, ()))}
-    files = [path for path in _files() if not any(map(path.is_relative_to, unwanted))]
+    paths = [path for top in COPIED for path in (ROOT / top, *(ROOT / top).rglob("*"))]
+    files = [
+        path.relative_to(ROOT)
+        for path in paths
+        if path.is_file()
+        and not any(path.is_relative_to(ROOT / name) for name in unwanted)
+        and not {"__pycache__", ".ipynb_checkpoints"} & {*path.parts}
+    ]
 
     def adapted(text: str) -> str:
         text = TOOLS_OF_LINE.sub(
@@ -94,32 +91,20 @@ def write_project(name: str, folder: Path, tools: Sequence[str]) -> list[str]:
         tree = "\n".join(_tree(part, adapted((ROOT / "README.md").read_text("utf-8"))))
         source = Path(__file__).with_name("README.md.jinja").read_text("utf-8")
         template = Template(source, trim_blocks=True, keep_trailing_newline=True)
-        readme = template.render(name=name, tools=wanted, tree=tree)
-        (part / "README.md").write_text(readme, "utf-8")
+        template.stream(name=name, tools=wanted, tree=tree).dump(str(part / "README.md"), "utf-8")
         # a name of another length changes the order of imports and the breaks of lines
-        config = (part / "pyproject.toml").read_text("utf-8")
-        config = config.replace(
-            "\nignore = [", '\nignore = [\n    "E501", # the formatter breaks lines'
-        )
-        (part / "pyproject.toml").write_text(config, "utf-8")
-        for command in ("check --fix-only", "format") if find_spec("ruff") else ():
-            options = "--quiet --no-cache --no-respect-gitignore"
-            ruff = [sys.executable, "-m", "ruff", *f"{command} {options}".split()]
-            subprocess.run(ruff, cwd=part, check=True)
+        config, reason = part / "pyproject.toml", '"E501", # the formatter breaks lines'
+        text = config.read_text("utf-8").replace("\nignore = [", f"\nignore = [\n    {reason}")
+        config.write_text(text, "utf-8")
+        for command in (["check", "--fix-only"], ["format"]) if find_spec("ruff") else ():
+            options = [*command, "--quiet", "--no-cache", "--no-respect-gitignore"]
+            subprocess.run([sys.executable, "-m", "ruff", *options], cwd=part, check=True)
         folder.mkdir(exist_ok=True)  # if it is there, it may be the working folder
         for path in part.iterdir():
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return [tool for tool in TOOLS if tool in wanted]
-
-
-def _files() -> Iterator[Path]:
-    """The files to copy, relative to the checkout."""
-    for top in COPIED:
-        for path in [ROOT / top, *(ROOT / top).rglob("*")]:
-            if path.is_file() and not {"__pycache__", ".ipynb_checkpoints"} & {*path.parts}:
-                yield path.relative_to(ROOT)
 
 
 def _tree(project: Path, readme: str) -> Iterator[str]:
