@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps, rc_context, rc_params_from_file
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -144,8 +144,15 @@ def image_grid(
 
 
 def filters(weight: Tensor, title: str = "") -> Figure:
-    """Draw the first 64 kernels of a convolution ``[out, in, H, W]``, the mean over ``in``."""
-    return image_grid(signed_colours(weight[:64].mean(1, keepdim=True)), title=title)
+    """Draw the first 64 kernels of a convolution ``[out, in, H, W]``.
+
+    Those of colour images are in colour, with grey as zero; of others, the mean over ``in``.
+    """
+    weight = weight[:64]
+    if weight.shape[1] == 3:
+        limit = weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+        return image_grid((weight / limit + 1) / 2, title=title)
+    return image_grid(signed_colours(weight.mean(1, keepdim=True)), title=title)
 
 
 def signed_colours(maps: Tensor) -> Tensor:
@@ -177,6 +184,7 @@ def reliability(bins: Calibration) -> Figure:
     lower.bar(left, bins.counts[used].numpy(), width, align="edge", color=GREY)
     lower.set(yscale="log", xlabel="confidence", ylabel="images")
     lower.yaxis.set_major_formatter("{x:,.0f}")
+    lower.yaxis.set_minor_formatter(NullFormatter())
     for axes, axis in ((upper, upper.yaxis), (lower, lower.xaxis)):
         axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         axes.grid(axis="y")

@@ -120,6 +120,7 @@ def synthetic_evaluation(
     source: str = "mnist",
     folder: Path = Path("outputs/runs/d/t"),
     steps: int = 860,
+    class_counts: Sequence[int] = (100,) * 10,
 ) -> RunEvaluation:
     """An evaluated run, by default a healthy one of 8 epochs with a validation accuracy of 99 %.
 
@@ -135,6 +136,7 @@ def synthetic_evaluation(
         source: name of the data set, of the MNIST family.
         folder: the run folder.
         steps: optimizer steps per epoch.
+        class_counts: training images of each class.
     """
     config = CONFIG.copy()
     for key, value in (settings or {}).items():
@@ -142,7 +144,7 @@ def synthetic_evaluation(
     state = {
         "epoch": 4,
         "global_step": 5 * steps,
-        "DigitsDataModule": {"classes": list("0123456789")},
+        "DigitsDataModule": {"classes": list("0123456789"), "class_counts": class_counts},
     }
     data = SimpleNamespace(
         splits={"train": range(train_size)}, source=SimpleNamespace(name=source, family="mnist")

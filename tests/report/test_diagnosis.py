@@ -288,6 +288,12 @@ FIRING = {
         ["Underfitting", "validation accuracy is 0.25 points higher than training accuracy: the"],
         ["scheduler=onecycle"],
     ),
+    "underfitting, unequal classes": Case(
+        diagnosis.underfitting,
+        {**UNDERFIT, "class_counts": [100] * 9 + [24]},
+        ["Underfitting"],
+        ["loss.class_weights=balanced", "callbacks.checkpoint.monitor=val/balanced_acc"],
+    ),
     "underfitting, with label smoothing": Case(
         diagnosis.underfitting,
         {**UNDERFIT, "settings": {"loss.label_smoothing": 0.1}},

@@ -15,7 +15,7 @@ from torch import Tensor
 from lenet_pl import metrics
 from lenet_pl.console import percent
 from lenet_pl.evaluation.evaluate import RunEvaluation
-from lenet_pl.records import hydra_mode, override_key
+from lenet_pl.records import DATA_KEY, hydra_mode, override_key
 from lenet_pl.report.explain import convolutions
 
 Z = 2.576  # standard errors; chance exceeds them in 1 % of cases
@@ -161,7 +161,10 @@ def underfitting(c: Context) -> Finding | None:
     if any(check(c) for check in others):
         return None
     convolutional = bool(convolutions(c.evaluation.network))
-    return c.finding("underfitting", error=error, convolutional=convolutional)
+    counts = c.run.state[DATA_KEY]["class_counts"]
+    weighted = c.run.config.loss.get("class_weights", "no such key") is not None
+    unequal = max(counts) > 4 * min(counts) and not weighted
+    return c.finding("underfitting", error=error, convolutional=convolutional, unequal=unequal)
 
 
 def overfitting(c: Context) -> Finding | None:
