@@ -49,7 +49,7 @@ def folders(tmp_path: Path) -> Path:
         (["seed=0,1", "hydra/launcher=submitit_slurm"], "no Slurm here"),
         (
             ["callbacks.checkpoint.monitor=val/acc,val/balanced_acc"],
-            "callbacks.checkpoint.monitor=val/balanced_acc: must be val/acc, as in job 0",
+            "callbacks.checkpoint.monitor: must be the same in all jobs",
         ),
     ],
 )

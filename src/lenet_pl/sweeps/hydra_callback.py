@@ -13,7 +13,6 @@ import warnings
 from collections import UserDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, cast
@@ -44,7 +43,7 @@ from lenet_pl.sweeps.results import (
     short_names,
     typed,
 )
-from lenet_pl.sweeps.summary import summary, write_files
+from lenet_pl.sweeps.summary import Summary
 
 log = logging.getLogger(__name__)
 
@@ -109,11 +108,6 @@ class SweepCallback(Callback):
         title += f" over {', '.join(plan.varied)}" if plan.varied else ""
         console.print(title, style="bold", markup=False, soft_wrap=True)
         print_line(f"folder      {display_path(plan.folder)}")
-        if plan.existing:
-            results = [readable_result(plan.folder / name) for name in plan.existing]
-            done = sum(result.get("status") in ("finished", "pruned") for result in results)
-            rest = (plan.total or len(plan.existing)) - done
-            print_line(f"continued   jobs done: {done}, left: {rest}")
         if plan.threads:
             print_line(f"threads     {plan.threads} per job")
         if plan.rungs:
@@ -150,7 +144,7 @@ class SweepCallback(Callback):
                 end_with(self.plan.pid)
         else:
             folder = Path(config.hydra.runtime.output_dir)
-            if not ended(readable_result(folder), config.pause_after):
+            if not ended(folder, config.pause_after):
                 self.progress.start(folder.name, config.hydra.overrides.task)
 
     def run_job(self, cfg: DictConfig) -> float | None:
@@ -169,7 +163,7 @@ class SweepCallback(Callback):
             path = display_path(folder)
             fail(f"{path}: holds a job of another sweep; choose another hydra.sweep.dir")
         result = readable_result(folder)
-        if ended(result, cfg.pause_after):
+        if ended(folder, cfg.pause_after):
             return cast("float | None", result["metrics"].get(monitored_metric(cfg)))
         checkpoint = folder / "checkpoints" / "last.ckpt"
         if checkpoint.is_file() and result.get("status") != "failed":
@@ -200,7 +194,7 @@ class SweepCallback(Callback):
     def summarise(self, test: bool) -> bool:
         """Test the winner if all jobs have ended, and summarise; return whether nothing failed."""
         self.progress.stop()
-        sweep = read_sweep(display_path(self.plan.folder))
+        sweep, test_error = read_sweep(display_path(self.plan.folder)), None
         if test and sweep.complete and sweep.winner:
             from lenet_pl.evaluation.evaluate import test_winner  # imports torch
 
@@ -208,10 +202,11 @@ class SweepCallback(Callback):
                 test_winner([job.folder for job in sweep.winner.jobs])
                 sweep = read_sweep(sweep.folder)
             except UserError as error:
-                sweep = replace(sweep, test_error=str(error))
-        write_files(sweep)
-        console.print("", summary(sweep, program_name()), sep="\n", soft_wrap=True)
-        return sweep.complete and not sweep.counts["failed"] and not sweep.test_error
+                test_error = str(error)
+        results = Summary(sweep, test_error)
+        results.write_files()
+        console.print("", results.text(program_name()), sep="\n", soft_wrap=True)
+        return sweep.complete and not sweep.counts["failed"] and not test_error
 
     def end_early(self, error: BaseException) -> NoReturn:
         """Summarise the jobs so far after a signal or a launcher error, and exit."""
