@@ -28,15 +28,15 @@ FOUR = [x for x in QUICK if "max_epochs" not in x] + ["trainer.max_epochs=4"]
 @pytest.mark.parametrize(
     ("eta", "min_epochs", "max_epochs", "rungs"),
     [
-        (3, 2, 20, [2, 6]),
-        (3, 2, 18, [2, 6]),
-        (3, 2, 17, [2]),
-        (3, 2, 5, []),
-        (2, 1, 4, [1, 2]),
-        (3, 2, 54, [2, 6, 18]),
+        (3, 2, 20, (2, 6)),
+        (3, 2, 18, (2, 6)),
+        (3, 2, 17, (2,)),
+        (3, 2, 5, ()),
+        (2, 1, 4, (1, 2)),
+        (3, 2, 54, (2, 6, 18)),
     ],
 )
-def test_rungs(eta: int, min_epochs: int, max_epochs: int, rungs: list[int]) -> None:
+def test_rungs(eta: int, min_epochs: int, max_epochs: int, rungs: tuple[int, ...]) -> None:
     assert halving.rung_epochs(eta, min_epochs, max_epochs) == rungs
 
 

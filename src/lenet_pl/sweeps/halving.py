@@ -10,6 +10,7 @@ prunes the same jobs.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,37 +20,54 @@ from omegaconf import DictConfig, OmegaConf
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import quoted, write_json
 from lenet_pl.records import read_metrics
-from lenet_pl.rules import COUNT, METRIC, Checks, integer, one_of, optional
+from lenet_pl.rules import COUNT, METRIC, Checks, Rule, integer, invalid, one_of, optional
 from lenet_pl.sweeps.results import best_row, ended, rank, readable_result, setting_key
+
+# keys that determine the rungs, and the images and metric that settings are ranked by
+COMPARABLE = (
+    *("trainer.max_epochs", "trainer.min_epochs", "trainer.fast_dev_run"),
+    *("data.source", "data.root", "data.split", "data.val_size", "data.split_seed"),
+    "trainer.limit_val_batches",
+)
 
 if TYPE_CHECKING:  # Hydra imports the sweeper before it needs the plan
     from hydra_plugins.lenet_pl_halving import HalvingSweeper
     from lenet_pl.sweeps.plan import Plan
 
 
-def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> list[int]:
+def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> tuple[int, ...]:
     """The epochs after which settings are compared: 2 and 6 for the arguments 3, 2 and 20.
 
     There is no rung above ``max_epochs / eta``: pruning there would save little.
     """
-    rungs, epochs = [], min_epochs
-    while epochs * eta <= max_epochs:
-        rungs.append(epochs)
-        epochs *= eta
-    return rungs
+    if min_epochs * eta > max_epochs:
+        return ()
+    return min_epochs, *rung_epochs(eta, min_epochs * eta, max_epochs)
 
 
-def halving_checks(sweeper: DictConfig, cfg: DictConfig) -> Checks:
-    """Yield the values that successive halving depends on, each with its rule."""
+def check_halving(sweeper: DictConfig, configs: Sequence[DictConfig]) -> tuple[int, ...]:
+    """Check that the jobs can be compared at the rungs and resumed after them; return the rungs."""
+    for key in COMPARABLE:
+        if len({str(OmegaConf.select(cfg, key)) for cfg in configs}) > 1:
+            raise ConfigError(f"{key}: must be the same in all jobs of hydra/sweeper=halving")
+    if reason := invalid(_checks(sweeper, configs[0])):
+        raise ConfigError(f"{reason} for hydra/sweeper=halving")
+    return rung_epochs(sweeper.eta, sweeper.min_epochs, configs[0].trainer.max_epochs)
+
+
+def _checks(sweeper: DictConfig, cfg: DictConfig) -> Checks:
     yield "hydra.sweeper.eta", sweeper.eta, integer(2)
     yield "hydra.sweeper.min_epochs", sweeper.min_epochs, COUNT
     yield "hydra.sweeper.max_batch_size", sweeper.max_batch_size, optional(COUNT)
-    yield "trainer.fast_dev_run", cfg.trainer.fast_dev_run, one_of(False)
-    first, least = sweeper.min_epochs, cfg.trainer.get("min_epochs")
-    yield "trainer.max_epochs", cfg.trainer.max_epochs, integer(sweeper.eta * first)
-    yield "trainer.min_epochs", least, optional(integer(0, first))  # it can pause at the rung
-    monitor = "callbacks.checkpoint.monitor"
-    yield monitor, OmegaConf.select(cfg, monitor), METRIC  # it has a checkpoint to resume from
+    first = sweeper.min_epochs
+    rules: dict[str, Rule] = {
+        "trainer.fast_dev_run": one_of(False),
+        "trainer.max_epochs": integer(sweeper.eta * first),
+        "trainer.min_epochs": optional(integer(0, first)),  # else it could not pause
+        "callbacks.checkpoint.monitor": METRIC,  # else there is no best epoch
+    }
+    for key, rule in rules.items():
+        yield key, OmegaConf.select(cfg, key), rule
 
 
 def halve(sweeper: "HalvingSweeper") -> None:

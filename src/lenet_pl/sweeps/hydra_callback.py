@@ -98,8 +98,8 @@ class SweepCallback(Callback):
                 hydra.sweeper.max_batch_size = max(1, cpu_count() // (self.plan.threads or 1))
         write_bytes(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
         jobs = {name: parameter_overrides(job) for name, job in self.plan.jobs.items()}
-        plan = {"command": self._command(), "total": self.plan.total, "jobs": jobs}
-        write_json(folder / "plan.json", plan)
+        content = {"command": self._command(), "total": self.plan.total, "jobs": jobs}
+        write_json(folder / "plan.json", content)
 
     def _announce(self) -> None:
         plan = self.plan
@@ -160,12 +160,10 @@ class SweepCallback(Callback):
         parameters = parameter_overrides(overrides)
         if plan.existing.get(folder.name, parameters) != parameters:
             # exit: Hydra would treat an exception as a failed job and start the next one
-            path = display_path(folder)
-            fail(f"{path}: holds a job of another sweep; choose another hydra.sweep.dir")
-        result = readable_result(folder)
+            fail(f"{display_path(folder)}: holds a job of another sweep; choose another folder")
+        result, checkpoint = readable_result(folder), folder / "checkpoints" / "last.ckpt"
         if ended(folder, cfg.pause_after):
             return cast("float | None", result["metrics"].get(monitored_metric(cfg)))
-        checkpoint = folder / "checkpoints" / "last.ckpt"
         if checkpoint.is_file() and result.get("status") != "failed":
             cfg.ckpt_path = str(checkpoint)
         else:

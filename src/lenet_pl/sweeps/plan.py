@@ -4,7 +4,6 @@ import importlib.util
 import os
 import shlex
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from lenet_pl.config import check, check_hydra, flatten, monitored_metric, task_config
 from lenet_pl.errors import ConfigError
 from lenet_pl.records import checking, read_config, read_overrides
-from lenet_pl.rules import MONITORED, invalid
-from lenet_pl.sweeps.halving import halving_checks, rung_epochs
+from lenet_pl.rules import MONITORED
+from lenet_pl.sweeps.halving import check_halving
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
 EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
@@ -28,12 +27,6 @@ EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
     "hydra_submitit_launcher": "slurm",
     "hydra_optuna_sweeper": "optuna",
 }
-# keys that determine the rungs, and the images and metric that settings are ranked by
-COMPARABLE = (
-    *("trainer.max_epochs", "trainer.min_epochs", "trainer.fast_dev_run"),
-    *("data.source", "data.root", "data.split", "data.val_size", "data.split_seed"),
-    "trainer.limit_val_batches",
-)
 KEPT = ("result.json", "checkpoints")  # left by an earlier start of a job
 
 
@@ -93,14 +86,9 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     else:
         _check_search(config, folder)
         configs, total = [config], sweeper.get("n_trials")
-    _check_same("callbacks.checkpoint.monitor", map(monitored_metric, configs))
-    rungs = []
-    if halving:
-        for key in COMPARABLE:
-            _check_same(key, (OmegaConf.select(cfg, key) for cfg in configs))
-        if problem := invalid(halving_checks(sweeper, configs[0])):
-            raise ConfigError(f"{problem} for hydra/sweeper=halving")
-        rungs = rung_epochs(sweeper.eta, sweeper.min_epochs, configs[0].trainer.max_epochs)
+    if len(set(map(monitored_metric, configs))) > 1:
+        raise ConfigError("callbacks.checkpoint.monitor: must be the same in all jobs of a sweep")
+    rungs = check_halving(sweeper, configs) if halving else ()
     for cfg in configs:
         _check_devices(cfg)
     for data in {OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values():
@@ -116,7 +104,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         existing=existing,
         threads=_threads(config.hydra.launcher, total),
         monitor=monitored_metric(configs[0]),
-        rungs=tuple(rungs),
+        rungs=rungs,
     )
 
 
@@ -145,12 +133,6 @@ def _create_experiment(cfg: DictConfig) -> None:
             client = MlflowClient(node.tracking_uri)
             if client.get_experiment_by_name(node.experiment_name) is None:
                 client.create_experiment(node.experiment_name)
-
-
-def _check_same(key: str, values: Iterable[Any]) -> None:
-    """Check a key that must not vary, since it determines how the jobs are ranked."""
-    if len({*map(str, values)}) > 1:
-        raise ConfigError(f"{key}: must be the same in all jobs of the sweep")
 
 
 def _compose(

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lenet_pl.console import percent
 from lenet_pl.files import replacing
-from lenet_pl.sweeps.results import Setting, Sweep, readable, setting_key, short_names, typed
+from lenet_pl.sweeps.results import Setting, Sweep, readable, setting_key, typed
 
 DPI = 180
 MIN_FILLED = 0.5  # fraction of a heat map's cells; below it, a panel per parameter shows more
@@ -97,7 +97,7 @@ def draw_panels(panels: Sequence[Axes], sweep: Sweep, values: dict[str, list[str
         axes.plot(x[0], means[0], "o", color=BEST, zorder=3)
         for place in x[means < low]:
             axes.plot(place, 0.03, "v", color=GREY, transform=axes.get_xaxis_transform())
-        axes.set_xlabel(short_names(sweep.varied)[key])
+        axes.set_xlabel(sweep.short[key])
         _scale_accuracy(axes, min(low, np.nanmin(shown - sds)), max(means + sds))
         axes.tick_params("y", labelleft=axes is panels[0])
         axes.grid()
@@ -133,8 +133,7 @@ def draw_heat_map(axes: Axes, sweep: Sweep, values: dict[str, list[str]]) -> Non
     axes.spines[:].set_visible(False)
     axes.set_xticks(grid[0], list(map(_short, columns)))
     axes.set_yticks(grid[1], list(map(_short, rows)))
-    names = short_names(sweep.varied)
-    axes.set(xlabel=names[across], ylabel=names[down])
+    axes.set(xlabel=sweep.short[across], ylabel=sweep.short[down])
 
 
 def draw_curves(axes: Axes, sweep: Sweep) -> None:
@@ -163,9 +162,9 @@ def draw_curves(axes: Axes, sweep: Sweep) -> None:
     axes.grid(axis="y")
     axes.set_xlabel("epoch")
     axes.set_title("validation accuracy" if metric == "val/acc" else metric, loc="left")
-    names, handles = short_names(sweep.parameters), []
-    for colour, setting in best if names else []:
-        label = ", ".join(_short(setting.values.get(key, "")) for key in names)
+    handles = []
+    for colour, setting in best if sweep.parameters else ():
+        label = ", ".join(_short(setting.values.get(key, "")) for key in sweep.parameters)
         handles.append(Line2D([], [], color=colour, label=label))
     if (others := len(sweep.settings) - len(best)) > 0:
         handles.append(Line2D([], [], color=GREY, lw=0.8, label=f"{others} more"))
@@ -173,7 +172,8 @@ def draw_curves(axes: Axes, sweep: Sweep) -> None:
     handles += [Line2D([], [], color=GREY, lw=0, label=end, **mark) for end, mark in ends.items()]
     if handles:
         place: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1), "alignment": "left"}
-        axes.legend(handles=handles, title=", ".join(names.values()), **place)
+        title = ", ".join(sweep.short[key] for key in sweep.parameters)
+        axes.legend(handles=handles, title=title, **place)
 
 
 def _scale_accuracy(axes: Axes, low: float, high: float) -> None:

@@ -56,10 +56,8 @@ class Progress:
 
     def start(self, name: str, overrides: Iterable[str]) -> None:
         """Print ``job 3  4 of 9  lr 0.01, batch_size 64``."""
-        number = self.names.index(name) + 1 if name in self.names else None
-        if number is None and name.isdigit():
-            number = int(name) + 1
-        position = f"{number} of {self.total}" if number and self.total else ""
+        known = name in self.names
+        position = f"{self.names.index(name) + 1} of {self.total}" if known else ""
         print_line(f"job {name}", position, label(self.plan, overrides))
 
     def _end_times(self) -> dict[str, float]:

@@ -63,8 +63,9 @@ class Job:
         self.metrics: dict[str, float] = result.get("metrics", {})
         # of all epochs, including those before an interruption
         self.seconds = sum(row["seconds"] for row in rows) if rows else None
-        values = override_values(parameter_overrides(overrides))
-        self.values = {key: value.strip("'\"") for key, value in values.items()}
+        self.parameters = parameter_overrides(overrides)
+        self.raw_values = override_values(self.parameters)  # by key, as typed
+        self.values = {key: value.strip("'\"") for key, value in self.raw_values.items()}
         needed = {"val/acc", "val/loss", monitor}
         self.validated = self.status != "failed" and needed <= self.metrics.keys()
         self.scored = self.validated and self.status == "finished"
@@ -145,12 +146,13 @@ class Setting:
         values: dict[str, Any] = {loss: self.mean(loss), "n": len(self.jobs)}
         for metric in (acc, best):
             values |= {metric: self.mean(metric), f"{metric}_sd": self.sd(metric)}
-        ends: Sequence[float | None] = self.interval(best) or (None, None)
-        if split == "test":
-            if len(self.jobs) > 1:
-                return values
-            ends = [self.jobs[0].metrics.get(f"{acc}_{end}") for end in ("low", "high")]
-        return values | dict(zip((f"{best}_low", f"{best}_high"), ends, strict=True))
+        if split == "val":
+            low, high = self.interval(best) or (None, None)
+        elif len(self.jobs) == 1:
+            low, high = (self.jobs[0].metrics.get(f"{acc}_{end}") for end in ("low", "high"))
+        else:
+            return values
+        return values | {f"{best}_low": low, f"{best}_high": high}
 
 
 class Sweep:
@@ -168,6 +170,7 @@ class Sweep:
         # the keys whose values differ between jobs; the parameters are those without the seed
         self.varied = [key for key in keys if len({job.values.get(key) for job in self.jobs}) > 1]
         self.parameters = [key for key in self.varied if key != "seed"]
+        self.short = short_names(self.varied)  # by key
         groups = defaultdict(list)
         for job in self.jobs:
             groups[setting_key(job.overrides)].append(job)
@@ -264,11 +267,11 @@ def override_values(overrides: Iterable[str]) -> dict[str, str]:
     return {override_key(item): item.partition("=")[2] for item in overrides}
 
 
-def typed(text: str) -> int | float | str:
+def typed(text: str | None) -> Any:
     """The text as a number if it is one that is safe to calculate with, otherwise as it is."""
     for kind in (int, float):
         with suppress(ValueError):
-            if abs(number := kind(text)) < 1e100:
+            if abs(number := kind(text or "")) < 1e100:
                 return number
     return text
 

@@ -9,16 +9,7 @@ from rich.text import Text
 from lenet_pl.console import score
 from lenet_pl.files import write_bytes, write_csv, write_json
 from lenet_pl.rules import MONITORED
-from lenet_pl.sweeps.results import (
-    Job,
-    Setting,
-    Sweep,
-    job_names,
-    named_score,
-    readable,
-    short_names,
-    typed,
-)
+from lenet_pl.sweeps.results import Job, Setting, Sweep, job_names, named_score, readable, typed
 from lenet_pl.sweeps.verdict import judge, winner_overrides
 
 INTERVAL = "95 % interval"  # of the mean
@@ -61,7 +52,7 @@ class Summary:
         settings = [
             {
                 "jobs": setting.names,
-                "varied": {key: _typed(setting.values.get(key)) for key in sweep.parameters},
+                "varied": {key: typed(setting.values.get(key)) for key in sweep.parameters},
                 **setting.statistics("val"),
                 "p_value": p_value,
             }
@@ -82,7 +73,7 @@ class Summary:
     def _job(self, job: Job) -> dict[str, Any]:
         return {
             "job": job.name,
-            "varied": {key: _typed(job.values.get(key)) for key in self.sweep.varied},
+            "varied": {key: typed(job.values.get(key)) for key in self.sweep.varied},
             **{key: getattr(job, key) for key in ("status", "error", "epochs", "best_epoch")},
             **{key: job.metrics.get(key) for key in self.metrics},
             "seconds": job.seconds,
@@ -120,7 +111,7 @@ class Summary:
     def tables(self) -> list[list[list[str]]]:
         """The table of jobs and, where seeds vary, of their means; the first row is the header."""
         sweep, metric = self.sweep, self.sweep.monitor
-        header = ["job", *short_names(sweep.varied).values(), "status", "epoch", *self.metrics]
+        header = ["job", *sweep.short.values(), "status", "epoch", *self.metrics]
         jobs = [[*header, "seconds", "folder"]]
         for job in sweep.jobs:
             at = f" at {job.epochs}" if job.status in ("pruned", "paused") else ""
@@ -129,9 +120,10 @@ class Summary:
             if job.validated:
                 scores = [str(job.best_epoch), *(score(x, job.metrics[x]) for x in self.metrics)]
             seconds = "" if job.seconds is None else f"{job.seconds:.1f}"
-            line = [job.name, *values, job.status + at, *scores, seconds, f"{job.name}/"]
-            jobs.append(line)
-        means = [[*short_names(sweep.parameters).values(), "mean", "sd", INTERVAL, "n", "jobs"]]
+            jobs.append([job.name, *values, job.status + at, *scores, seconds, f"{job.name}/"])
+        means = [
+            [*(sweep.short[key] for key in sweep.parameters), "mean", "sd", INTERVAL, "n", "jobs"]
+        ]
         for setting in sweep.ranked:
             line = [readable(setting.values.get(key, "")) for key in sweep.parameters]
             sd, ends = setting.sd(metric), setting.interval(metric) or ()
@@ -183,10 +175,6 @@ class Summary:
         return Group(*parts)
 
 
-def _typed(value: str | None) -> int | float | str | None:
-    return None if value is None else typed(value)
-
-
 def _scores(setting: Setting, split: str) -> str:
     """``98.96 %  loss 0.0442``, with standard deviations and an interval where there are any."""
     if not (values := setting.statistics(split)):
@@ -200,7 +188,7 @@ def _scores(setting: Setting, split: str) -> str:
     if values["n"] > 1:
         parts.append(f"mean and standard deviation, n = {values['n']}")
         of_mean = " of the mean"
-    ends = [values.get(f"{best}_{end}") for end in ("low", "high")]
-    if None not in ends:
-        parts.append(f"95 % interval{of_mean} {' to '.join(score(best, x) for x in ends)}")
+    low, high = values.get(f"{best}_low"), values.get(f"{best}_high")
+    if low is not None and high is not None:
+        parts.append(f"95 % interval{of_mean} {score(best, low)} to {score(best, high)}")
     return "  ".join(parts)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from omegaconf import OmegaConf
 
@@ -11,40 +11,22 @@ from lenet_pl.config import check_values
 from lenet_pl.errors import ConfigError
 from lenet_pl.records import checking, override_key, read_config
 from lenet_pl.rules import gain
-from lenet_pl.sweeps.results import (
-    Job,
-    Setting,
-    Sweep,
-    best_row,
-    describe,
-    job_names,
-    override_values,
-    parameter_overrides,
-    readable,
-    short_names,
-    typed,
-)
+from lenet_pl.sweeps.results import Job, Setting, Sweep, best_row, job_names, readable, typed
 
 LEVEL = 0.05  # significance level
 SEEDS = ("0", "1", "2", "3", "4")  # of the next sweep if settings are undecided
 OTHER_IMAGES = "validated on different images"
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A setting compared with the winner."""
 
     setting: Setting
     p_value: float | None
-    reason: str = ""  # why there is no p-value
-
-    @property
-    def undecided(self) -> bool:
-        return self.p_value is not None and self.p_value >= LEVEL
+    reason: str  # why there is no p-value
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the results of a sweep show; empty without a winner."""
 
     sentences: list[str]
@@ -61,21 +43,22 @@ def judge(sweep: Sweep) -> Verdict:
     if not (winner := sweep.winner):
         return Verdict([], [], [])
     comparisons = [_compare(sweep, winner, setting) for setting in sweep.ranked[1:]]
+    undecided = [c.setting for c in comparisons if c.p_value is not None and c.p_value >= LEVEL]
     pruned = [job for job in sweep.jobs if job.status == "pruned"]  # the last to be pruned first
     edges = list(_edges(sweep, winner.jobs[0]))
     sentences = [
-        *_comparisons(sweep, comparisons),
+        *_comparisons(sweep, comparisons, undecided),
         *_pruned(sweep, winner.jobs[0], pruned),
         *(sentence for sentence, *_ in edges),
         *_findings(sweep),
     ]
     more = {key: values for _, key, values in edges if values}
     seeds = sorted({job.values["seed"] for job in winner.jobs if "seed" in job.values}, key=typed)
-    undecided = [comparison.setting.jobs[0] for comparison in comparisons if comparison.undecided]
+    rivals = [setting.jobs[0] for setting in undecided]
     if not sweep.has_seeds:
-        undecided = undecided or pruned[:1]  # it has not trained to its end
-    if not more and undecided and len(seeds) < len(SEEDS):
-        settings = [override_values(job.overrides) for job in (winner.jobs[0], *undecided)]
+        rivals = rivals or pruned[:1]  # it has not trained to its end
+    if not more and rivals and len(seeds) < len(SEEDS):
+        settings = [job.raw_values for job in (winner.jobs[0], *rivals)]
         more = {key: [values.get(key, "") for values in settings] for key in sweep.parameters}
         seeds = [*SEEDS]
     if not sweep.complete or not more or not all(map(all, more.values())):
@@ -130,7 +113,9 @@ def _compare(sweep: Sweep, winner: Setting, other: Setting) -> Comparison:
     return Comparison(other, p_value, reason)
 
 
-def _comparisons(sweep: Sweep, comparisons: Sequence[Comparison]) -> Iterator[str]:
+def _comparisons(
+    sweep: Sweep, comparisons: Sequence[Comparison], undecided: Sequence[Setting]
+) -> Iterator[str]:
     """Say by how much the winner leads, and which settings are not significantly worse."""
     if comparisons and comparisons[0].reason != OTHER_IMAGES:
         winner, second, metric = sweep.ranked[0], sweep.ranked[1], sweep.monitor
@@ -143,8 +128,8 @@ def _comparisons(sweep: Sweep, comparisons: Sequence[Comparison]) -> Iterator[st
     test, seeds = "exact McNemar test", ", one seed each"
     if sweep.has_seeds:
         test, seeds = "paired t-test", ""
-    if undecided := [name for c in comparisons if c.undecided for name in c.setting.names]:
-        names = job_names(undecided)
+    if undecided:
+        names = job_names([name for setting in undecided for name in setting.names])
         yield f"Not significantly worse than the winner ({test}, p >= {LEVEL}{seeds}): {names}."
     elif comparisons and not any(c.reason for c in comparisons):
         yield f"All other settings are significantly worse ({test}, p < {LEVEL}{seeds})."
@@ -161,7 +146,7 @@ def _pruned(sweep: Sweep, winner: Job, jobs: Sequence[Job]) -> Iterator[str]:
     last, row = jobs[0], best_row(winner.rows[: jobs[0].epochs], "val/acc")
     if row and sweep.monitor == "val/acc" and winner.outcomes is not None and not sweep.has_seeds:
         behind = (row["val/acc"] - last.metrics["val/acc"]) * winner.outcomes.shape[1]
-        name = f"job {last.name} ({describe(last.values, sweep.parameters)})"
+        name = f"job {last.name} ({sweep.describe(Setting([last]))})"
         close = f"{behind:.0f} images behind at epoch {last.epochs}"
         yield f"The last to be pruned was {name}, {close}."
 
@@ -181,32 +166,27 @@ def _edges(sweep: Sweep, winner: Job) -> Iterator[tuple[str, str, list[str]]]:
 
     They include the neighbour, so that the winner of the next sweep may lie inside its grid.
     """
-    names, typed_values = short_names(sweep.varied), override_values(winner.overrides)
-    for key, values in numeric_grid(sweep).items():
-        value, more = typed(winner.values[key]), []
-        if value not in (values[0], values[-1]):
-            continue
-        up = value == values[-1]
-        text = f"The winner's {names[key]} {readable(winner.values[key])} is the "
-        text += f"{'largest' if up else 'smallest'} of {len(values)} values"
-        further = next_value(values, up)
-        if further is not None and _valid(winner, key, further):
-            more = [typed_values[key], f"{values[-2 if up else 1]:.15g}", f"{further:.15g}"]
-            text += f"; the next value is {more[-1]}"
-        yield f"{text}.", key, more
-
-
-def numeric_grid(sweep: Sweep) -> dict[str, list[float]]:
-    """The values of each numeric parameter, ascending; empty unless the grid is complete."""
     columns = {key: {job.values.get(key, "") for job in sweep.jobs} for key in sweep.parameters}
     if not sweep.complete or len(sweep.settings) < prod(map(len, columns.values())):
-        return {}  # it is a search, or still running
-    grid = {}
+        return  # it is a search, or still running
     for key, column in columns.items():
         numbers = {x for x in map(typed, column) if not isinstance(x, str)}
-        if 1 < len(numbers) == len(column) and not key.endswith("seed"):
-            grid[key] = sorted(numbers)
-    return grid
+        values, value = sorted(numbers), typed(winner.values.get(key))
+        if len(numbers) < max(2, len(column)) or key.endswith("seed"):
+            continue
+        if value in (values[0], values[-1]):
+            up, more = value == values[-1], []
+            text = f"The winner's {sweep.short[key]} {readable(winner.values[key])} is the "
+            text += f"{'largest' if up else 'smallest'} of {len(values)} values"
+            further = next_value(values, up)
+            if further is not None and _valid(winner, key, further):
+                more = [
+                    winner.raw_values[key],
+                    f"{values[-2 if up else 1]:.15g}",
+                    f"{further:.15g}",
+                ]
+                text += f"; the next value is {more[-1]}"
+            yield f"{text}.", key, more
 
 
 def next_value(values: Sequence[float], up: bool) -> float | None:
@@ -236,8 +216,6 @@ def _valid(job: Job, key: str, value: float) -> bool:
 
 def winner_overrides(sweep: Sweep) -> list[str]:
     """The overrides that train the winner again, with the seed of its best job."""
-    if not sweep.winner:
-        return []
-    overrides = parameter_overrides(sweep.winner.jobs[0].overrides)
     shared = set.intersection(*(set(job.overrides) for job in sweep.jobs))
-    return overrides + sorted(item for item in shared if item.startswith("test="))
+    tests = sorted(item for item in shared if item.startswith("test="))
+    return sweep.winner.jobs[0].parameters + tests if sweep.winner else []
