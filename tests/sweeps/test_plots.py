@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 from helpers.sweeps import write_job
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -45,34 +44,36 @@ def lines(axes: Axes) -> dict[str, list[list[tuple[float, float]]]]:
     return result
 
 
-def values_of(sweep: Sweep) -> dict[str, list[str]]:
-    """The values on each axis."""
-    return {key: plots._values(sweep, key) for key in sweep.parameters}
+def draw_table(sweep: Sweep, down: str, across: str) -> Axes:
+    axes = Figure().subplots()
+    plots.draw_table(axes, sweep, sweep.settings, list(down), list(across))
+    return axes
 
 
-def test_plot_depends_on_what_varied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def drawn(**values: str) -> tuple[str, int]:
-        """The function that draws the parameters, and the number of axes with the curves."""
+def labels(axes: Axes) -> tuple[list[str], list[str]]:
+    """The labels of the rows and columns of a table."""
+    ticks = axes.get_yticklabels(), axes.get_xticklabels()
+    return [text.get_text() for text in ticks[0]], [text.get_text() for text in ticks[1]]
+
+
+def test_the_table_depends_on_what_varied(tmp_path: Path) -> None:
+    def drawn(**values: str) -> tuple[list[str], list[str]]:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         for number, row in enumerate(zip(*values.values(), strict=True)):
             overrides = [f"{key}={value}" for key, value in zip(values, row, strict=True)]
             write_job(folder, f"{number}", overrides)
-        calls = []
-        with monkeypatch.context() as patch:
-            for name in ("draw_panels", "draw_heat_map"):
-                patch.setattr(plots, name, lambda *args, name=name: calls.append(name))
-            figure = plots.draw(read_sweep(folder))
         assert plots.save_figure(read_sweep(folder))
         assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
-        [name] = calls
-        return name, len(figure.axes)
+        table, _ = plots.draw(read_sweep(folder)).axes
+        return labels(table)
 
-    assert drawn(lr="123", seed="111") == ("draw_panels", 2)
-    assert drawn(lr="112", seed="121") == ("draw_panels", 2)
-    assert drawn(seed="123") == ("draw_panels", 2)
-    assert drawn(a="112", b="122", seed="123") == ("draw_heat_map", 2)
-    assert drawn(a="123", b="123") == ("draw_panels", 3)  # the heat map would be mostly empty
-    assert drawn(a="12", b="12", c="xy") == ("draw_panels", 4)
+    assert drawn(lr="123", seed="111") == (["1", "2", "3"], [""])
+    assert drawn(lr="112", seed="121") == (["1", "2"], [""])
+    assert drawn(seed="123") == (["1", "2", "3"], [""])
+    assert drawn(a="1122", b="1xx1", seed="1234") == (["1", "2"], ["1", "x"])
+    assert drawn(a="12", b="12", c="xy") == (["1", "2"], ["1, x", "2, y"])
+    # a row for each setting, since most cells would be empty
+    assert drawn(a="123", b="321") == (["1, 3", "2, 2", "3, 1"], [""])
 
 
 def test_nothing_is_drawn_without_a_comparison(tmp_path: Path) -> None:
@@ -81,32 +82,28 @@ def test_nothing_is_drawn_without_a_comparison(tmp_path: Path) -> None:
     assert not (tmp_path / "sweep.png").exists()
 
 
-def test_heat_map_and_panels_show_the_accuracies(grid: Path) -> None:
+def test_the_table_shows_the_accuracies(grid: Path) -> None:
     sweep = read_sweep(grid)
-    values = values_of(sweep)
     axes = Figure().subplots()
-    plots.draw_heat_map(axes, sweep, values)
+    plots.draw_table(axes, sweep, sweep.settings, sweep.parameters[:1], sweep.parameters[1:])
+    assert labels(axes) == (["0.01", "0.1"], ["32", "64"])
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("lr", "batch_size")
     texts = {text.get_position(): text.get_text() for text in axes.texts}
     assert texts == {(0, 0): "91.00 %", (1, 0): "failed", (0, 1): "95.00 %", (1, 1): "95.00 %"}
     [frame] = axes.patches
     assert frame.get_xy() == (0.5, 0.5)  # job 10 has the smaller loss
-    panels = Figure().subplots(1, 2)
-    plots.draw_panels(panels, sweep, values)
-    for axes in panels:
-        assert sorted(axes.lines[0].get_ydata()) == [0.91, 0.95, 0.95]
-        assert list(axes.lines[-1].get_ydata()) == [0.95]  # the best
+    [mesh] = axes.collections
+    assert mesh.get_array().tolist() == [[0.91, None], [0.95, 0.95]]
 
 
-def test_heat_map_distinguishes_pruned_and_finished_settings(tmp_path: Path) -> None:
+def test_the_table_distinguishes_pruned_and_finished_settings(tmp_path: Path) -> None:
     write_curve(tmp_path, ["a=1", "b=1"], "finished", 0.8, 0.9, 0.95)
     write_curve(tmp_path, ["a=1", "b=2", "seed=1"], "pruned", 0.96, 0.94)
     write_curve(tmp_path, ["a=1", "b=2", "seed=2"], "pruned", 0.8, 0.98)
     write_curve(tmp_path, ["a=1", "b=2", "seed=3"], None, 0.5)
     write_curve(tmp_path, ["a=2", "b=1"], None, 0.97)
     write_curve(tmp_path, ["a=2", "b=2"], "failed", 0.1)
-    sweep = read_sweep(tmp_path)
-    axes = Figure().subplots()
-    plots.draw_heat_map(axes, sweep, values_of(sweep))
+    axes = draw_table(read_sweep(tmp_path), "a", "b")
     texts = {text.get_position(): text for text in axes.texts}
     assert {place: text.get_text() for place, text in texts.items()} == {
         (0, 0): "95.00 %",
@@ -117,6 +114,17 @@ def test_heat_map_distinguishes_pruned_and_finished_settings(tmp_path: Path) -> 
     assert [place for place, text in texts.items() if text.get_style() == "normal"] == [(0, 0)]
     [mesh] = axes.collections
     assert mesh.get_array().count() == 1  # only the finished one has a colour
+
+
+def test_the_table_shows_the_spread_over_seeds(tmp_path: Path) -> None:
+    for seed, acc in enumerate([0.94, 0.96]):
+        write_job(tmp_path, f"{seed}", ["a=b.C", f"seed={seed}"], acc=acc)
+    write_job(tmp_path, "2", ["a=10", "seed=0"], acc=0.9)
+    write_job(tmp_path, "3", ["a=9", "seed=0"], acc=0.9)
+    axes = draw_table(read_sweep(tmp_path), "a", "")
+    assert labels(axes) == (["9", "10", "C"], [""])
+    texts = {text.get_position()[1]: text.get_text() for text in axes.texts}
+    assert texts == {0: "90.00 %", 1: "90.00 %", 2: "95.00 %\n± 1.41 %"}
 
 
 def test_curves_end_where_jobs_did(tmp_path: Path) -> None:
@@ -183,41 +191,8 @@ def test_curves_of_one_setting_need_no_legend(tmp_path: Path) -> None:
 
 def test_settings_that_fail_do_not_compress_the_others(tmp_path: Path) -> None:
     for number, acc in enumerate([0.97, 0.98, 0.99, 0.1]):
-        write_job(tmp_path, f"{number}", [f"a={number}", f"b={number}"], acc=acc)
-    sweep = read_sweep(tmp_path)
-    panels = Figure().subplots(1, 2)
-    plots.draw_panels(panels, sweep, values_of(sweep))
-    for axes in panels:
-        low, high = axes.get_ylim()
-        assert 0.9 < low < 0.97
-        assert high > 0.99
-        triangle = axes.lines[-1]
-        assert triangle.get_marker() == "v"
-        assert list(triangle.get_xdata()) == [3]
-
-
-def test_many_values_are_drawn_to_scale(tmp_path: Path) -> None:
-    for number, acc in enumerate([0.7, 0.8, *[0.9] * 8]):
-        overrides = [f"lr={10 ** (number // 2 * 2) / 1e3:g}", f"seed={number}", f"b={number // 2}"]
-        write_job(tmp_path, f"{number}", overrides, acc=acc)
-    for number in range(11, 15):
-        write_job(tmp_path, f"{number}", [f"lr={number}", f"b={number}"], acc=0.9)
-    sweep = read_sweep(tmp_path)
-    axes, other = Figure().subplots(1, 2)
-    plots.draw_panels([axes, other], sweep, values_of(sweep))
-    assert axes.get_xscale() == "log"
-    points = dict(zip(*axes.lines[0].get_data(), strict=True))
-    assert points[0.001] == pytest.approx(0.75)
-    assert len(points) == 9
-    low, _ = axes.get_ylim()
-    assert low < 0.75 - 0.1 / 2**0.5  # the bar is not cut
-
-
-def test_few_values_are_evenly_spaced(tmp_path: Path) -> None:
-    for number, value in enumerate(["0.1", "0.001", "a.B"]):
-        write_job(tmp_path, f"{number}", [f"lr={value}"], acc=0.9 + number / 100)
-    sweep = read_sweep(tmp_path)
-    axes = Figure().subplots()
-    plots.draw_panels([axes], sweep, values_of(sweep))
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["0.001", "0.1", "B"]
-    assert [*zip(*axes.lines[0].get_data(), strict=True)] == [(2, 0.92), (0, 0.91), (1, 0.9)]
+        write_job(tmp_path, f"{number}", [f"a={number}"], acc=acc)
+    [mesh] = draw_table(read_sweep(tmp_path), "a", "").collections
+    low, high = mesh.get_clim()
+    assert 0.9 < low < 0.97
+    assert high == 0.99

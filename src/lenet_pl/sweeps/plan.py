@@ -158,16 +158,16 @@ def _check_devices(cfg: DictConfig) -> None:
     """Check that a job has one device: DDP would start processes that repeat the whole sweep."""
     trainer, devices = cfg.trainer, cfg.trainer.devices
     one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
-    for key, choice, valid in [
-        ("devices", 1, one or (devices == "auto" and trainer.accelerator == "cpu")),
-        ("strategy", "auto", trainer.strategy in ("auto", "single_device")),
-        ("num_nodes", 1, trainer.get("num_nodes", 1) == 1),
-    ]:
-        if not valid:
-            raise ConfigError(
-                f"trainer.{key}={trainer[key]}: a job of a sweep has one device; choose "
-                f"trainer.{key}={choice}, and hydra/launcher=joblib to run jobs in parallel"
-            )
+    one = one or (devices == "auto" and trainer.accelerator == "cpu")
+    if (
+        not (one and trainer.strategy in ("auto", "single_device"))
+        or trainer.get("num_nodes", 1) > 1
+    ):
+        raise ConfigError(
+            f"trainer.devices={devices} trainer.strategy={trainer.strategy}: a job of a sweep has "
+            "one device; choose trainer.devices=1 trainer.strategy=auto trainer.num_nodes=1, and "
+            "hydra/launcher=joblib to run jobs in parallel"
+        )
 
 
 def _check_search(config: DictConfig, folder: Path) -> None:

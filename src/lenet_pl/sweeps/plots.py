@@ -18,10 +18,9 @@ from lenet_pl.files import replacing
 from lenet_pl.sweeps.results import Setting, Sweep, readable, setting_key, typed
 
 DPI = 180
-MIN_FILLED = 0.5  # fraction of a heat map's cells; below it, a panel per parameter shows more
-MAX_TICKS = 8  # values of a parameter; more are drawn to scale
-BEST, BLUE, GREY = "crimson", "#0072b2", "#8a8f98"
-COLOURS = (BEST, BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9")  # of the best settings
+MAX_INCHES = 40  # height or width of the table
+BEST, GREY = "crimson", "#8a8f98"
+COLOURS = (BEST, "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")  # of the best settings
 # marker at the end of a curve; ">" for all other statuses, whose jobs may continue
 ENDS = {"finished": ".", "pruned": "o", "failed": "X", "below range": "v"}
 
@@ -37,103 +36,78 @@ def save_figure(sweep: Sweep) -> bool:
 
 
 def draw(sweep: Sweep) -> Figure:
-    """Draw a heat map, or a panel for each parameter, and the curves beside it."""
-    values = {key: _values(sweep, key) for key in sweep.parameters or ("seed",)}
-    sizes = [*map(len, values.values())]
-    width, height = max(3.4, 2.4 * len(sizes)), 3.6
-    heat_map = len(sizes) == 2 and len(sweep.settings) >= MIN_FILLED * np.prod(sizes)
-    if heat_map:
-        width, height = 1.2 + 0.85 * sizes[1], max(height, 1 + 0.45 * sizes[0])
+    """Draw a table of the settings, and the curves of the jobs beside it."""
+    settings = sweep.settings if sweep.parameters else [Setting([job]) for job in sweep.jobs]
+    keys = sweep.parameters or ["seed"]
+    down, across = keys[:1], keys[1:]
+    if 2 * len(settings) < len(_axis(settings, down)) * len(_axis(settings, across)):
+        down, across = keys, []  # a row for each setting, where most cells would be empty
+    rows, columns = len(_axis(settings, down)), len(_axis(settings, across))
+    width = min(MAX_INCHES, max(3.2, 1.2 + 0.85 * columns))
+    height = min(MAX_INCHES, max(3.6, 1 + 0.45 * rows))
     figure = Figure(figsize=(width + 5.4, height), layout="constrained")
     parts: Any = figure.subfigures(1, 2, width_ratios=(width, 5.4))
-    left, right = parts
-    if heat_map:
-        draw_heat_map(left.subplots(), sweep, values)
-    else:
-        draw_panels(left.subplots(1, len(sizes), squeeze=False)[0], sweep, values)
-    draw_curves(right.subplots(), sweep)
-    title = f"{sweep.accuracy} of the epoch with the best {sweep.monitor}"
-    title = "best validation accuracy" if sweep.monitor == "val/acc" else title
-    if sweep.has_seeds and sweep.parameters:
-        title += ", mean and standard deviation over seeds"
-    left.suptitle(title)
+    draw_table(parts[0].subplots(), sweep, settings, down, across)
+    draw_curves(parts[1].subplots(), sweep)
     return figure
 
 
-def _values(sweep: Sweep, key: str) -> list[str]:
-    """The values of a parameter, numbers first and ascending, including those of failed jobs."""
-    values = {job.values.get(key, "") for job in sweep.jobs}
-    return sorted(values, key=lambda value: (isinstance(typed(value), str), typed(value)))
+def draw_table(
+    axes: Axes,
+    sweep: Sweep,
+    settings: Sequence[Setting],
+    down: Sequence[str],
+    across: Sequence[str],
+) -> None:
+    """Draw a table of accuracies, with the values of some keys down, and of the others across.
 
-
-def _short(value: str) -> str:
-    """A value for a tick or a legend; a class is shown without its module."""
-    text = value.rpartition(".")[2] if value.replace(".", "_").isidentifier() else readable(value)
-    return text if len(text) <= 20 else f"{text[:19]}…"
-
-
-def draw_panels(panels: Sequence[Axes], sweep: Sweep, values: dict[str, list[str]]) -> None:
-    """Plot accuracy against each parameter, or the seed if nothing else varies; the best is red.
-
-    Points and error bars are the mean and standard deviation over the finished seeds of a setting.
-    Triangles mark settings below the visible range.
+    There is a frame around the best setting. Settings that cannot win are grey, with the last epoch
+    that they have reached.
     """
-    settings = sweep.ranked
-    if not sweep.parameters:
-        settings = [Setting([job]) for job in settings[0].jobs]
-    means = np.array([setting.mean(sweep.accuracy) for setting in settings])
-    sds = np.array([setting.sd(sweep.accuracy) or 0 for setting in settings])
-    low, _ = _shown(means.tolist())
-    shown = np.where(means < low, np.nan, means)
-    for axes, (key, texts) in zip(panels, values.items(), strict=True):
-        places: dict[str, Any] = {text: typed(text) for text in texts}
-        if len(texts) <= MAX_TICKS or any(isinstance(x, str) for x in places.values()):
-            places = {text: place for place, text in enumerate(texts)}
-            axes.set_xticks(range(len(texts)), list(map(_short, texts)), rotation=30)
-        elif 0 < 10 * places[texts[0]] <= places[texts[-1]]:
-            axes.set_xscale("log")
-        x = np.array([places[setting.values.get(key, "")] for setting in settings])
-        axes.errorbar(x, shown, sds, fmt="o", capsize=3, color=BLUE, alpha=0.7)
-        axes.plot(x[0], means[0], "o", color=BEST, zorder=3)
-        for place in x[means < low]:
-            axes.plot(place, 0.03, "v", color=GREY, transform=axes.get_xaxis_transform())
-        axes.set_xlabel(sweep.short[key])
-        _scale_accuracy(axes, min(low, np.nanmin(shown - sds)), max(means + sds))
-        axes.tick_params("y", labelleft=axes is panels[0])
-        axes.grid()
-
-
-def draw_heat_map(axes: Axes, sweep: Sweep, values: dict[str, list[str]]) -> None:
-    """Draw a table of two parameters, coloured by accuracy, with a frame around the best setting.
-
-    Settings without finished jobs are grey, with the last epoch that they have reached.
-    """
-    (down, rows), (across, columns) = values.items()
+    rows, columns, metric = _axis(settings, down), _axis(settings, across), sweep.accuracy
     table = np.full((len(rows), len(columns)), np.nan)
-    norm = Normalize(*_shown([setting.mean(sweep.accuracy) for setting in sweep.ranked]), clip=True)
-    for setting in reversed(sweep.settings):  # the best last: the frame is drawn there
-        row = rows.index(setting.values.get(down, ""))
-        column = columns.index(setting.values.get(across, ""))
-        look: Any = {"color": GREY, "size": 7, "style": "italic"}
-        job = setting.jobs[0]
-        text = job.status
-        if job.validated:
-            accuracy = setting.mean(sweep.accuracy)
-            text = f"{percent(accuracy)}\nup to epoch {job.epochs}"
-            if setting.can_win:
-                table[row, column], text = accuracy, percent(accuracy)
-                look = {"color": "white" if norm(accuracy) <= 0.6 else "black", "size": 9}
+    norm = Normalize(*_shown([x.mean(metric) for x in settings if x.can_win]), clip=True)
+    for setting in reversed(settings):  # the best last: the frame is drawn there
+        row, column = rows.index(_values(setting, down)), columns.index(_values(setting, across))
+        text, look = setting.jobs[0].status, dict[str, Any](color=GREY, size=7, style="italic")
+        if setting.can_win:
+            table[row, column], sd = setting.mean(metric), setting.sd(metric)
+            text = percent(table[row, column]) + ("" if sd is None else f"\n± {percent(sd)}")
+            look = {"color": "white" if norm(table[row, column]) <= 0.6 else "black", "size": 9}
+        elif setting.jobs[0].validated:
+            text = f"{percent(setting.mean(metric))}\nup to epoch {setting.jobs[0].epochs}"
         axes.text(column, row, text, ha="center", va="center", **look)
-    grid = range(len(columns)), range(len(rows))
-    axes.pcolormesh(*grid, table, norm=norm, cmap="viridis", edgecolors="white", lw=2)
+    edges = (np.arange(len(labels) + 1) - 0.5 for labels in (columns, rows))
+    axes.pcolormesh(*edges, table, norm=norm, cmap="viridis", edgecolors="white", lw=2)
     best = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=BEST, lw=2.5)
     axes.add_patch(best).set_clip_on(False)
     axes.invert_yaxis()
     axes.set_facecolor("#f1f2f4")
     axes.spines[:].set_visible(False)
-    axes.set_xticks(grid[0], list(map(_short, columns)))
-    axes.set_yticks(grid[1], list(map(_short, rows)))
-    axes.set(xlabel=sweep.short[across], ylabel=sweep.short[down])
+    axes.set_xticks(range(len(columns)), list(map(_label, columns)))
+    axes.set_yticks(range(len(rows)), list(map(_label, rows)))
+    axes.set_xlabel(", ".join(sweep.short[key] for key in across))
+    axes.set_ylabel(", ".join(sweep.short[key] for key in down))
+    title = f"{metric} of the epoch with the best {sweep.monitor}"
+    axes.set_title("best validation accuracy" if sweep.monitor == "val/acc" else title, loc="left")
+
+
+def _values(setting: Setting, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(setting.values.get(key, "") for key in keys)
+
+
+def _axis(settings: Sequence[Setting], keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """The values of some keys, without duplicates: numbers first and ascending, then text."""
+    return sorted(
+        {_values(setting, keys) for setting in settings},
+        key=lambda values: [(isinstance(typed(value), str), typed(value)) for value in values],
+    )
+
+
+def _label(values: Sequence[str]) -> str:
+    """The values for a tick or the legend; a class is shown without its module."""
+    short = (x.rpartition(".")[2] if x.replace(".", "_").isidentifier() else x for x in values)
+    return ", ".join(x if len(x) <= 20 else f"{x[:19]}…" for x in map(readable, short))
 
 
 def draw_curves(axes: Axes, sweep: Sweep) -> None:
@@ -164,8 +138,9 @@ def draw_curves(axes: Axes, sweep: Sweep) -> None:
     axes.set_title("validation accuracy" if metric == "val/acc" else metric, loc="left")
     handles = []
     for colour, setting in best if sweep.parameters else ():
-        label = ", ".join(_short(setting.values.get(key, "")) for key in sweep.parameters)
-        handles.append(Line2D([], [], color=colour, label=label))
+        handles.append(
+            Line2D([], [], color=colour, label=_label(_values(setting, sweep.parameters)))
+        )
     if (others := len(sweep.settings) - len(best)) > 0:
         handles.append(Line2D([], [], color=GREY, lw=0.8, label=f"{others} more"))
     ends.pop("finished", None)
