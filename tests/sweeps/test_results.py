@@ -269,3 +269,11 @@ def test_overrides_added_by_resuming_a_job_are_no_parameters(grid: Path) -> None
 def test_short_names_are_unique() -> None:
     assert short_names(["optimizer.lr", "seed"]) == {"optimizer.lr": "lr", "seed": "seed"}
     assert list(short_names(["a.size", "b.size"]).values()) == ["a.size", "b.size"]
+
+
+def test_the_metric_is_that_of_the_jobs_that_have_started(tmp_path: Path) -> None:
+    write_job(tmp_path, "0", ["a=1"], "failed", monitor="val/loss")
+    write_plan(tmp_path, {"0": ["a=1"], "1": []}, "python train.py -m")
+    sweep = read_sweep(tmp_path)
+    assert [(job.name, job.status) for job in sweep.jobs] == [("1", "pending"), ("0", "failed")]
+    assert sweep.monitor == "val/loss"

@@ -10,15 +10,7 @@ from datetime import timedelta
 from lenet_pl.console import console, score
 from lenet_pl.errors import ConfigError
 from lenet_pl.sweeps.plan import Plan
-from lenet_pl.sweeps.results import (
-    Job,
-    describe,
-    ended,
-    named_score,
-    override_values,
-    rank,
-    read_job,
-)
+from lenet_pl.sweeps.results import Job, describe, ended, named_score, override_values
 
 POLL_SECONDS = 0.5  # between checks of jobs in other processes
 
@@ -76,7 +68,7 @@ class Progress:
             jobs = {}
             for name in times if new else ():
                 with suppress(ConfigError):  # damaged, so the job starts again
-                    jobs[name] = read_job(self.plan.folder / name)
+                    jobs[name] = Job(self.plan.folder / name)
             for name in sorted(new, key=lambda name: times[name]):
                 # otherwise restarted, or pruned at a rung
                 if name in jobs and jobs[name].status not in ("unfinished", "pruned"):
@@ -95,7 +87,7 @@ class Progress:
             scores += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
         counted = [f"{self.done} of {self.total} done" if self.total else f"{self.done} done"]
         if validated := [x for x in jobs if x.validated]:
-            best = min(validated, key=lambda x: rank(x.monitor, [x.metrics]))
+            best = min(validated, key=lambda x: x.rank[2:])
             value = score(best.monitor, best.metrics[best.monitor])
             counted.append(f"best so far {value} (job {best.name})")
         if self.total and self.done < self.total:

@@ -38,44 +38,42 @@ PLAN = {"command": STRING, "total?": NATURAL, "jobs": {"*": [STRING]}}
 
 
 class Job:
-    """One run of a sweep.
+    """One run of a sweep, read from its folder; ``planned`` are the overrides before it starts.
 
     Its status is that of ``result.json``; ``unfinished`` until that exists, and ``pending`` until
     the job starts.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        overrides: Sequence[str],
-        monitor: str,
-        result: Mapping[str, Any],
-        rows: Sequence[dict[str, float]] = (),
-    ) -> None:
-        self.folder, self.name = folder, folder.name  # the job's number
-        self.overrides = overrides  # all of them, as typed
-        self.monitor = monitor  # the metric that defines the best epoch, and ranks the jobs
-        self.rows = rows  # of metrics.csv
+    def __init__(self, folder: Path, planned: Sequence[str] | None = None) -> None:
+        result, rows = read_result(folder), read_metrics(folder)
+        config = read_config(folder) if not result.get("monitor") else None
+        # the metric that defines the best epoch, and ranks the jobs
+        monitor = result.get("monitor") or monitored_metric(config or OmegaConf.create())
+        if not result:
+            best = best_row(rows, monitor)
+            result = {"status": "unfinished" if planned is None else "pending"}
+            result |= {"epochs": len(rows), "best_epoch": int(best["epoch"]) if best else None}
+            result["metrics"] = {key: best[key] for key in best if key.startswith("val/")}
+        self.folder, self.name, self.monitor = folder, folder.name, monitor
         self.status, self.error = result["status"], result.get("error")
-        self.epochs, self.best_epoch = result.get("epochs", 0), result.get("best_epoch")
+        self.epochs, self.best_epoch = result["epochs"], result.get("best_epoch")
         self.device: str | None = result.get("device")
         # of the best epoch, and of the test set once evaluated
-        self.metrics: dict[str, float] = result.get("metrics", {})
-        # of all epochs, including those before an interruption
+        self.metrics: dict[str, float] = result["metrics"]
+        self.rows = rows  # of metrics.csv, including the epochs before an interruption
         self.seconds = sum(row["seconds"] for row in rows) if rows else None
-        self.parameters = parameter_overrides(overrides)
+        typed_in = result.get("overrides") if planned is None else planned
+        self.overrides = read_overrides(folder) if typed_in is None else typed_in
+        self.parameters = parameter_overrides(self.overrides)
         self.raw_values = override_values(self.parameters)  # by key, as typed
         self.values = {key: value.strip("'\"") for key, value in self.raw_values.items()}
         needed = {"val/acc", "val/loss", monitor}
         self.validated = self.status != "failed" and needed <= self.metrics.keys()
-        self.scored = self.validated and self.status == "finished"
-
-    @property
-    def rank(self) -> tuple[float, ...]:
-        """A sort key, smaller for better jobs: by status, then by rung, then by score."""
+        self.scored = self.validated and self.status == "finished"  # it can win
+        # a sort key, smaller for better jobs: by status, then by rung, then by score
         rung = -self.epochs if self.status == "pruned" else 0
-        scores = rank(self.monitor, [self.metrics]) if self.validated else (inf, inf)
-        return STATUSES.index(self.status), rung, *scores
+        scores = rank(monitor, [self.metrics]) if self.validated else (inf, inf)
+        self.rank = (STATUSES.index(self.status), rung, *scores)
 
     @cached_property
     def outcomes(self) -> "np.ndarray | None":
@@ -111,12 +109,10 @@ class Setting:
         self.jobs, self.names = scored, [job.name for job in scored]
         self.values = scored[0].values  # of the parameters by key; the seed is the best job's
 
-    @property
-    def rank(self) -> tuple[float, ...]:
-        """A sort key, smaller for better settings; those that cannot win are last."""
-        if not self.can_win:
-            return 1, -self.jobs[0].epochs
-        return 0, *rank(self.jobs[0].monitor, [job.metrics for job in self.jobs])
+        # a sort key, smaller for better settings
+        self.rank: tuple[float, ...] = (inf, -scored[0].epochs)
+        if self.can_win:
+            self.rank = rank(scored[0].monitor, [job.metrics for job in scored])
 
     def mean(self, metric: str) -> float:
         return fmean(job.metrics[metric] for job in self.jobs)
@@ -159,11 +155,11 @@ class Sweep:
     """The jobs of a sweep, ranked and grouped by setting."""
 
     def __init__(
-        self, folder: Path, jobs: Iterable[Job], total: int = 0, command: str | None = None
+        self, folder: Path, jobs: Sequence[Job], total: int = 0, command: str | None = None
     ) -> None:
         self.folder, self.command = folder, command  # which continues the sweep
+        self.monitor = jobs[0].monitor
         self.jobs = sorted(jobs, key=lambda job: job.rank)  # ties stay in order of their numbers
-        self.monitor = self.jobs[0].monitor
         # the metric that figures show: the monitored one if it is an accuracy
         self.accuracy = self.monitor if self.monitor.endswith("acc") else "val/acc"
         keys = dict.fromkeys(key for job in self.jobs for key in job.values)
@@ -191,7 +187,7 @@ class Sweep:
 def read_sweep(folder: Path) -> Sweep:
     """Read and rank the jobs of a sweep, which may still be running."""
     plan = read_json(folder / "plan.json", PLAN) or {}  # Hydra's own multirun writes none
-    jobs = [read_job(path) for path in job_folders(folder)]
+    jobs = [Job(path) for path in job_folders(folder)]
     if not jobs:
         file = folder / "0/.hydra/overrides.yaml"
         raise ConfigError(f"{folder}: not a sweep's folder ({file} is missing)")
@@ -203,21 +199,8 @@ def read_sweep(folder: Path) -> Sweep:
         )
     for name, overrides in plan.get("jobs", {}).items():
         if name not in names:
-            jobs.append(Job(folder / name, overrides, monitor, {"status": "pending"}))
+            jobs.append(Job(folder / name, overrides))
     return Sweep(folder, jobs, plan.get("total") or 0, plan.get("command"))
-
-
-def read_job(folder: Path) -> Job:
-    """Read the folder of a job, which may still be running."""
-    result, rows = read_result(folder), read_metrics(folder)
-    monitor = result.get("monitor") or monitored_metric(read_config(folder) or OmegaConf.create())
-    overrides = result.get("overrides") or read_overrides(folder)
-    if not result:
-        best = best_row(rows, monitor)
-        metrics = {key: value for key, value in best.items() if key.startswith("val/")}
-        result = {"status": "unfinished", "epochs": len(rows), "metrics": metrics}
-        result["best_epoch"] = int(best["epoch"]) if best else None
-    return Job(folder, overrides, monitor, result, rows)
 
 
 def job_folders(folder: Path) -> list[Path]:

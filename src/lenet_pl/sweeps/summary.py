@@ -9,7 +9,7 @@ from rich.text import Text
 from lenet_pl.console import score
 from lenet_pl.files import write_bytes, write_csv, write_json
 from lenet_pl.rules import MONITORED
-from lenet_pl.sweeps.results import Job, Setting, Sweep, job_names, named_score, readable, typed
+from lenet_pl.sweeps.results import Setting, Sweep, job_names, named_score, readable, typed
 from lenet_pl.sweeps.verdict import judge, winner_overrides
 
 INTERVAL = "95 % interval"  # of the mean
@@ -49,6 +49,17 @@ class Summary:
         """The content of ``sweep.json``."""
         sweep, winner, verdict = self.sweep, self.sweep.winner, self.verdict
         p_values = [None, *(c.p_value for c in verdict.comparisons)]  # compared with the winner
+        jobs = [
+            {
+                "job": job.name,
+                "varied": {key: typed(job.values.get(key)) for key in sweep.varied},
+                **{key: getattr(job, key) for key in ("status", "error", "epochs", "best_epoch")},
+                **{key: job.metrics.get(key) for key in self.metrics},
+                "seconds": job.seconds,
+                "folder": str(job.folder),
+            }
+            for job in sweep.jobs
+        ]
         settings = [
             {
                 "jobs": setting.names,
@@ -63,21 +74,11 @@ class Summary:
             "folder": str(sweep.folder),
             "counts": dict(sweep.counts),
             "varied": list(sweep.varied),
-            "jobs": [self._job(job) for job in sweep.jobs],
+            "jobs": jobs,
             "settings": settings,
             "winner": winner and settings[0] | again | {"test": winner.statistics("test") or None},
             "verdict": winner and {"sentences": verdict.sentences, "command": self.next_command()},
             "tested": [job.name for job in sweep.jobs if "test/acc" in job.metrics],
-        }
-
-    def _job(self, job: Job) -> dict[str, Any]:
-        return {
-            "job": job.name,
-            "varied": {key: typed(job.values.get(key)) for key in self.sweep.varied},
-            **{key: getattr(job, key) for key in ("status", "error", "epochs", "best_epoch")},
-            **{key: job.metrics.get(key) for key in self.metrics},
-            "seconds": job.seconds,
-            "folder": str(job.folder),
         }
 
     def command(self, program: str = PYTHON) -> str:
