@@ -21,9 +21,7 @@ def test_jobs_are_ranked_by_validation_accuracy_then_loss(grid: Path) -> None:
     assert [job.name for job in sweep.jobs] == ["10", "2", "0", "1"]
     assert sweep.counts == {"finished": 3, "failed": 1}
     assert [job.seconds for job in sweep.jobs] == [3.5] * 4
-    assert (
-        Summary(sweep).command() == "python train.py data=mini optimizer.lr=0.1 data.batch_size=64"
-    )
+    assert Summary(sweep).command == "python train.py data=mini optimizer.lr=0.1 data.batch_size=64"
     lines = dict(Summary(sweep).outcome())
     assert lines["winner"] == "job 10  lr 0.1, batch_size 64"
     assert lines["validation"] == "95.00 %  loss 0.1000"
@@ -223,7 +221,7 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     assert winner.mean("val/acc") == statistics.fmean([0.96, 0.95])
     assert winner.sd("val/acc") == statistics.stdev([0.96, 0.95])
     assert sweep.jobs[0].name == "1"
-    assert Summary(sweep).command() == "python train.py optimizer.lr=0.1 seed=1"
+    assert Summary(sweep).command == "python train.py optimizer.lr=0.1 seed=1"
     assert dict(Summary(sweep).outcome())["winner"] == "jobs 3, 2  lr 0.1"
     Summary(sweep).write_files()
     row = next(row for row in read_table(tmp_path) if row["job"] == "0")
@@ -263,7 +261,7 @@ def test_overrides_added_by_resuming_a_job_are_no_parameters(grid: Path) -> None
     (grid / "10" / "result.json").write_text(json.dumps(result))
     sweep = read_sweep(grid)
     assert not {"test", "ckpt_path", "resume"} & {*sweep.varied, *sweep.jobs[0].values}
-    assert Summary(sweep).command() == f"python train.py {shlex.join(overrides)} +model.name=a"
+    assert Summary(sweep).command == f"python train.py {shlex.join(overrides)} +model.name=a"
 
 
 def test_short_names_are_unique() -> None:

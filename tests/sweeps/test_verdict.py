@@ -31,7 +31,7 @@ def p_values(verdict: Verdict) -> list[float | None]:
 
 
 def next_command(folder: Path) -> str | None:
-    return Summary(read_sweep(folder)).next_command()
+    return Summary(read_sweep(folder)).next_command
 
 
 def jobs_of(command: str | None) -> list[list[str]]:

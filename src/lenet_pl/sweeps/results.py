@@ -62,8 +62,8 @@ class Job:
         self.metrics: dict[str, float] = result["metrics"]
         self.rows = rows  # of metrics.csv, including the epochs before an interruption
         self.seconds = sum(row["seconds"] for row in rows) if rows else None
-        typed_in = result.get("overrides") if planned is None else planned
-        self.overrides = read_overrides(folder) if typed_in is None else typed_in
+        given = result.get("overrides") if planned is None else planned
+        self.overrides = read_overrides(folder) if given is None else given
         self.parameters = parameter_overrides(self.overrides)
         self.raw_values = override_values(self.parameters)  # by key, as typed
         self.values = {key: value.strip("'\"") for key, value in self.raw_values.items()}

@@ -23,6 +23,10 @@ class Summary:
     def __init__(self, sweep: Sweep, test_error: str | None = None) -> None:
         self.sweep, self.test_error = sweep, test_error  # why the winner could not be tested
         self.verdict = judge(sweep)
+        # the commands that train the winner again, and that start the next sweep
+        again, following = winner_overrides(sweep), self.verdict.next_sweep
+        self.command = f"{PYTHON} {shlex.join(again)}".strip() if sweep.winner else None
+        self.next_command = f"{PYTHON} -m {shlex.join(following)}" if following else None
         self.metrics = list(dict.fromkeys(["val/acc", "val/loss", sweep.monitor]))
 
     def write_files(self) -> None:
@@ -67,39 +71,28 @@ class Summary:
                 **setting.statistics("val"),
                 "p_value": p_value,
             }
-            for setting, p_value in zip(sweep.ranked, p_values, strict=False)
+            for setting, p_value in zip(sweep.ranked, p_values[: len(sweep.ranked)], strict=True)
         ]
-        again = {"command": self.command()}
+        test = {"command": self.command, "test": winner and (winner.statistics("test") or None)}
         return {
             "folder": str(sweep.folder),
             "counts": dict(sweep.counts),
             "varied": list(sweep.varied),
             "jobs": jobs,
             "settings": settings,
-            "winner": winner and settings[0] | again | {"test": winner.statistics("test") or None},
-            "verdict": winner and {"sentences": verdict.sentences, "command": self.next_command()},
+            "winner": winner and settings[0] | test,
+            "verdict": winner and {"sentences": verdict.sentences, "command": self.next_command},
             "tested": [job.name for job in sweep.jobs if "test/acc" in job.metrics],
         }
-
-    def command(self, program: str = PYTHON) -> str:
-        """The command that trains the winner again, with the seed of its best job."""
-        return f"{program} {shlex.join(winner_overrides(self.sweep))}".strip()
-
-    def next_command(self, program: str = PYTHON) -> str | None:
-        """The command of the sweep to run next, if there is one to suggest."""
-        overrides = self.verdict.next_sweep
-        return f"{program} -m {shlex.join(overrides)}" if overrides else None
 
     def outcome(self) -> list[tuple[str, str]]:
         """The winner and the jobs that did not finish: a name and a text for each line."""
         sweep, lines = self.sweep, [("winner", "none: no finished job was validated")]
         if winner := sweep.winner:
             not_tested = f"none: {self.test_error}" if self.test_error else "not yet"
+            title = "winner" if sweep.complete else "best so far"
             lines = [
-                (
-                    "winner" if sweep.complete else "best so far",
-                    f"{job_names(winner.names)}  {sweep.describe(winner)}".rstrip(),
-                ),
+                (title, f"{job_names(winner.names)}  {sweep.describe(winner)}".rstrip()),
                 ("validation", _scores(winner, "val")),
                 ("test", _scores(winner, "test") or not_tested),
             ]
@@ -143,7 +136,7 @@ class Summary:
         parts.append("\n".join(f"- {name}: {text}" for name, text in self.outcome()))
         if self.sweep.winner:
             parts.append(" ".join(self.verdict.sentences))
-            commands = filter(None, [self.command(), self.next_command()])
+            commands = filter(None, [self.command, self.next_command])
             parts.append("\n".join(["```bash", *commands, "```"]))
             if self.sweep.varied:
                 parts.append("![validation accuracy](sweep.png)")
@@ -166,13 +159,16 @@ class Summary:
             lines.append((first, sentence))
             first = ""
         commands = {
-            "train again": self.command(program) if sweep.winner else None,
-            "next sweep": self.next_command(program),
+            "train again": self.command,
+            "next sweep": self.next_command,
             "TensorBoard": f"tensorboard --logdir {shlex.quote(str(sweep.folder))}",
             "to continue": None if sweep.complete else sweep.command,
         }
         parts += [Text(f"{name:<12} {text}", style="bold") for name, text in lines]
-        parts += [Text(f"{name:<12} {x}", style="cyan") for name, x in commands.items() if x]
+        for name, command in commands.items():
+            if command:
+                text = command.replace(PYTHON, program, 1)
+                parts.append(Text(f"{name:<12} {text}", style="cyan"))
         return Group(*parts)
 
 
