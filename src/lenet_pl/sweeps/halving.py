@@ -21,7 +21,7 @@ from lenet_pl.errors import ConfigError
 from lenet_pl.files import quoted, write_json
 from lenet_pl.records import read_metrics
 from lenet_pl.rules import COUNT, METRIC, Checks, Rule, integer, invalid, one_of, optional
-from lenet_pl.sweeps.results import best_row, ended, rank, readable_result, setting_key
+from lenet_pl.sweeps.results import best_row, ended, job_names, rank, readable_result, setting_key
 
 # keys that determine the rungs, and the images and metric that settings are ranked by
 COMPARABLE = (
@@ -73,6 +73,7 @@ def _checks(sweeper: DictConfig, cfg: DictConfig) -> Checks:
 def halve(sweeper: "HalvingSweeper") -> None:
     """Train the jobs of the plan rung by rung, and mark those that are not promoted as pruned."""
     from lenet_pl.sweeps.hydra_callback import SweepCallback
+    from lenet_pl.sweeps.progress import print_line
 
     assert sweeper.hydra_context is not None
     assert sweeper.launcher is not None
@@ -92,7 +93,9 @@ def halve(sweeper: "HalvingSweeper") -> None:
         names = [name for name in plan.jobs if name in promoted]
         left = [name for name in names if not ended(plan.folder / name, epochs)]
         if left:  # else they got there in an earlier start
-            callback.begin(names, epochs)
+            these = "all jobs" if len(names) == plan.total else job_names(names)
+            print_line(f"training {these} to {f'epoch {epochs}' if epochs else 'the end'}")
+            callback.progress.begin(names, epochs)
             jobs = [_overrides(plan, name, epochs) for name in left]
             size = sweeper.max_batch_size or len(jobs)
             for batch in sweeper.split_overrides_to_chunks(jobs, size):

@@ -11,7 +11,7 @@ import threading
 import time
 import warnings
 from collections import UserDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -35,7 +35,6 @@ from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
 from lenet_pl.sweeps.progress import Progress, label, print_line
 from lenet_pl.sweeps.results import (
     ended,
-    job_names,
     override_values,
     parameter_overrides,
     read_sweep,
@@ -107,13 +106,16 @@ class SweepCallback(Callback):
         title += f" of {plan.total} jobs" if plan.total else ""
         title += f" over {', '.join(plan.varied)}" if plan.varied else ""
         console.print(title, style="bold", markup=False, soft_wrap=True)
-        print_line(f"folder      {display_path(plan.folder)}")
-        if plan.threads:
-            print_line(f"threads     {plan.threads} per job")
-        if plan.rungs:
-            epochs = ", ".join(map(str, plan.rungs))
-            print_line(f"rungs       only the best settings continue after epoch {epochs}")
-        print_line(f"if stopped  {self._command()}\n")
+        epochs = ", ".join(map(str, plan.rungs))
+        lines = {
+            "folder": str(display_path(plan.folder)),
+            "threads": f"{plan.threads} per job" if plan.threads else "",
+            "rungs": f"only the best settings continue after epoch {epochs}" if epochs else "",
+            "if stopped": f"{self._command()}\n",
+        }
+        for name, text in lines.items():
+            if text:
+                print_line(f"{name:<11} {text}")
 
     def _command(self) -> str:
         """The command that continues this sweep."""
@@ -121,12 +123,6 @@ class SweepCallback(Callback):
         arguments = [item for item in sys.argv[1:] if override_key(item) not in other]
         folder = shell_override("hydra.sweep.dir", display_path(self.plan.folder))
         return f"{program_name()} {shlex.join(arguments)} {folder}"
-
-    def begin(self, names: Sequence[str], epochs: int | None) -> None:
-        """Start a rung of successive halving: announce and count the jobs that train up to it."""
-        jobs = "all jobs" if len(names) == self.plan.total else job_names(names)
-        print_line(f"training {jobs} to {'the end' if epochs is None else f'epoch {epochs}'}")
-        self.progress.begin(names, epochs)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:

@@ -180,11 +180,8 @@ def _edges(sweep: Sweep, winner: Job) -> Iterator[tuple[str, str, list[str]]]:
             text += f"{'largest' if up else 'smallest'} of {len(values)} values"
             further = next_value(values, up)
             if further is not None and _valid(winner, key, further):
-                more = [
-                    winner.raw_values[key],
-                    f"{values[-2 if up else 1]:.15g}",
-                    f"{further:.15g}",
-                ]
+                neighbour = values[-2 if up else 1]
+                more = [winner.raw_values[key], f"{neighbour:.15g}", f"{further:.15g}"]
                 text += f"; the next value is {more[-1]}"
             yield f"{text}.", key, more
 
