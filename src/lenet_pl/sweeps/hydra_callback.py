@@ -35,12 +35,11 @@ from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
 from lenet_pl.sweeps.progress import Progress, label, print_line
 from lenet_pl.sweeps.results import (
     ended,
-    override_values,
     parameter_overrides,
     read_sweep,
     readable_result,
-    short_names,
     typed,
+    varied_values,
 )
 from lenet_pl.sweeps.summary import Summary
 
@@ -273,9 +272,5 @@ def _clear(folder: Path) -> None:
 
 def _add_hparams(cfg: DictConfig, varied: tuple[str, ...]) -> None:
     """Limit TensorBoard's HParams tab, which shows only five columns, to the varied keys."""
-    values = override_values(HydraConfig.get().overrides.task)
-    cfg.hparams = {
-        name.replace(".", "_"): typed(values[key].strip("'\""))
-        for key, name in short_names(varied).items()
-        if key in values
-    } or cfg.hparams
+    values = varied_values(HydraConfig.get().overrides.task, varied).items()
+    cfg.hparams = {name.replace(".", "_"): typed(x) for name, x in values} or cfg.hparams

@@ -10,14 +10,15 @@ from datetime import timedelta
 from lenet_pl.console import console, score
 from lenet_pl.errors import ConfigError
 from lenet_pl.sweeps.plan import Plan
-from lenet_pl.sweeps.results import Job, describe, ended, named_score, override_values
+from lenet_pl.sweeps.results import Job, ended, named_score, readable, varied_values
 
 POLL_SECONDS = 0.5  # between checks of jobs in other processes
 
 
 def label(plan: Plan, overrides: Iterable[str]) -> str:
     """The varied values of a job, as text for a file name: ``lr 0.01, batch_size 64``."""
-    text = describe(override_values(overrides), plan.varied)
+    values = varied_values(overrides, plan.varied)
+    text = ", ".join(f"{name} {readable(value)}" for name, value in values.items())
     return re.sub(r"[^\w.,+\- ]+", "-", text)[:120]
 
 

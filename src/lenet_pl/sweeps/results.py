@@ -181,7 +181,8 @@ class Sweep:
     def describe(self, setting: Setting) -> str:
         """``lr 0.01, batch_size 32``; for a single job, the seed if nothing else varies."""
         keys = self.parameters or (self.varied if len(setting.jobs) == 1 else ())
-        return describe(setting.values, keys)
+        values = ((self.short[key], setting.values.get(key, "default")) for key in keys)
+        return ", ".join(f"{name} {readable(value)}" for name, value in values)
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -272,10 +273,11 @@ def readable(value: str) -> str:
     return value if len(value) <= 7 or isinstance(number, str) else f"{number:.3g}"
 
 
-def describe(values: Mapping[str, str], keys: Iterable[str]) -> str:
-    """The values of some keys: ``lr 0.01, batch_size 64``."""
-    names = short_names(keys).items()
-    return ", ".join(f"{name} {readable(values.get(key, 'default'))}" for key, name in names)
+def varied_values(overrides: Iterable[str], varied: Iterable[str]) -> dict[str, str]:
+    """The values of the varied keys of a job by short name, without quotes."""
+    values = override_values(overrides)
+    names = short_names(varied).items()
+    return {name: values[key].strip("'\"") for key, name in names if key in values}
 
 
 def named_score(metric: str, value: float) -> str:
