@@ -17,7 +17,7 @@ from lenet_pl import training
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.sweeps import halving
 from lenet_pl.sweeps.plan import Plan
-from lenet_pl.sweeps.results import read_sweep
+from lenet_pl.sweeps.results import Sweep
 
 RunSweep = Callable[..., int]
 
@@ -94,7 +94,7 @@ def test_a_promoted_job_equals_an_uninterrupted_one(
     assert ends["3"] == ("failed", 0)
     assert sorted([ends["1"], ends["2"]]) == [("finished", 4), ("pruned", 2)]
     best = next(name for name, end in ends.items() if end[0] == "finished")
-    winner = read_sweep(tmp_path / "half").winner
+    winner = Sweep(tmp_path / "half").winner
     assert winner is not None
     assert winner.names == [best]
     assert half[best]["metrics"] == full[best]["metrics"]

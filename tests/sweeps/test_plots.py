@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lenet_pl.sweeps import plots
-from lenet_pl.sweeps.results import Sweep, read_sweep
+from lenet_pl.sweeps.results import Sweep
 
 
 def write_curve(sweep: Path, overrides: list[str], status: str | None, *accuracies: float) -> None:
@@ -29,7 +29,7 @@ def write_curve(sweep: Path, overrides: list[str], status: str | None, *accuraci
 def draw_curves(sweep: Path) -> tuple[Axes, list[str]]:
     """The axes of the curves, and the texts of the legend, title first."""
     axes = Figure().subplots()
-    plots.draw_curves(axes, read_sweep(sweep))
+    plots.draw_curves(axes, Sweep(sweep))
     legend = axes.get_legend()
     texts = legend and [legend.get_title(), *legend.get_texts()]
     return axes, [text.get_text() for text in texts or []]
@@ -62,9 +62,9 @@ def test_the_table_depends_on_what_varied(tmp_path: Path) -> None:
         for number, row in enumerate(zip(*values.values(), strict=True)):
             overrides = [f"{key}={value}" for key, value in zip(values, row, strict=True)]
             write_job(folder, f"{number}", overrides)
-        assert plots.save_figure(read_sweep(folder))
+        assert plots.save_figure(Sweep(folder))
         assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
-        table, _ = plots.draw(read_sweep(folder)).axes
+        table, _ = plots.draw(Sweep(folder)).axes
         return labels(table)
 
     assert drawn(lr="123", seed="111") == (["1", "2", "3"], [""])
@@ -78,12 +78,12 @@ def test_the_table_depends_on_what_varied(tmp_path: Path) -> None:
 
 def test_nothing_is_drawn_without_a_comparison(tmp_path: Path) -> None:
     write_job(tmp_path, "0", ["seed=0"])
-    assert not plots.save_figure(read_sweep(tmp_path))
+    assert not plots.save_figure(Sweep(tmp_path))
     assert not (tmp_path / "sweep.png").exists()
 
 
 def test_the_table_shows_the_accuracies(grid: Path) -> None:
-    sweep = read_sweep(grid)
+    sweep = Sweep(grid)
     axes = Figure().subplots()
     plots.draw_table(axes, sweep, sweep.settings, sweep.parameters[:1], sweep.parameters[1:])
     assert labels(axes) == (["0.01", "0.1"], ["32", "64"])
@@ -103,7 +103,7 @@ def test_the_table_distinguishes_pruned_and_finished_settings(tmp_path: Path) ->
     write_curve(tmp_path, ["a=1", "b=2", "seed=3"], None, 0.5)
     write_curve(tmp_path, ["a=2", "b=1"], None, 0.97)
     write_curve(tmp_path, ["a=2", "b=2"], "failed", 0.1)
-    axes = draw_table(read_sweep(tmp_path), "a", "b")
+    axes = draw_table(Sweep(tmp_path), "a", "b")
     texts = {text.get_position(): text for text in axes.texts}
     assert {place: text.get_text() for place, text in texts.items()} == {
         (0, 0): "95.00 %",
@@ -121,7 +121,7 @@ def test_the_table_shows_the_spread_over_seeds(tmp_path: Path) -> None:
         write_job(tmp_path, f"{seed}", ["a=b.C", f"seed={seed}"], acc=acc)
     write_job(tmp_path, "2", ["a=10", "seed=0"], acc=0.9)
     write_job(tmp_path, "3", ["a=9", "seed=0"], acc=0.9)
-    axes = draw_table(read_sweep(tmp_path), "a", "")
+    axes = draw_table(Sweep(tmp_path), "a", "")
     assert labels(axes) == (["9", "10", "C"], [""])
     texts = {text.get_position()[1]: text.get_text() for text in axes.texts}
     assert texts == {0: "90.00 %", 1: "90.00 %", 2: "95.00 %\n± 1.41 %"}
@@ -158,7 +158,7 @@ def test_figure_without_curves(tmp_path: Path) -> None:
     axes, legend = draw_curves(tmp_path)
     assert not axes.lines
     assert legend == []
-    assert plots.save_figure(read_sweep(tmp_path))
+    assert plots.save_figure(Sweep(tmp_path))
 
 
 def test_many_curves_leave_all_but_the_best_grey(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_curves_of_one_setting_need_no_legend(tmp_path: Path) -> None:
 def test_settings_that_fail_do_not_compress_the_others(tmp_path: Path) -> None:
     for number, acc in enumerate([0.97, 0.98, 0.99, 0.1]):
         write_job(tmp_path, f"{number}", [f"a={number}"], acc=acc)
-    [mesh] = draw_table(read_sweep(tmp_path), "a", "").collections
+    [mesh] = draw_table(Sweep(tmp_path), "a", "").collections
     low, high = mesh.get_clim()
     assert 0.9 < low < 0.97
     assert high == 0.99

@@ -11,12 +11,12 @@ from helpers.sweeps import read_table, write_job, write_plan
 from rich.console import Console
 
 from lenet_pl.errors import ConfigError
-from lenet_pl.sweeps.results import read_sweep, short_names
+from lenet_pl.sweeps.results import Sweep, short_names
 from lenet_pl.sweeps.summary import Summary
 
 
 def test_jobs_are_ranked_by_validation_accuracy_then_loss(grid: Path) -> None:
-    sweep = read_sweep(grid)
+    sweep = Sweep(grid)
     assert sweep.varied == ["optimizer.lr", "data.batch_size"]
     assert [job.name for job in sweep.jobs] == ["10", "2", "0", "1"]
     assert sweep.counts == {"finished": 3, "failed": 1}
@@ -39,7 +39,7 @@ def test_jobs_are_ranked_by_the_metric_that_their_epochs_were_selected_by(tmp_pa
         overrides, monitor = [f"optimizer.lr={lr}", f"seed={seed}"], "val/balanced_acc"
         metrics = {"acc": acc, "balanced_acc": balanced}
         write_job(tmp_path, name, overrides, monitor=monitor, **metrics)
-    sweep = read_sweep(tmp_path)
+    sweep = Sweep(tmp_path)
     assert [job.name for job in sweep.jobs] == ["3", "1", "2", "0"]
     assert sweep.winner is not None
     assert sweep.winner.names == ["3", "2"]
@@ -72,7 +72,7 @@ def test_jobs_are_ranked_by_the_smallest_loss(tmp_path: Path) -> None:
         write_job(
             tmp_path, name, [f"optimizer.lr=0.{name}"], acc=acc, loss=loss, monitor="val/loss"
         )
-    sweep = read_sweep(tmp_path)
+    sweep = Sweep(tmp_path)
     assert sweep.winner is not None
     assert sweep.winner.names == ["1"]
     lines = dict(Summary(sweep).outcome())
@@ -89,7 +89,7 @@ def test_jobs_selected_by_different_metrics_are_not_ranked(tmp_path: Path) -> No
     write_job(tmp_path, "0", ["seed=0"])
     write_job(tmp_path, "1", ["seed=1"], monitor="val/loss")
     with pytest.raises(ConfigError, match=r"monitor is val/acc in job 0, val/loss in job 1"):
-        read_sweep(tmp_path)
+        Sweep(tmp_path)
 
 
 def test_the_best_epoch_of_a_running_job_is_by_its_metric(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_best_epoch_of_a_running_job_is_by_its_metric(tmp_path: Path) -> Non
     (tmp_path / "0" / ".hydra" / "config.yaml").write_text(json.dumps(config))
     rows = ["epoch,val/acc,val/loss,seconds", "1,0.8,0.1,1", "2,0.9,0.3,1"]
     (tmp_path / "0" / "metrics.csv").write_text("\n".join(rows))
-    [job] = read_sweep(tmp_path).jobs
+    [job] = Sweep(tmp_path).jobs
     assert (job.status, job.best_epoch, job.monitor) == ("unfinished", 1, "val/loss")
 
 
@@ -110,7 +110,7 @@ def test_pending_jobs_are_listed_with_their_values(grid: Path) -> None:
         "3": ["data=mini", "optimizer.lr=0.1", "data.batch_size=128", "seed=1"],
     }
     write_plan(grid, jobs, "python train.py -m")
-    sweep = read_sweep(grid)
+    sweep = Sweep(grid)
     assert not sweep.complete
     assert Summary(sweep).outcome()[0][0] == "best so far"
     assert [job.name for job in sweep.jobs] == ["10", "2", "0", "3", "1"]
@@ -120,16 +120,16 @@ def test_pending_jobs_are_listed_with_their_values(grid: Path) -> None:
 
 
 def test_a_search_is_incomplete_until_all_trials_have_ended(grid: Path) -> None:
-    assert read_sweep(grid).complete
+    assert Sweep(grid).complete
     write_plan(grid, {}, "python train.py -m", total=5)
-    assert not read_sweep(grid).complete
+    assert not Sweep(grid).complete
 
 
 def test_pruned_jobs_show_their_rung_and_cannot_win(grid: Path) -> None:
     for name, status in (("10", "pruned"), ("0", "paused")):
         file = grid / name / "result.json"
         file.write_text(file.read_text().replace("finished", status))
-    sweep = read_sweep(grid)
+    sweep = Sweep(grid)
     assert [job.name for job in sweep.jobs] == ["2", "10", "0", "1"]
     assert sweep.winner is not None
     assert sweep.winner.names == ["2"]
@@ -145,13 +145,13 @@ def test_a_seed_that_stopped_early_does_not_win_for_a_pruned_setting(tmp_path: P
     for number, (lr, seed, status, acc) in enumerate(jobs):
         overrides = [f"optimizer.lr={lr}", f"seed={seed}"]
         write_job(tmp_path, str(number), overrides, status, acc=acc)
-    winner = read_sweep(tmp_path).winner
+    winner = Sweep(tmp_path).winner
     assert winner is not None
     assert winner.names == ["2"]
 
 
 def test_files_hold_the_ranked_jobs_and_the_winner(grid: Path) -> None:
-    sweep = read_sweep(grid)
+    sweep = Sweep(grid)
     Summary(sweep).write_files()
     rows = read_table(grid)
     assert [row["job"] for row in rows] == ["10", "2", "0", "1"]
@@ -184,7 +184,7 @@ def test_files_hold_the_ranked_jobs_and_the_winner(grid: Path) -> None:
 
 def test_console_table_is_not_truncated_in_a_narrow_window(grid: Path) -> None:
     narrow = Console(file=io.StringIO(), width=20)
-    narrow.print(Summary(read_sweep(grid)).text(), soft_wrap=True)
+    narrow.print(Summary(Sweep(grid)).text(), soft_wrap=True)
     lines = narrow.file.getvalue().splitlines()
     header = "job  lr    batch_size  status    epoch  val/acc  val/loss  seconds  folder"
     assert lines[0].rstrip() == header
@@ -196,7 +196,7 @@ def test_console_table_is_not_truncated_in_a_narrow_window(grid: Path) -> None:
 def test_a_running_job_has_its_best_epoch_so_far_and_cannot_win(grid: Path) -> None:
     overrides = ["optimizer.lr=1", "data.batch_size=64"]
     write_job(grid, "11", overrides, status=None, acc=0.99)
-    sweep = read_sweep(grid)
+    sweep = Sweep(grid)
     running = next(job for job in sweep.jobs if job.name == "11")
     assert (running.status, running.epochs, running.best_epoch) == ("unfinished", 2, 2)
     assert running.metrics == {"val/acc": 0.99, "val/loss": 0.3}
@@ -212,7 +212,7 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
         for seed, acc in enumerate(row):
             write_job(tmp_path, f"{number}", [f"optimizer.lr={lr}", f"seed={seed}"], acc=acc)
             number += 1
-    sweep = read_sweep(tmp_path)
+    sweep = Sweep(tmp_path)
     assert sweep.has_seeds
     assert sweep.parameters == ["optimizer.lr"]
     winner = sweep.winner
@@ -246,7 +246,7 @@ def test_a_job_without_all_figures_cannot_win(grid: Path) -> None:
         result["metrics"] |= {"test/acc": 0.9, "test/loss": 0.3, "test/acc_low": 0.8}
         result["metrics"].pop(missing, None)
         (grid / name / "result.json").write_text(json.dumps(result))
-    sweep = read_sweep(grid)
+    sweep = Sweep(grid)
     Summary(sweep).write_files()
     assert dict(Summary(sweep).outcome())["winner"].startswith("job 2 ")
     assert dict(Summary(sweep).outcome())["test"] == "not yet"
@@ -259,7 +259,7 @@ def test_overrides_added_by_resuming_a_job_are_no_parameters(grid: Path) -> None
     result = json.loads((grid / "10" / "result.json").read_text())
     result["overrides"] = [*overrides, "+model.name=a", *resumed]
     (grid / "10" / "result.json").write_text(json.dumps(result))
-    sweep = read_sweep(grid)
+    sweep = Sweep(grid)
     assert not {"test", "ckpt_path", "resume"} & {*sweep.varied, *sweep.jobs[0].values}
     assert Summary(sweep).command == f"python train.py {shlex.join(overrides)} +model.name=a"
 
@@ -272,6 +272,6 @@ def test_short_names_are_unique() -> None:
 def test_the_metric_is_that_of_the_jobs_that_have_started(tmp_path: Path) -> None:
     write_job(tmp_path, "0", ["a=1"], "failed", monitor="val/loss")
     write_plan(tmp_path, {"0": ["a=1"], "1": []}, "python train.py -m")
-    sweep = read_sweep(tmp_path)
+    sweep = Sweep(tmp_path)
     assert [(job.name, job.status) for job in sweep.jobs] == [("1", "pending"), ("0", "failed")]
     assert sweep.monitor == "val/loss"

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from scipy import stats
 
-from lenet_pl.sweeps.results import read_sweep
+from lenet_pl.sweeps.results import Sweep
 from lenet_pl.sweeps.summary import Summary
 from lenet_pl.sweeps.verdict import Verdict, judge, next_value
 
@@ -23,7 +23,7 @@ BAD = range(40)  # images that a bad job misclassifies, of 100
 
 
 def verdict_on(folder: Path) -> Verdict:
-    return judge(read_sweep(folder))
+    return judge(Sweep(folder))
 
 
 def p_values(verdict: Verdict) -> list[float | None]:
@@ -31,7 +31,7 @@ def p_values(verdict: Verdict) -> list[float | None]:
 
 
 def next_command(folder: Path) -> str | None:
-    return Summary(read_sweep(folder)).next_command
+    return Summary(Sweep(folder)).next_command
 
 
 def jobs_of(command: str | None) -> list[list[str]]:
@@ -82,7 +82,7 @@ def test_a_lead_of_three_images_is_not_significant(write):
         "Trained on cpu (1 thread).",
     ]
     assert p_values(verdict) == [0.25]  # 2 * (1/2) ** 3
-    content = Summary(read_sweep(folder)).as_dict()
+    content = Summary(Sweep(folder)).as_dict()
     assert [setting["p_value"] for setting in content["settings"]] == [None, 0.25]
     assert content["verdict"] == {
         "sentences": verdict.sentences,
@@ -91,8 +91,8 @@ def test_a_lead_of_three_images_is_not_significant(write):
     }
     json.dumps(content)
     assert len(jobs_of(content["verdict"]["command"])) == 20
-    assert " ".join(verdict.sentences) in Summary(read_sweep(folder)).markdown()
-    assert content["verdict"]["command"] in Summary(read_sweep(folder)).markdown()
+    assert " ".join(verdict.sentences) in Summary(Sweep(folder)).markdown()
+    assert content["verdict"]["command"] in Summary(Sweep(folder)).markdown()
 
 
 def test_equal_jobs_are_not_significantly_different(write):
@@ -350,7 +350,7 @@ def test_pruned_jobs_are_not_compared(write):
 
 
 def test_without_a_winner_there_is_no_verdict(write):
-    summary = Summary(read_sweep(write("0", status="failed")))
+    summary = Summary(Sweep(write("0", status="failed")))
     assert summary.verdict.sentences == []
     assert summary.as_dict()["verdict"] is None
     assert "```" not in summary.markdown()

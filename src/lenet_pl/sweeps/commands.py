@@ -8,7 +8,7 @@ from lenet_pl.console import console
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import display_path
 from lenet_pl.records import hydra_mode
-from lenet_pl.sweeps.results import job_folders, read_sweep
+from lenet_pl.sweeps.results import Sweep, job_folders
 from lenet_pl.sweeps.summary import Summary
 
 
@@ -34,7 +34,7 @@ def sweep(options: argparse.Namespace) -> int:
         raise ConfigError(f"{folder}: no such folder")
     if any(hydra_mode(job) == "RUN" for job in job_folders(folder)):
         raise ConfigError(f"{folder}: holds single runs, not the jobs of a sweep")
-    summary = Summary(read_sweep(display_path(folder)))
+    summary = Summary(Sweep(display_path(folder)))
     try:
         summary.write_files()
     except OSError as error:

@@ -34,9 +34,9 @@ from lenet_pl.runs import program_name
 from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
 from lenet_pl.sweeps.progress import Progress, label, print_line
 from lenet_pl.sweeps.results import (
+    Sweep,
     ended,
     parameter_overrides,
-    read_sweep,
     readable_result,
     typed,
     varied_values,
@@ -187,13 +187,13 @@ class SweepCallback(Callback):
     def summarise(self, test: bool) -> bool:
         """Test the winner if all jobs have ended, and summarise; return whether nothing failed."""
         self.progress.stop()
-        sweep, test_error = read_sweep(display_path(self.plan.folder)), None
+        sweep, test_error = Sweep(display_path(self.plan.folder)), None
         if test and sweep.complete and sweep.winner:
             from lenet_pl.evaluation.evaluate import test_winner  # imports torch
 
             try:
                 test_winner([job.folder for job in sweep.winner.jobs])
-                sweep = read_sweep(sweep.folder)
+                sweep = Sweep(sweep.folder)
             except UserError as error:
                 test_error = str(error)
         results = Summary(sweep, test_error)

@@ -159,10 +159,8 @@ def _check_devices(cfg: DictConfig) -> None:
     trainer, devices = cfg.trainer, cfg.trainer.devices
     one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
     one = one or (devices == "auto" and trainer.accelerator == "cpu")
-    if (
-        not (one and trainer.strategy in ("auto", "single_device"))
-        or trainer.get("num_nodes", 1) > 1
-    ):
+    alone = trainer.strategy in ("auto", "single_device") and trainer.get("num_nodes", 1) == 1
+    if not (one and alone):
         raise ConfigError(
             f"trainer.devices={devices} trainer.strategy={trainer.strategy}: a job of a sweep has "
             "one device; choose trainer.devices=1 trainer.strategy=auto trainer.num_nodes=1, and "

@@ -152,13 +152,23 @@ class Setting:
 
 
 class Sweep:
-    """The jobs of a sweep, ranked and grouped by setting."""
+    """The jobs in a sweep's folder, which may still be running, ranked and grouped by setting."""
 
-    def __init__(
-        self, folder: Path, jobs: Sequence[Job], total: int = 0, command: str | None = None
-    ) -> None:
-        self.folder, self.command = folder, command  # which continues the sweep
-        self.monitor = jobs[0].monitor
+    def __init__(self, folder: Path) -> None:
+        jobs = [Job(path) for path in job_folders(folder)]
+        if not jobs:
+            file = folder / "0/.hydra/overrides.yaml"
+            raise ConfigError(f"{folder}: not a sweep's folder ({file} is missing)")
+        self.folder, self.monitor, names = folder, jobs[0].monitor, {job.name for job in jobs}
+        if other := next((job for job in jobs if job.monitor != self.monitor), None):
+            raise ConfigError(
+                f"{folder}: the jobs cannot be ranked; callbacks.checkpoint.monitor is "
+                f"{self.monitor} in job {jobs[0].name}, {other.monitor} in job {other.name}"
+            )
+        plan = read_json(folder / "plan.json", PLAN) or {}  # Hydra's own multirun writes none
+        self.command: str | None = plan.get("command")  # continues the sweep
+        planned = plan.get("jobs", {}).items()
+        jobs += [Job(folder / name, overrides) for name, overrides in planned if name not in names]
         self.jobs = sorted(jobs, key=lambda job: job.rank)  # ties stay in order of their numbers
         # the metric that figures show: the monitored one if it is an accuracy
         self.accuracy = self.monitor if self.monitor.endswith("acc") else "val/acc"
@@ -176,32 +186,14 @@ class Sweep:
         self.has_seeds = any(len(setting.jobs) > 1 for setting in self.ranked)
         self.counts = Counter(job.status for job in self.jobs)
         done = sum(self.counts[status] for status in ("finished", "pruned", "failed"))
-        self.complete = done >= max(total, len(self.jobs))  # a search may have proposed few jobs
+        # a search may have jobs yet to propose
+        self.complete = done >= max(plan.get("total") or 0, len(jobs))
 
     def describe(self, setting: Setting) -> str:
         """``lr 0.01, batch_size 32``; for a single job, the seed if nothing else varies."""
         keys = self.parameters or (self.varied if len(setting.jobs) == 1 else ())
         values = ((self.short[key], setting.values.get(key, "default")) for key in keys)
         return ", ".join(f"{name} {readable(value)}" for name, value in values)
-
-
-def read_sweep(folder: Path) -> Sweep:
-    """Read and rank the jobs of a sweep, which may still be running."""
-    plan = read_json(folder / "plan.json", PLAN) or {}  # Hydra's own multirun writes none
-    jobs = [Job(path) for path in job_folders(folder)]
-    if not jobs:
-        file = folder / "0/.hydra/overrides.yaml"
-        raise ConfigError(f"{folder}: not a sweep's folder ({file} is missing)")
-    monitor, names = jobs[0].monitor, {job.name for job in jobs}
-    if other := next((job for job in jobs if job.monitor != monitor), None):
-        raise ConfigError(
-            f"{folder}: the jobs cannot be ranked; callbacks.checkpoint.monitor is {monitor} in "
-            f"job {jobs[0].name}, {other.monitor} in job {other.name}"
-        )
-    for name, overrides in plan.get("jobs", {}).items():
-        if name not in names:
-            jobs.append(Job(folder / name, overrides))
-    return Sweep(folder, jobs, plan.get("total") or 0, plan.get("command"))
 
 
 def job_folders(folder: Path) -> list[Path]:
