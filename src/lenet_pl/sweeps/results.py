@@ -108,7 +108,6 @@ class Setting:
             scored = [job for job in jobs if job.epochs == max(job.epochs for job in jobs)]
         self.jobs, self.names = scored, [job.name for job in scored]
         self.values = scored[0].values  # of the parameters by key; the seed is the best job's
-
         # a sort key, smaller for better settings
         self.rank: tuple[float, ...] = (inf, -scored[0].epochs)
         if self.can_win:
