@@ -43,13 +43,22 @@ def folders(tmp_path: Path) -> Path:
         (["seed=0,1", "hydra.sweep.dir=papers/letter.txt"], "letter.txt: cannot write there"),
         (["seed=0,1", "hydra.sweep.subdir=x"], "hydra.sweep.subdir=x: two jobs would share it"),
         (["seed=0,1", "data.root=papers/letter.txt"], "data.root=papers/letter.txt"),
-        (["seed=0,1", "trainer=ddp"], "trainer.devices=auto: a job of a sweep has one device"),
-        (["seed=0,1", "trainer=ddp", "trainer.devices=1"], "trainer.strategy=ddp: a job of a"),
-        (["trainer.accelerator=cpu", "trainer.devices=1,2"], "trainer.devices=2: a job of a"),
+        (
+            ["seed=0,1", "trainer=ddp"],
+            "trainer.devices=auto trainer.strategy=ddp: a job of a sweep",
+        ),
+        (
+            ["seed=0,1", "trainer=ddp", "trainer.devices=1"],
+            "trainer.devices=1 trainer.strategy=ddp: a job of a",
+        ),
+        (
+            ["trainer.accelerator=cpu", "trainer.devices=1,2"],
+            "trainer.devices=2 trainer.strategy=auto: a job of a",
+        ),
         (["seed=0,1", "hydra/launcher=submitit_slurm"], "no Slurm here"),
         (
             ["callbacks.checkpoint.monitor=val/acc,val/balanced_acc"],
-            "callbacks.checkpoint.monitor=val/balanced_acc: must be val/acc, as in job 0",
+            "callbacks.checkpoint.monitor: must be the same in all jobs",
         ),
     ],
 )

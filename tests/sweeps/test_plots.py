@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import pytest
 from helpers.sweeps import write_job
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lenet_pl.sweeps import plots
-from lenet_pl.sweeps.results import read_sweep
+from lenet_pl.sweeps.results import Sweep
 
 
 def write_curve(sweep: Path, overrides: list[str], status: str | None, *accuracies: float) -> None:
@@ -30,7 +29,7 @@ def write_curve(sweep: Path, overrides: list[str], status: str | None, *accuraci
 def draw_curves(sweep: Path) -> tuple[Axes, list[str]]:
     """The axes of the curves, and the texts of the legend, title first."""
     axes = Figure().subplots()
-    plots.draw_curves(axes, read_sweep(sweep))
+    plots.draw_curves(axes, Sweep(sweep))
     legend = axes.get_legend()
     texts = legend and [legend.get_title(), *legend.get_texts()]
     return axes, [text.get_text() for text in texts or []]
@@ -45,63 +44,66 @@ def lines(axes: Axes) -> dict[str, list[list[tuple[float, float]]]]:
     return result
 
 
-def test_plot_depends_on_what_varied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def drawn(**values: str) -> tuple[str, int]:
-        """The function that draws the parameters, and the number of axes with the curves."""
+def draw_table(sweep: Sweep, down: str, across: str) -> Axes:
+    axes = Figure().subplots()
+    plots.draw_table(axes, sweep, sweep.settings, list(down), list(across))
+    return axes
+
+
+def labels(axes: Axes) -> tuple[list[str], list[str]]:
+    """The labels of the rows and columns of a table."""
+    ticks = axes.get_yticklabels(), axes.get_xticklabels()
+    return [text.get_text() for text in ticks[0]], [text.get_text() for text in ticks[1]]
+
+
+def test_the_table_depends_on_what_varied(tmp_path: Path) -> None:
+    def drawn(**values: str) -> tuple[list[str], list[str]]:
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
         for number, row in enumerate(zip(*values.values(), strict=True)):
             overrides = [f"{key}={value}" for key, value in zip(values, row, strict=True)]
             write_job(folder, f"{number}", overrides)
-        calls = []
-        with monkeypatch.context() as patch:
-            for name in ("draw_panels", "draw_heat_map"):
-                patch.setattr(plots, name, lambda *args, name=name: calls.append(name))
-            figure = plots.draw(read_sweep(folder))
-        assert plots.save_figure(read_sweep(folder))
+        assert plots.save_figure(Sweep(folder))
         assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
-        [name] = calls
-        return name, len(figure.axes)
+        table, _ = plots.draw(Sweep(folder)).axes
+        return labels(table)
 
-    assert drawn(lr="123", seed="111") == ("draw_panels", 2)
-    assert drawn(lr="112", seed="121") == ("draw_panels", 2)
-    assert drawn(seed="123") == ("draw_panels", 2)
-    assert drawn(a="112", b="122", seed="123") == ("draw_heat_map", 2)
-    assert drawn(a="123", b="123") == ("draw_panels", 3)  # the heat map would be mostly empty
-    assert drawn(a="12", b="12", c="xy") == ("draw_panels", 4)
+    assert drawn(lr="123", seed="111") == (["1", "2", "3"], [""])
+    assert drawn(lr="112", seed="121") == (["1", "2"], [""])
+    assert drawn(seed="123") == (["1", "2", "3"], [""])
+    assert drawn(a="1122", b="1xx1", seed="1234") == (["1", "2"], ["1", "x"])
+    assert drawn(a="12", b="12", c="xy") == (["1", "2"], ["1, x", "2, y"])
+    # a row for each setting, since most cells would be empty
+    assert drawn(a="123", b="321") == (["1, 3", "2, 2", "3, 1"], [""])
 
 
 def test_nothing_is_drawn_without_a_comparison(tmp_path: Path) -> None:
     write_job(tmp_path, "0", ["seed=0"])
-    assert not plots.save_figure(read_sweep(tmp_path))
+    assert not plots.save_figure(Sweep(tmp_path))
     assert not (tmp_path / "sweep.png").exists()
 
 
-def test_heat_map_and_panels_show_the_accuracies(grid: Path) -> None:
-    sweep = read_sweep(grid)
-    scales = [plots.Scale(sweep, key) for key in sweep.parameters]
+def test_the_table_shows_the_accuracies(grid: Path) -> None:
+    sweep = Sweep(grid)
     axes = Figure().subplots()
-    plots.draw_heat_map(axes, sweep, scales)
+    plots.draw_table(axes, sweep, sweep.settings, sweep.parameters[:1], sweep.parameters[1:])
+    assert labels(axes) == (["0.01", "0.1"], ["32", "64"])
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("lr", "batch_size")
     texts = {text.get_position(): text.get_text() for text in axes.texts}
     assert texts == {(0, 0): "91.00 %", (1, 0): "failed", (0, 1): "95.00 %", (1, 1): "95.00 %"}
     [frame] = axes.patches
     assert frame.get_xy() == (0.5, 0.5)  # job 10 has the smaller loss
-    panels = Figure().subplots(1, 2)
-    plots.draw_panels(panels, sweep, scales)
-    for axes in panels:
-        assert sorted(axes.lines[0].get_ydata()) == [0.91, 0.95, 0.95]
-        assert list(axes.lines[-1].get_ydata()) == [0.95]  # the best
+    [mesh] = axes.collections
+    assert mesh.get_array().tolist() == [[0.91, None], [0.95, 0.95]]
 
 
-def test_heat_map_distinguishes_pruned_and_finished_settings(tmp_path: Path) -> None:
+def test_the_table_distinguishes_pruned_and_finished_settings(tmp_path: Path) -> None:
     write_curve(tmp_path, ["a=1", "b=1"], "finished", 0.8, 0.9, 0.95)
     write_curve(tmp_path, ["a=1", "b=2", "seed=1"], "pruned", 0.96, 0.94)
     write_curve(tmp_path, ["a=1", "b=2", "seed=2"], "pruned", 0.8, 0.98)
     write_curve(tmp_path, ["a=1", "b=2", "seed=3"], None, 0.5)
     write_curve(tmp_path, ["a=2", "b=1"], None, 0.97)
     write_curve(tmp_path, ["a=2", "b=2"], "failed", 0.1)
-    sweep = read_sweep(tmp_path)
-    axes = Figure().subplots()
-    plots.draw_heat_map(axes, sweep, [plots.Scale(sweep, key) for key in "ab"])
+    axes = draw_table(Sweep(tmp_path), "a", "b")
     texts = {text.get_position(): text for text in axes.texts}
     assert {place: text.get_text() for place, text in texts.items()} == {
         (0, 0): "95.00 %",
@@ -114,7 +116,18 @@ def test_heat_map_distinguishes_pruned_and_finished_settings(tmp_path: Path) -> 
     assert mesh.get_array().count() == 1  # only the finished one has a colour
 
 
-def test_curves_are_means_over_seeds_and_end_where_jobs_did(tmp_path: Path) -> None:
+def test_the_table_shows_the_spread_over_seeds(tmp_path: Path) -> None:
+    for seed, acc in enumerate([0.94, 0.96]):
+        write_job(tmp_path, f"{seed}", ["a=b.C", f"seed={seed}"], acc=acc)
+    write_job(tmp_path, "2", ["a=10", "seed=0"], acc=0.9)
+    write_job(tmp_path, "3", ["a=9", "seed=0"], acc=0.9)
+    axes = draw_table(Sweep(tmp_path), "a", "")
+    assert labels(axes) == (["9", "10", "C"], [""])
+    texts = {text.get_position()[1]: text.get_text() for text in axes.texts}
+    assert texts == {0: "90.00 %", 1: "90.00 %", 2: "95.00 %\n± 1.41 %"}
+
+
+def test_curves_end_where_jobs_did(tmp_path: Path) -> None:
     write_curve(tmp_path, ["a=1", "seed=0"], "finished", 0.90, 0.94, 0.96)
     write_curve(tmp_path, ["a=1", "seed=1"], "finished", 0.92, 0.96)
     write_curve(tmp_path, ["a=2", "seed=0"], "finished", 0.97, 0.95, 0.98)
@@ -126,23 +139,16 @@ def test_curves_are_means_over_seeds_and_end_where_jobs_did(tmp_path: Path) -> N
     drawn = lines(axes)
     assert drawn.keys() == {best, second, third, fourth}
     curve = [(1, 0.97), (2, 0.95), (3, 0.98)]
-    assert drawn[best] == [curve, curve[-1:], [(1, 0.93)], [(1, 0.93)]]
-    mean, end = drawn[second]
-    assert end == mean[-1:]
-    assert mean == [pytest.approx(point) for point in [(1, 0.91), (2, 0.95), (3, 0.96)]]
+    assert drawn[best] == [[(1, 0.93)], [(1, 0.93)], curve, curve[-1:]]
+    seeds = [[(1, 0.92), (2, 0.96)], [(1, 0.90), (2, 0.94), (3, 0.96)]]
+    assert drawn[second] == [seeds[0], seeds[0][-1:], seeds[1], seeds[1][-1:]]
     assert drawn[third] == [[(1, 0.91), (2, 0.92)], [(2, 0.92)]]
     assert drawn[fourth] == [[(1, 0.90)], [(1, 0.90)]]
     markers = [line.get_marker() for line in axes.lines]
-    assert markers[0::2] == ["None"] * 5
-    assert markers[1::2] == [".", "X", ".", "o", ">"]
-    assert legend == ["a", "2", "1", "3", "4", "failed", "pruned", "unfinished"]
-    top = max(axes.lines, key=lambda line: line.get_zorder())
-    assert top.get_color() == best
-    [band] = [path for bands in axes.collections for path in bands.get_paths()]
-    ends = band.vertices
-    assert ends[:, 0].max() == 2  # epoch 3 has one seed
-    sd = 0.02 / 2**0.5
-    assert [ends[:, 1].min(), ends[:, 1].max()] == pytest.approx([0.91 - sd, 0.95 + sd])
+    assert markers[0::2] == ["None"] * 6
+    assert markers[1::2] == ["X", ">", "o", ".", ".", "."]
+    assert legend == ["a", "2", "1", "3", "4", "failed", "unfinished", "pruned"]
+    assert axes.lines[-1].get_color() == best
 
 
 def test_figure_without_curves(tmp_path: Path) -> None:
@@ -152,7 +158,7 @@ def test_figure_without_curves(tmp_path: Path) -> None:
     axes, legend = draw_curves(tmp_path)
     assert not axes.lines
     assert legend == []
-    assert plots.save_figure(read_sweep(tmp_path))
+    assert plots.save_figure(Sweep(tmp_path))
 
 
 def test_many_curves_leave_all_but_the_best_grey(tmp_path: Path) -> None:
@@ -163,12 +169,12 @@ def test_many_curves_leave_all_but_the_best_grey(tmp_path: Path) -> None:
     axes, legend = draw_curves(tmp_path)
     assert legend == ["lr, b", *(f"{n}, B" for n in range(6)), "25 more", "below range"]
     drawn = lines(axes)
-    assert list(drawn) == [*plots.COLOURS, plots.GREY]
+    assert list(drawn) == [plots.GREY, *reversed(plots.COLOURS)]
     assert drawn[plots.BEST] == [[(1, 0.97), (2, 0.98)], [(2, 0.98)]]
     low, high = axes.get_ylim()
     assert 0.9 < low < 0.96
     assert high > 0.98
-    [(epoch, position)] = drawn[plots.GREY][-1]
+    [(epoch, position)] = drawn[plots.GREY][1]
     assert epoch == 2
     assert low < position < 0.96
 
@@ -178,37 +184,15 @@ def test_curves_of_one_setting_need_no_legend(tmp_path: Path) -> None:
         write_curve(tmp_path, [f"seed={seed}"], "finished", 0.9 + seed / 100)
     axes, legend = draw_curves(tmp_path)
     assert legend == []
-    assert lines(axes) == {plots.BEST: [[(1, pytest.approx(0.91))]] * 2}
+    points = [[(1, acc)] for acc in (0.90, 0.91, 0.92) for _ in range(2)]
+    assert lines(axes) == {plots.BEST: points}
     assert [tick for tick in axes.get_xticks() if 0.5 <= tick <= 1.5] == [1]
-    figure = plots.draw(read_sweep(tmp_path))
-    title = "mean and standard deviation over seeds, n = 3: 91.00 % ± 1.00 %"
-    assert figure.get_suptitle() == title
 
 
 def test_settings_that_fail_do_not_compress_the_others(tmp_path: Path) -> None:
     for number, acc in enumerate([0.97, 0.98, 0.99, 0.1]):
-        write_job(tmp_path, f"{number}", [f"a={number}", f"b={number}"], acc=acc)
-    sweep = read_sweep(tmp_path)
-    panels = Figure().subplots(1, 2)
-    plots.draw_panels(panels, sweep, [plots.Scale(sweep, key) for key in "ab"])
-    for axes in panels:
-        low, high = axes.get_ylim()
-        assert 0.9 < low < 0.97
-        assert high > 0.99
-        triangle = axes.lines[-1]
-        assert triangle.get_marker() == "v"
-        assert list(triangle.get_xdata()) == [3]
-
-
-def test_line_shows_the_means_on_a_logarithmic_axis(tmp_path: Path) -> None:
-    for number, (lr, acc) in enumerate([("0.1", 0.9), ("0.001", 0.7), ("0.001", 0.8)]):
-        write_job(tmp_path, f"{number}", [f"lr={lr}", f"seed={number}"], acc=acc)
-    sweep = read_sweep(tmp_path)
-    axes = Figure().subplots()
-    plots.draw_panels([axes], sweep, [plots.Scale(sweep, "lr")])
-    assert axes.get_xscale() == "log"
-    x, y = axes.lines[0].get_data()
-    assert list(x) == [0.001, 0.1]
-    assert list(y) == pytest.approx([0.75, 0.9])
-    low, _ = axes.get_ylim()
-    assert low < 0.75 - 0.1 / 2**0.5  # the bar is not cut
+        write_job(tmp_path, f"{number}", [f"a={number}"], acc=acc)
+    [mesh] = draw_table(Sweep(tmp_path), "a", "").collections
+    low, high = mesh.get_clim()
+    assert 0.9 < low < 0.97
+    assert high == 0.99

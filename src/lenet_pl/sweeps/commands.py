@@ -8,8 +8,8 @@ from lenet_pl.console import console
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import display_path
 from lenet_pl.records import hydra_mode
-from lenet_pl.sweeps.results import job_folders, read_sweep
-from lenet_pl.sweeps.summary import as_dict, summary, write_files
+from lenet_pl.sweeps.results import Sweep, job_folders
+from lenet_pl.sweeps.summary import Summary
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,27 +24,23 @@ def sweep(options: argparse.Namespace) -> int:
     Returns:
         1 if a job failed, 0 otherwise.
     """
-    folder = _find(options.folder)
+    folder = Path(options.folder)
+    if options.folder == "latest":
+        sweeps = sorted(Path("outputs/sweeps").glob("*/*/multirun.yaml"))
+        if not sweeps:
+            raise ConfigError("latest: outputs/sweeps holds no sweep")
+        folder = sweeps[-1].parent
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
     if any(hydra_mode(job) == "RUN" for job in job_folders(folder)):
         raise ConfigError(f"{folder}: holds single runs, not the jobs of a sweep")
-    results = read_sweep(display_path(folder))
+    summary = Summary(Sweep(display_path(folder)))
     try:
-        write_files(results)
+        summary.write_files()
     except OSError as error:
-        raise ConfigError(f"{results.folder}: cannot write there ({error.strerror})") from error
+        raise ConfigError(f"{folder}: cannot write there ({error.strerror})") from error
     if options.json:
-        print(json.dumps(as_dict(results), indent=2))
+        print(json.dumps(summary.as_dict(), indent=2))
     else:
-        console.print(summary(results), soft_wrap=True)
-    return int(results.counts["failed"] > 0)
-
-
-def _find(name: str) -> Path:
-    if name != "latest":
-        return Path(name)
-    sweeps = sorted(Path("outputs/sweeps").glob("*/*/multirun.yaml"))
-    if not sweeps:
-        raise ConfigError("latest: outputs/sweeps holds no sweep")
-    return sweeps[-1].parent
+        console.print(summary.text(), soft_wrap=True)
+    return int(summary.sweep.counts["failed"] > 0)

@@ -11,9 +11,8 @@ import threading
 import time
 import warnings
 from collections import UserDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, cast
@@ -35,16 +34,14 @@ from lenet_pl.runs import program_name
 from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
 from lenet_pl.sweeps.progress import Progress, label, print_line
 from lenet_pl.sweeps.results import (
+    Sweep,
     ended,
-    job_names,
-    override_values,
     parameter_overrides,
-    read_sweep,
     readable_result,
-    short_names,
     typed,
+    varied_values,
 )
-from lenet_pl.sweeps.summary import summary, write_files
+from lenet_pl.sweeps.summary import Summary
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +96,8 @@ class SweepCallback(Callback):
                 hydra.sweeper.max_batch_size = max(1, cpu_count() // (self.plan.threads or 1))
         write_bytes(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
         jobs = {name: parameter_overrides(job) for name, job in self.plan.jobs.items()}
-        plan = {"command": self._command(), "total": self.plan.total, "jobs": jobs}
-        write_json(folder / "plan.json", plan)
+        content = {"command": self._command(), "total": self.plan.total, "jobs": jobs}
+        write_json(folder / "plan.json", content)
 
     def _announce(self) -> None:
         plan = self.plan
@@ -108,18 +105,16 @@ class SweepCallback(Callback):
         title += f" of {plan.total} jobs" if plan.total else ""
         title += f" over {', '.join(plan.varied)}" if plan.varied else ""
         console.print(title, style="bold", markup=False, soft_wrap=True)
-        print_line(f"folder      {display_path(plan.folder)}")
-        if plan.existing:
-            results = [readable_result(plan.folder / name) for name in plan.existing]
-            done = sum(result.get("status") in ("finished", "pruned") for result in results)
-            rest = (plan.total or len(plan.existing)) - done
-            print_line(f"continued   jobs done: {done}, left: {rest}")
-        if plan.threads:
-            print_line(f"threads     {plan.threads} per job")
-        if plan.rungs:
-            epochs = ", ".join(map(str, plan.rungs))
-            print_line(f"rungs       only the best settings continue after epoch {epochs}")
-        print_line(f"if stopped  {self._command()}\n")
+        epochs = ", ".join(map(str, plan.rungs))
+        lines = {
+            "folder": str(display_path(plan.folder)),
+            "threads": f"{plan.threads} per job" if plan.threads else "",
+            "rungs": f"only the best settings continue after epoch {epochs}" if epochs else "",
+            "if stopped": f"{self._command()}\n",
+        }
+        for name, text in lines.items():
+            if text:
+                print_line(f"{name:<11} {text}")
 
     def _command(self) -> str:
         """The command that continues this sweep."""
@@ -127,12 +122,6 @@ class SweepCallback(Callback):
         arguments = [item for item in sys.argv[1:] if override_key(item) not in other]
         folder = shell_override("hydra.sweep.dir", display_path(self.plan.folder))
         return f"{program_name()} {shlex.join(arguments)} {folder}"
-
-    def begin(self, names: Sequence[str], epochs: int | None) -> None:
-        """Start a rung of successive halving: announce and count the jobs that train up to it."""
-        jobs = "all jobs" if len(names) == self.plan.total else job_names(names)
-        print_line(f"training {jobs} to {'the end' if epochs is None else f'epoch {epochs}'}")
-        self.progress.begin(names, epochs)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:
@@ -150,7 +139,7 @@ class SweepCallback(Callback):
                 end_with(self.plan.pid)
         else:
             folder = Path(config.hydra.runtime.output_dir)
-            if not ended(readable_result(folder), config.pause_after):
+            if not ended(folder, config.pause_after):
                 self.progress.start(folder.name, config.hydra.overrides.task)
 
     def run_job(self, cfg: DictConfig) -> float | None:
@@ -166,12 +155,10 @@ class SweepCallback(Callback):
         parameters = parameter_overrides(overrides)
         if plan.existing.get(folder.name, parameters) != parameters:
             # exit: Hydra would treat an exception as a failed job and start the next one
-            path = display_path(folder)
-            fail(f"{path}: holds a job of another sweep; choose another hydra.sweep.dir")
-        result = readable_result(folder)
-        if ended(result, cfg.pause_after):
+            fail(f"{display_path(folder)}: holds a job of another sweep; choose another folder")
+        result, checkpoint = readable_result(folder), folder / "checkpoints" / "last.ckpt"
+        if ended(folder, cfg.pause_after):
             return cast("float | None", result["metrics"].get(monitored_metric(cfg)))
-        checkpoint = folder / "checkpoints" / "last.ckpt"
         if checkpoint.is_file() and result.get("status") != "failed":
             cfg.ckpt_path = str(checkpoint)
         else:
@@ -200,18 +187,19 @@ class SweepCallback(Callback):
     def summarise(self, test: bool) -> bool:
         """Test the winner if all jobs have ended, and summarise; return whether nothing failed."""
         self.progress.stop()
-        sweep = read_sweep(display_path(self.plan.folder))
+        sweep, test_error = Sweep(display_path(self.plan.folder)), None
         if test and sweep.complete and sweep.winner:
             from lenet_pl.evaluation.evaluate import test_winner  # imports torch
 
             try:
                 test_winner([job.folder for job in sweep.winner.jobs])
-                sweep = read_sweep(sweep.folder)
+                sweep = Sweep(sweep.folder)
             except UserError as error:
-                sweep = replace(sweep, test_error=str(error))
-        write_files(sweep)
-        console.print("", summary(sweep, program_name()), sep="\n", soft_wrap=True)
-        return sweep.complete and not sweep.counts["failed"] and not sweep.test_error
+                test_error = str(error)
+        results = Summary(sweep, test_error)
+        results.write_files()
+        console.print("", results.text(program_name()), sep="\n", soft_wrap=True)
+        return sweep.complete and not sweep.counts["failed"] and not test_error
 
     def end_early(self, error: BaseException) -> NoReturn:
         """Summarise the jobs so far after a signal or a launcher error, and exit."""
@@ -284,9 +272,5 @@ def _clear(folder: Path) -> None:
 
 def _add_hparams(cfg: DictConfig, varied: tuple[str, ...]) -> None:
     """Limit TensorBoard's HParams tab, which shows only five columns, to the varied keys."""
-    values = override_values(HydraConfig.get().overrides.task)
-    cfg.hparams = {
-        name.replace(".", "_"): typed(values[key].strip("'\""))
-        for key, name in short_names(varied).items()
-        if key in values
-    } or cfg.hparams
+    values = varied_values(HydraConfig.get().overrides.task, varied).items()
+    cfg.hparams = {name.replace(".", "_"): typed(x) for name, x in values} or cfg.hparams

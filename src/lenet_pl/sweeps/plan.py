@@ -8,19 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.config import check, check_hydra, flatten, monitored_metric, task_config
-from lenet_pl.errors import ConfigError, one_line
-from lenet_pl.records import read_config, read_overrides
-from lenet_pl.rules import COUNT, MONITORED, integer, invalid, optional, show
-from lenet_pl.sweeps.halving import rung_epochs
+from lenet_pl.errors import ConfigError
+from lenet_pl.records import checking, read_config, read_overrides
+from lenet_pl.rules import MONITORED
+from lenet_pl.sweeps.halving import check_halving
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
 EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
@@ -29,12 +27,6 @@ EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
     "hydra_submitit_launcher": "slurm",
     "hydra_optuna_sweeper": "optuna",
 }
-# keys that determine the rungs, and the images and metric that settings are ranked by
-COMPARABLE = (
-    *("trainer.max_epochs", "trainer.min_epochs", "trainer.fast_dev_run"),
-    *("data.source", "data.root", "data.split", "data.val_size", "data.split_seed"),
-    "trainer.limit_val_batches",
-)
 KEPT = ("result.json", "checkpoints")  # left by an earlier start of a job
 
 
@@ -63,8 +55,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         DataError: if the data cannot be fetched.
         HydraException: for an override that cannot be composed.
     """
-    folder = Path(config.hydra.sweep.dir).absolute()
-    sweeper = config.hydra.sweeper
+    folder, sweeper = Path(config.hydra.sweep.dir).absolute(), config.hydra.sweeper
     check_hydra(config.hydra)
     names = {path.name for path in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
     if names and ("multirun.yaml" not in names or ".hydra" in names):
@@ -77,43 +68,29 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     jobs: dict[str, list[str]] = {}
-    rungs: list[int] = []
-    if sweeper._target_.endswith((".BasicSweeper", ".HalvingSweeper")):
+    halving = sweeper._target_.endswith(".HalvingSweeper")
+    if halving or sweeper._target_.endswith(".BasicSweeper"):
         [grid] = BasicSweeper.split_arguments(parsed, None)
         by_name = _compose(config, loader, grid)
-        configs, total = list(by_name.values()), len(by_name)
+        jobs, configs, total = dict(zip(by_name, grid, strict=True)), [*by_name.values()], len(grid)
         if not total:
             raise ConfigError("-m: the sweep has no jobs")
-        jobs = dict(zip(by_name, grid, strict=True))
         for name, before in existing.items():
             reason = f"job {name} was started with {shlex.join(before) or 'no overrides'}"
             if name in jobs and parameter_overrides(jobs[name]) == before:
-                reason = _difference(folder / name, by_name[name])
+                old, now = read_config(folder / name), _parameters(by_name[name])
+                change = _difference(_parameters(old), now) if old else ""
+                reason = change and f"in job {name}, {change}"
             if reason:
                 raise folder_error(config, f"holds another sweep: {reason}; choose another folder")
-        if sweeper._target_.endswith(".HalvingSweeper"):
-            rungs = _rungs(sweeper, configs)
-    else:  # the sweeper chooses the jobs as it goes
-        _check_devices(config)
-        file = folder / "multirun.yaml"
-        try:
-            same = not file.is_file() or _search(OmegaConf.load(file)) == _search(config)
-        except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-            raise ConfigError(f"{file}: damaged: {one_line(error)}") from error
-        if not same:
-            raise folder_error(config, "holds another sweep; choose another folder")
+    else:
+        _check_search(config, folder)
         configs, total = [config], sweeper.get("n_trials")
-        mode, metric = sweeper.get("direction"), monitored_metric(config)
-        if mode in ("maximize", "minimize") and not mode.startswith(MONITORED.get(metric, "")):
-            raise ConfigError(
-                f"hydra.sweeper.direction={mode}: must be {MONITORED[metric]}imize for {metric}"
-            )
-    monitor = monitored_metric(configs[0])
-    if other := next((cfg for cfg in configs if monitored_metric(cfg) != monitor), None):
-        raise ConfigError(
-            f"callbacks.checkpoint.monitor={monitored_metric(other)}: must be {monitor}, as in job "
-            "0, since it ranks the jobs"
-        )
+    if len(set(map(monitored_metric, configs))) > 1:
+        raise ConfigError("callbacks.checkpoint.monitor: must be the same in all jobs of a sweep")
+    rungs = check_halving(sweeper, configs) if halving else ()
+    for cfg in configs:
+        _check_devices(cfg)
     for data in {OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values():
         instantiate(data.source)(data.root).prepare()  # once, not in several jobs at a time
     for cfg in configs:
@@ -126,8 +103,8 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         varied=tuple(key for key, override in last.items() if override.is_sweep_override()),
         existing=existing,
         threads=_threads(config.hydra.launcher, total),
-        monitor=monitor,
-        rungs=tuple(rungs),
+        monitor=monitored_metric(configs[0]),
+        rungs=rungs,
     )
 
 
@@ -158,38 +135,6 @@ def _create_experiment(cfg: DictConfig) -> None:
                 client.create_experiment(node.experiment_name)
 
 
-def _rungs(sweeper: DictConfig, configs: list[DictConfig]) -> list[int]:
-    """The rungs of successive halving.
-
-    Raises:
-        ConfigError: if there are none, or jobs cannot be compared at a rung, or resumed after it.
-    """
-    rules = {"eta": integer(2), "min_epochs": COUNT, "max_batch_size": optional(COUNT)}
-    if reason := invalid((f"hydra.sweeper.{x}", sweeper[x], rule) for x, rule in rules.items()):
-        raise ConfigError(reason)
-    for key in COMPARABLE:
-        if len({str(OmegaConf.select(cfg, key)) for cfg in configs}) > 1:
-            raise ConfigError(f"{key}: must be the same in all jobs of hydra/sweeper=halving")
-    eta, min_epochs, cfg = sweeper.eta, sweeper.min_epochs, configs[0]
-    max_epochs = cfg.trainer.max_epochs
-    if not (rungs := rung_epochs(eta, min_epochs, max_epochs)):
-        raise ConfigError(
-            f"trainer.max_epochs={max_epochs}: too few for successive halving; with "
-            f"hydra.sweeper.eta={eta} and hydra.sweeper.min_epochs={min_epochs}, it must be at "
-            f"least {eta * min_epochs}"
-        )
-    monitor = OmegaConf.select(cfg, "callbacks.checkpoint.monitor")
-    least = cfg.trainer.get("min_epochs") or 0
-    for key, value, valid, required in (
-        ("trainer.fast_dev_run", cfg.trainer.fast_dev_run, not cfg.trainer.fast_dev_run, "false"),
-        ("callbacks.checkpoint.monitor", monitor, monitor, " or ".join(MONITORED)),
-        ("trainer.min_epochs", least, least <= rungs[0], f"at most {rungs[0]}"),
-    ):
-        if not valid:
-            raise ConfigError(f"{key}={show(value)}: must be {required} for hydra/sweeper=halving")
-    return rungs
-
-
 def _compose(
     config: DictConfig, loader: ConfigLoader, jobs: list[list[str]]
 ) -> dict[str, DictConfig]:
@@ -205,7 +150,6 @@ def _compose(
                 f"hydra.sweep.subdir={name}: two jobs would share it; use ${{hydra.job.num}}"
             )
         check(task_config(cfg, Path(cfg.hydra.sweep.dir) / name))
-        _check_devices(cfg)
         configs[name] = cfg
     return configs
 
@@ -214,23 +158,28 @@ def _check_devices(cfg: DictConfig) -> None:
     """Check that a job has one device: DDP would start processes that repeat the whole sweep."""
     trainer, devices = cfg.trainer, cfg.trainer.devices
     one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
-    for key, choice, valid in [
-        ("devices", 1, one or (devices == "auto" and trainer.accelerator == "cpu")),
-        ("strategy", "auto", trainer.strategy in ("auto", "single_device")),
-        ("num_nodes", 1, trainer.get("num_nodes", 1) == 1),
-    ]:
-        if not valid:
-            raise ConfigError(
-                f"trainer.{key}={trainer[key]}: a job of a sweep has one device; choose "
-                f"trainer.{key}={choice}, and hydra/launcher=joblib to run jobs in parallel"
-            )
+    one = one or (devices == "auto" and trainer.accelerator == "cpu")
+    alone = trainer.strategy in ("auto", "single_device") and trainer.get("num_nodes", 1) == 1
+    if not (one and alone):
+        raise ConfigError(
+            f"trainer.devices={devices} trainer.strategy={trainer.strategy}: a job of a sweep has "
+            "one device; choose trainer.devices=1 trainer.strategy=auto trainer.num_nodes=1, and "
+            "hydra/launcher=joblib to run jobs in parallel"
+        )
 
 
-def _search(config: Any) -> list[Any]:
-    """What identifies a search, whose jobs are not known in advance."""
-    sweeper = config.hydra.sweeper
-    keys = [key for key in sweeper if key != "n_trials"]  # more trials extend the same search
-    return [OmegaConf.to_yaml(OmegaConf.masked_copy(sweeper, keys)), _parameters(config)]
+def _check_search(config: DictConfig, folder: Path) -> None:
+    """Check a search, whose jobs the sweeper chooses as it goes, and an earlier start of it."""
+    if (file := folder / "multirun.yaml").is_file():
+        with checking(file, "damaged"):
+            before = _search(OmegaConf.load(file))
+        if reason := _difference(before, _search(config)):
+            raise folder_error(config, f"holds another sweep: {reason}; choose another folder")
+    mode, metric = config.hydra.sweeper.get("direction"), monitored_metric(config)
+    if mode in ("maximize", "minimize") and not mode.startswith(MONITORED.get(metric, "")):
+        raise ConfigError(
+            f"hydra.sweeper.direction={mode}: must be {MONITORED[metric]}imize for {metric}"
+        )
 
 
 def _parameters(config: Any) -> dict[str, Any]:
@@ -239,13 +188,17 @@ def _parameters(config: Any) -> dict[str, Any]:
     return flatten(OmegaConf.to_container(OmegaConf.masked_copy(config, keys)))
 
 
-def _difference(job: Path, config: DictConfig) -> str:
-    """How a job's configuration differs from that of an earlier start; empty if it does not."""
-    now, before = _parameters(config), _parameters(read_config(job) or config)
-    for key in now | before:
-        if (old := before.get(key)) != (new := now.get(key)):
-            return f"in job {job.name}, {key} was {old}, now {new}"
-    return ""
+def _search(config: Any) -> dict[str, Any]:
+    """What identifies a search, by dotted key."""
+    search = flatten(OmegaConf.to_container(config.hydra.sweeper), "hydra.sweeper")
+    search.pop("hydra.sweeper.n_trials", None)  # more trials extend the same search
+    return search | _parameters(config)
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first value that differs from an earlier start; empty if none does."""
+    keys = (key for key in now | before if before.get(key) != now.get(key))
+    return next((f"{key} was {before.get(key)}, now {now.get(key)}" for key in keys), "")
 
 
 def _threads(launcher: DictConfig, total: int | None) -> int | None:

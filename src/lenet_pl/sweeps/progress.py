@@ -7,27 +7,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 
-from lenet_pl.console import console, percent, score
+from lenet_pl.console import console, score
 from lenet_pl.errors import ConfigError
 from lenet_pl.sweeps.plan import Plan
-from lenet_pl.sweeps.results import (
-    Job,
-    ended,
-    override_values,
-    read_job,
-    readable,
-    readable_result,
-    short_names,
-)
+from lenet_pl.sweeps.results import Job, ended, named_score, readable, varied_values
 
 POLL_SECONDS = 0.5  # between checks of jobs in other processes
 
 
 def label(plan: Plan, overrides: Iterable[str]) -> str:
     """The varied values of a job, as text for a file name: ``lr 0.01, batch_size 64``."""
-    values = override_values(overrides)
-    names = short_names(plan.varied).items()
-    text = ", ".join(f"{name} {readable(values[key])}" for key, name in names if key in values)
+    values = varied_values(overrides, plan.varied)
+    text = ", ".join(f"{name} {readable(value)}" for name, value in values.items())
     return re.sub(r"[^\w.,+\- ]+", "-", text)[:120]
 
 
@@ -52,17 +43,14 @@ class Progress:
             self.names, self.epochs = list(names), epochs
             # the jobs of a search are known once they have started
             folders = [self.plan.folder / name for name in self.names or self.plan.existing]
-            self.done = sum(ended(readable_result(folder), epochs) for folder in folders)
             self.total = len(self.names) or self.plan.total
-            self.times = self._end_times()
-            self.began, self.ended = time.time(), 0
+            self.before = self.done = sum(ended(folder, epochs) for folder in folders)
+            self.times, self.began = self._end_times(), time.time()
 
     def start(self, name: str, overrides: Iterable[str]) -> None:
         """Print ``job 3  4 of 9  lr 0.01, batch_size 64``."""
-        number = self.names.index(name) + 1 if name in self.names else None
-        if number is None and name.isdigit():
-            number = int(name) + 1
-        position = f"{number} of {self.total}" if number and self.total else ""
+        known = name in self.names
+        position = f"{self.names.index(name) + 1} of {self.total}" if known else ""
         print_line(f"job {name}", position, label(self.plan, overrides))
 
     def _end_times(self) -> dict[str, float]:
@@ -75,42 +63,41 @@ class Progress:
     def update(self) -> None:
         """Print a line for each job that has ended since the last call."""
         with self.lock:
-            new = {n: t for n, t in self._end_times().items() if self.times.get(n) != t}
-            for name in sorted(new, key=lambda name: new[name]):
-                self.times[name] = new[name]
-                job = self._read(name)
+            times, before = self._end_times(), self.times
+            self.times = times
+            new = [name for name in times if times[name] != before.get(name)]
+            jobs = {}
+            for name in times if new else ():
+                with suppress(ConfigError):  # damaged, so the job starts again
+                    jobs[name] = Job(self.plan.folder / name)
+            for name in sorted(new, key=lambda name: times[name]):
                 # otherwise restarted, or pruned at a rung
-                if job and job.status not in ("unfinished", "pruned"):
-                    self._print_end(job)
+                if name in jobs and jobs[name].status not in ("unfinished", "pruned"):
+                    self._print_end(jobs[name], jobs.values())
 
-    def _read(self, name: str) -> Job | None:
-        with suppress(ConfigError):  # damaged, so the job starts again
-            return read_job(self.plan.folder / name)
-        return None
-
-    def _print_end(self, job: Job) -> None:
+    def _print_end(self, job: Job, jobs: Iterable[Job]) -> None:
         """Print the outcome of a job, the number of jobs done, the best one and the time left."""
-        outcome = [": ".join(filter(None, (job.status, job.error)))]
+        outcome = ": ".join(filter(None, (job.status, job.error)))
         if job.status == "interrupted":
-            return print_line(f"job {job.name}", *outcome)
-        self.done, self.ended = self.done + 1, self.ended + 1
-        if job.validated and not job.error:
-            outcome = [percent(job.metrics["val/acc"]), f"loss {job.metrics['val/loss']:.4f}"]
-            if job.monitor not in ("val/acc", "val/loss"):
-                outcome.append(f"{job.monitor} {score(job.monitor, job.metrics[job.monitor])}")
-            outcome += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
+            return print_line(f"job {job.name}", outcome)
+        self.done += 1
+        scores = [outcome]
+        if job.validated:
+            metrics = dict.fromkeys(("val/acc", "val/loss", job.monitor))
+            scores = [named_score(metric, job.metrics[metric]) for metric in metrics]
+            scores += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
         counted = [f"{self.done} of {self.total} done" if self.total else f"{self.done} done"]
-        jobs = [x for x in map(self._read, self.times) if x and x.validated and not x.error]
-        if jobs:
-            best = min(jobs, key=lambda x: x.rank)
+        if validated := [x for x in jobs if x.validated]:
+            best = min(validated, key=lambda x: x.rank[2:])
             value = score(best.monitor, best.metrics[best.monitor])
             counted.append(f"best so far {value} (job {best.name})")
         if self.total and self.done < self.total:
-            seconds = (time.time() - self.began) / self.ended * (self.total - self.done)
+            pace = (time.time() - self.began) / (self.done - self.before)
+            seconds = round(pace * (self.total - self.done))
             rung = f" to epoch {self.epochs}" if self.epochs else ""
-            counted.append(f"about {timedelta(seconds=round(seconds))} left{rung}")
+            counted.append(f"about {timedelta(seconds=seconds)} left{rung}")
         varied = label(self.plan, job.overrides) if self.plan.threads else ""  # else at its start
-        print_line(f"job {job.name}", varied, *outcome, f"·  {', '.join(counted)}")
+        print_line(f"job {job.name}", varied, *scores, f"·  {', '.join(counted)}")
 
     def _poll(self) -> None:
         while not self.stopped.wait(POLL_SECONDS):

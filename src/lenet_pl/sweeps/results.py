@@ -1,19 +1,19 @@
-"""The results of a sweep: its jobs, read from their folders and ranked."""
+"""The results of a sweep: its jobs, read from their folders, grouped by setting and ranked."""
 
-import statistics
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from lenet_pl.config import monitored_metric
+from lenet_pl.console import score
 from lenet_pl.errors import ConfigError
 from lenet_pl.records import (
     override_key,
@@ -22,178 +22,177 @@ from lenet_pl.records import (
     read_metrics,
     read_overrides,
     read_result,
+    read_val_predictions,
 )
 from lenet_pl.rules import NATURAL, STRING, gain
 
 if TYPE_CHECKING:
-    from lenet_pl.sweeps.verdict import Verdict
+    import numpy as np
 
 # overrides that do not affect training: a preset, the final test, and what resuming a job adds
 NOT_PARAMETERS = {"sweep", "resume", "ckpt_path", "pause_after", "test"}
-ORDER = ("finished", "pruned", "paused", "unfinished", "interrupted", "pending", "failed")
+STATUSES = ("finished", "pruned", "paused", "unfinished", "interrupted", "pending", "failed")
+AT_RUNG = ("paused", "pruned")  # stopped at a rung of successive halving
 # plan.json: the command that continues the sweep, and the jobs that are known in advance
 PLAN = {"command": STRING, "total?": NATURAL, "jobs": {"*": [STRING]}}
 
 
-@dataclass(frozen=True)
 class Job:
-    """One run of a sweep.
+    """One run of a sweep, read from its folder; ``planned`` are the overrides before it starts.
 
     Its status is that of ``result.json``; ``unfinished`` until that exists, and ``pending`` until
     the job starts.
     """
 
-    folder: Path  # named after the job's number
-    overrides: tuple[str, ...]  # all of them, as typed
-    status: str
-    error: str | None
-    epochs: int
-    best_epoch: int | None
-    metrics: dict[str, float]  # of the best epoch, and of the test set once evaluated
-    seconds: float | None  # of all epochs, including those before an interruption
-    monitor: str  # the validation metric that defines the best epoch, and ranks the jobs
+    def __init__(self, folder: Path, planned: Sequence[str] | None = None) -> None:
+        result, rows = read_result(folder), read_metrics(folder)
+        config = read_config(folder) if not result.get("monitor") else None
+        # the metric that defines the best epoch, and ranks the jobs
+        monitor = result.get("monitor") or monitored_metric(config or OmegaConf.create())
+        if not result:
+            best = best_row(rows, monitor)
+            result = {"status": "unfinished" if planned is None else "pending"}
+            result |= {"epochs": len(rows), "best_epoch": int(best["epoch"]) if best else None}
+            result["metrics"] = {key: best[key] for key in best if key.startswith("val/")}
+        self.folder, self.name, self.monitor = folder, folder.name, monitor
+        self.status, self.error = result["status"], result.get("error")
+        self.epochs, self.best_epoch = result["epochs"], result.get("best_epoch")
+        self.device: str | None = result.get("device")
+        # of the best epoch, and of the test set once evaluated
+        self.metrics: dict[str, float] = result["metrics"]
+        self.rows = rows  # of metrics.csv, including the epochs before an interruption
+        self.seconds = sum(row["seconds"] for row in rows) if rows else None
+        given = result.get("overrides") if planned is None else planned
+        self.overrides = read_overrides(folder) if given is None else given
+        self.parameters = parameter_overrides(self.overrides)
+        self.raw_values = override_values(self.parameters)  # by key, as typed
+        self.values = {key: value.strip("'\"") for key, value in self.raw_values.items()}
+        needed = {"val/acc", "val/loss", monitor}
+        self.validated = self.status != "failed" and needed <= self.metrics.keys()
+        self.scored = self.validated and self.status == "finished"  # it can win
+        # a sort key, smaller for better jobs: by status, then by rung, then by score
+        rung = -self.epochs if self.status == "pruned" else 0
+        scores = rank(monitor, [self.metrics]) if self.validated else (inf, inf)
+        self.rank = (STATUSES.index(self.status), rung, *scores)
 
-    @property
-    def name(self) -> str:
-        return self.folder.name
+    @cached_property
+    def outcomes(self) -> "np.ndarray | None":
+        """Which validation images are classified correctly.
 
-    @property
-    def values(self) -> dict[str, str]:
-        """The values of the parameters by key, as typed."""
-        values = override_values(parameter_overrides(self.overrides))
-        return {key: value.strip("'\"") for key, value in values.items()}
+        An int64 array ``[3, N]``, sorted by index: index, label, and 1 for a correct prediction.
+        None if ``val_predictions.npz`` is missing, damaged or does not match the accuracy.
+        """
+        import numpy as np
 
-    @property
-    def validated(self) -> bool:
-        return {"val/acc", "val/loss", self.monitor} <= self.metrics.keys()
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Smaller is better: by the monitored metric, then by the loss; needs validation."""
-        return -gain(self.monitor, self.metrics[self.monitor]), self.metrics["val/loss"]
-
-    @property
-    def scored(self) -> bool:
-        """Whether the job can win."""
-        return self.status == "finished" and self.validated
+        with suppress(ConfigError):
+            if arrays := read_val_predictions(self.folder):
+                correct = arrays["prediction"] == arrays["label"]
+                if abs(correct.mean() - self.metrics["val/acc"]) * len(correct) <= 0.5:
+                    table = np.stack([arrays["index"], arrays["label"], correct])
+                    return table[:, arrays["index"].argsort()]
+        return None
 
 
-@dataclass(frozen=True)
-class SeedGroup:
-    """Finished jobs that differ only in their seed, best first."""
+class Setting:
+    """Jobs that differ only in their seed, best first.
 
-    jobs: tuple[Job, ...]
+    These are the finished jobs or, if the setting cannot win, those that have trained furthest.
+    """
 
-    @property
-    def names(self) -> list[str]:
-        return [job.name for job in self.jobs]
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        scored = [job for job in jobs if job.scored]
+        # a seed that stopped early must not win for a setting that was pruned
+        self.can_win = bool(scored) and not any(job.status in AT_RUNG for job in jobs)
+        if not self.can_win:
+            jobs = [job for job in jobs if job.validated] or jobs
+            scored = [job for job in jobs if job.epochs == max(job.epochs for job in jobs)]
+        self.jobs, self.names = scored, [job.name for job in scored]
+        self.values = scored[0].values  # of the parameters by key; the seed is the best job's
+        # a sort key, smaller for better settings
+        self.rank: tuple[float, ...] = (inf, -scored[0].epochs)
+        if self.can_win:
+            self.rank = rank(scored[0].monitor, [job.metrics for job in scored])
 
-    @property
-    def values(self) -> dict[str, str]:
-        """The values of the parameters by key; the seed is the best job's."""
-        return self.jobs[0].values
+    def mean(self, metric: str) -> float:
+        return fmean(job.metrics[metric] for job in self.jobs)
 
-    @property
-    def monitor(self) -> str:
-        return self.jobs[0].monitor
-
-    def mean(self, metric: str | None = None) -> float:
-        """The mean of a metric, by default the monitored one."""
-        return statistics.fmean(job.metrics[metric or self.monitor] for job in self.jobs)
-
-    def sd(self, metric: str | None = None) -> float | None:
+    def sd(self, metric: str) -> float | None:
         """The sample standard deviation; None for a single job."""
-        values = [job.metrics[metric or self.monitor] for job in self.jobs]
-        return statistics.stdev(values) if len(values) > 1 else None
+        return stdev(job.metrics[metric] for job in self.jobs) if len(self.jobs) > 1 else None
 
-    def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the monitored metric's mean; None for one job or equal seeds."""
-        if len({job.values.get("seed") for job in self.jobs}) < max(2, len(self.jobs)):
-            return None
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """The 95 % interval of the mean; None for one job or equal seeds."""
         from lenet_pl.metrics import mean_interval  # imports torch
 
-        ends = mean_interval([job.metrics[self.monitor] for job in self.jobs])
-        if ends is None or not self.monitor.endswith("acc"):
-            return ends
-        return max(0.0, ends[0]), min(1.0, ends[1])
+        ends = mean_interval([job.metrics[metric] for job in self.jobs])
+        if ends is None or len({job.values.get("seed") for job in self.jobs}) < len(self.jobs):
+            return None
+        return (max(0.0, ends[0]), min(1.0, ends[1])) if metric.endswith("acc") else ends
 
     def statistics(self, split: str) -> dict[str, Any]:
         """A split's metrics for JSON; empty if it was not evaluated.
 
         The interval is that of the monitored metric's mean, or of a single job's test accuracy.
         """
-        acc, loss, n = f"{split}/acc", f"{split}/loss", len(self.jobs)
-        ends = (f"{acc}_low", f"{acc}_high") if split == "test" and n == 1 else ()
-        if not all({acc, loss, *ends} <= job.metrics.keys() for job in self.jobs):
+        acc, loss = f"{split}/acc", f"{split}/loss"
+        if not all({acc, loss} <= job.metrics.keys() for job in self.jobs):
             return {}
-        means = {acc: self.mean(acc), f"{acc}_sd": self.sd(acc), loss: self.mean(loss), "n": n}
+        best = acc if split == "test" else self.jobs[0].monitor
+        values: dict[str, Any] = {loss: self.mean(loss), "n": len(self.jobs)}
+        for metric in (acc, best):
+            values |= {metric: self.mean(metric), f"{metric}_sd": self.sd(metric)}
         if split == "val":
-            name, (low, high) = self.monitor, self.interval() or (None, None)
-            means |= {name: self.mean(), f"{name}_sd": self.sd()}
-            return means | {f"{name}_low": low, f"{name}_high": high}
-        return means | {key: self.jobs[0].metrics[key] for key in ends}
+            low, high = self.interval(best) or (None, None)
+        elif len(self.jobs) == 1:
+            low, high = (self.jobs[0].metrics.get(f"{acc}_{end}") for end in ("low", "high"))
+        else:
+            return values
+        return values | {f"{best}_low": low, f"{best}_high": high}
 
 
-@dataclass(frozen=True)
-class SweepResults:
-    """The jobs of a sweep."""
+class Sweep:
+    """The jobs in a sweep's folder, which may still be running, ranked and grouped by setting."""
 
-    folder: Path
-    jobs: tuple[Job, ...]  # by status as in ORDER, then by the monitored metric
-    monitor: str  # of the jobs
-    varied: tuple[str, ...]  # the keys whose values differ between jobs
-    groups: tuple[SeedGroup, ...]  # of the finished jobs, best mean first
-    total: int  # number of jobs, including those a search has yet to propose
-    command: str | None  # continues the sweep
-    test_error: str | None = None  # why the winner could not be tested
-
-    @property
-    def winner(self) -> SeedGroup | None:
-        return self.groups[0] if self.groups else None
-
-    @property
-    def accuracy(self) -> str:
-        """The metric that figures show: the monitored one if it is an accuracy."""
-        return self.monitor if self.monitor.endswith("acc") else "val/acc"
-
-    @property
-    def has_seeds(self) -> bool:
-        """Whether some finished jobs differ only in their seed."""
-        return any(len(group.jobs) > 1 for group in self.groups)
-
-    @property
-    def counts(self) -> Counter[str]:
-        """The number of jobs by status."""
-        return Counter(job.status for job in self.jobs)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all jobs have ended."""
+    def __init__(self, folder: Path) -> None:
+        jobs = [Job(path) for path in job_folders(folder)]
+        if not jobs:
+            file = folder / "0/.hydra/overrides.yaml"
+            raise ConfigError(f"{folder}: not a sweep's folder ({file} is missing)")
+        self.folder, self.monitor, names = folder, jobs[0].monitor, {job.name for job in jobs}
+        if other := next((job for job in jobs if job.monitor != self.monitor), None):
+            raise ConfigError(
+                f"{folder}: the jobs cannot be ranked; callbacks.checkpoint.monitor is "
+                f"{self.monitor} in job {jobs[0].name}, {other.monitor} in job {other.name}"
+            )
+        plan = read_json(folder / "plan.json", PLAN) or {}  # Hydra's own multirun writes none
+        self.command: str | None = plan.get("command")  # continues the sweep
+        planned = plan.get("jobs", {}).items()
+        jobs += [Job(folder / name, overrides) for name, overrides in planned if name not in names]
+        self.jobs = sorted(jobs, key=lambda job: job.rank)  # ties stay in order of their numbers
+        # the metric that figures show: the monitored one if it is an accuracy
+        self.accuracy = self.monitor if self.monitor.endswith("acc") else "val/acc"
+        keys = dict.fromkeys(key for job in self.jobs for key in job.values)
+        # the keys whose values differ between jobs; the parameters are those without the seed
+        self.varied = [key for key in keys if len({job.values.get(key) for job in self.jobs}) > 1]
+        self.parameters = [key for key in self.varied if key != "seed"]
+        self.short = short_names(self.varied)  # by key
+        groups = defaultdict(list)
+        for job in self.jobs:
+            groups[setting_key(job.overrides)].append(job)
+        self.settings = sorted(map(Setting, groups.values()), key=lambda setting: setting.rank)
+        self.ranked = [setting for setting in self.settings if setting.can_win]
+        self.winner = self.ranked[0] if self.ranked else None
+        self.has_seeds = any(len(setting.jobs) > 1 for setting in self.ranked)
+        self.counts = Counter(job.status for job in self.jobs)
         done = sum(self.counts[status] for status in ("finished", "pruned", "failed"))
-        return done >= self.total
+        # a search may have jobs yet to propose
+        self.complete = done >= max(plan.get("total") or 0, len(jobs))
 
-    @cached_property
-    def verdict(self) -> "Verdict | None":
-        """What the results show; None if there is no winner."""
-        from lenet_pl.sweeps.verdict import judge  # imports this module
-
-        return judge(self)
-
-    @property
-    def parameters(self) -> tuple[str, ...]:
-        """The varied keys except the seed."""
-        return tuple(key for key in self.varied if key != "seed")
-
-
-def parameter_overrides(overrides: Iterable[str]) -> list[str]:
-    """The overrides of a job that determine what is trained."""
-    return [item for item in overrides if override_key(item) not in NOT_PARAMETERS]
-
-
-def override_values(overrides: Iterable[str]) -> dict[str, str]:
-    """The values of overrides by key, with any quotes."""
-    pairs = (override.partition("=") for override in overrides)
-    return {override_key(key): value for key, _, value in pairs}
+    def describe(self, setting: Setting) -> str:
+        """``lr 0.01, batch_size 32``; for a single job, the seed if nothing else varies."""
+        keys = self.parameters or (self.varied if len(setting.jobs) == 1 else ())
+        values = ((self.short[key], setting.values.get(key, "default")) for key in keys)
+        return ", ".join(f"{name} {readable(value)}" for name, value in values)
 
 
 def job_folders(folder: Path) -> list[Path]:
@@ -202,23 +201,10 @@ def job_folders(folder: Path) -> list[Path]:
     return sorted(folders, key=lambda f: (int(f.name) if f.name.isdigit() else sys.maxsize, f.name))
 
 
-def read_job(folder: Path) -> Job:
-    """Read the folder of a job, which may still be running."""
-    result, rows = read_result(folder), read_metrics(folder)
-    monitor = result.get("monitor") or monitored_metric(read_config(folder) or OmegaConf.create())
-    if not result:
-        best = best_row(rows, monitor)
-        result = {"status": "unfinished", "epochs": len(rows)}
-        result["best_epoch"] = int(best["epoch"]) if best else None
-        result["metrics"] = {key: value for key, value in best.items() if key.startswith("val/")}
-    return Job(
-        folder=folder,
-        overrides=tuple(result.get("overrides") or read_overrides(folder)),
-        error=result.get("error"),
-        seconds=sum(row["seconds"] for row in rows) if rows else None,
-        monitor=monitor,
-        **{key: result[key] for key in ("status", "epochs", "best_epoch", "metrics")},
-    )
+def rank(monitor: str, scores: Sequence[Mapping[str, float]]) -> tuple[float, float]:
+    """A sort key, smaller for better scores: by the mean monitored metric, then the mean loss."""
+    mean, loss = (fmean(score[key] for score in scores) for key in (monitor, "val/loss"))
+    return -gain(monitor, mean), loss
 
 
 def best_row(rows: Iterable[dict[str, float]], monitor: str) -> dict[str, float]:
@@ -227,72 +213,42 @@ def best_row(rows: Iterable[dict[str, float]], monitor: str) -> dict[str, float]
     return max(validated, key=lambda row: gain(monitor, row[monitor]), default={})
 
 
-def ended(result: Mapping[str, Any], epochs: int | None) -> bool:
-    """Whether a job has trained up to a rung of successive halving, or to its end (None)."""
-    paused = result.get("status") in ("paused", "pruned") and epochs is not None
-    return result.get("status") == "finished" or (paused and result["epochs"] >= epochs)
-
-
 def readable_result(folder: Path) -> dict[str, Any]:
     """The content of ``result.json``; empty if it is damaged, so that the job starts over."""
-    try:
+    with suppress(ConfigError):
         return read_result(folder)
-    except ConfigError:
-        return {}
+    return {}
 
 
-def read_sweep(folder: Path) -> SweepResults:
-    """Read and rank the jobs of a sweep, which may still be running."""
-    plan = read_json(folder / "plan.json", PLAN) or {}  # Hydra's own multirun writes none
-    jobs = [read_job(path) for path in job_folders(folder)]
-    if not jobs:
-        file = folder / "0/.hydra/overrides.yaml"
-        raise ConfigError(f"{folder}: not a sweep's folder ({file} is missing)")
-    monitor = jobs[0].monitor
-    if other := next((job for job in jobs if job.monitor != monitor), None):
-        raise ConfigError(
-            f"{folder}: the jobs cannot be ranked; callbacks.checkpoint.monitor is {monitor} in "
-            f"job {jobs[0].name}, {other.monitor} in job {other.name}"
-        )
-    planned, names = plan.get("jobs", {}), {job.name for job in jobs}
-    jobs += [
-        Job(folder / name, tuple(overrides), "pending", None, 0, None, {}, None, monitor)
-        for name, overrides in planned.items()
-        if name not in names
-    ]
-    keys = dict.fromkeys(key for job in jobs for key in job.values)
-    varied = tuple(key for key in keys if len({job.values.get(key) for job in jobs}) > 1)
-    jobs.sort(key=_rank)  # stable: ties stay in the order of their numbers
-    settings: dict[tuple[str | None, ...], list[Job]] = defaultdict(list)
-    for job in jobs:
-        settings[tuple(job.values.get(key) for key in varied if key != "seed")].append(job)
-    groups = []
-    for group in settings.values():
-        scored = tuple(job for job in group if job.scored)
-        # a seed that stopped early must not win for a setting that was pruned
-        if scored and not any(job.status in ("paused", "pruned") for job in group):
-            groups.append(SeedGroup(scored))
-    groups.sort(key=lambda group: (-gain(monitor, group.mean()), group.mean("val/loss")))
-    total, command = max(len(jobs), plan.get("total") or 0), plan.get("command")
-    return SweepResults(folder, tuple(jobs), monitor, varied, tuple(groups), total, command)
+def ended(folder: Path, epochs: int | None) -> bool:
+    """Whether a job has trained up to a rung of successive halving, or to its end (None)."""
+    result = readable_result(folder)
+    at_rung = result.get("status") in AT_RUNG and epochs is not None
+    return result.get("status") == "finished" or (at_rung and result["epochs"] >= epochs)
 
 
-def _rank(job: Job) -> tuple[float, ...]:
-    rung = -job.epochs if job.status == "pruned" else 0
-    return (ORDER.index(job.status), rung, *(job.rank if job.validated else (inf, inf)))
+def parameter_overrides(overrides: Iterable[str]) -> list[str]:
+    """The overrides of a job that determine what is trained."""
+    return [item for item in overrides if override_key(item) not in NOT_PARAMETERS]
+
+
+def setting_key(overrides: Iterable[str]) -> tuple[str, ...]:
+    """The overrides that jobs of a setting have in common: all but the seed."""
+    return tuple(x for x in parameter_overrides(overrides) if override_key(x) != "seed")
+
+
+def override_values(overrides: Iterable[str]) -> dict[str, str]:
+    """The values of overrides by key, with any quotes."""
+    return {override_key(item): item.partition("=")[2] for item in overrides}
 
 
 def typed(text: str | None) -> Any:
-    """The text as a number if it is one, otherwise as it is."""
+    """The text as a number if it is one that is safe to calculate with, otherwise as it is."""
     for kind in (int, float):
         with suppress(ValueError):
-            return kind(text or "")
+            if abs(number := kind(text or "")) < 1e100:
+                return number
     return text
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number that is safe to calculate with."""
-    return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -308,11 +264,16 @@ def readable(value: str) -> str:
     return value if len(value) <= 7 or isinstance(number, str) else f"{number:.3g}"
 
 
-def setting_values(sweep: SweepResults, group: SeedGroup) -> str:
-    """``lr 0.01, batch_size 32``; for a single job, the seed if nothing else varies."""
-    keys = sweep.parameters or (sweep.varied if len(group.jobs) == 1 else ())
-    names = short_names(sweep.varied)
-    return ", ".join(f"{names[key]} {readable(group.values.get(key, 'default'))}" for key in keys)
+def varied_values(overrides: Iterable[str], varied: Iterable[str]) -> dict[str, str]:
+    """The values of the varied keys of a job by short name, without quotes."""
+    values = override_values(overrides)
+    names = short_names(varied).items()
+    return {name: values[key].strip("'\"") for key, name in names if key in values}
+
+
+def named_score(metric: str, value: float) -> str:
+    """``98.76 %`` for ``val/acc``, ``loss 0.0532`` for ``val/loss``."""
+    return f"{metric.partition('/')[2]} {score(metric, value)}".removeprefix("acc ")
 
 
 def job_names(names: Sequence[str]) -> str:

@@ -1,210 +1,191 @@
 """The summary of a sweep: tables, outcome and winner, printed and written to files."""
 
 import shlex
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from lenet_pl.console import console, score
+from lenet_pl.console import score
 from lenet_pl.files import write_bytes, write_csv, write_json
 from lenet_pl.rules import MONITORED
-from lenet_pl.sweeps.results import (
-    SeedGroup,
-    SweepResults,
-    job_names,
-    readable,
-    setting_values,
-    short_names,
-    typed,
-)
-from lenet_pl.sweeps.verdict import Verdict, winner_overrides
+from lenet_pl.sweeps.results import Setting, Sweep, job_names, named_score, readable, typed
+from lenet_pl.sweeps.verdict import judge, winner_overrides
 
 INTERVAL = "95 % interval"  # of the mean
 NUMERIC = {"epoch", *MONITORED, "seconds", "mean", "sd", INTERVAL, "n"}  # columns
-MAX_ROWS = 30  # of a table on the console
+PYTHON = "python train.py"
 
 
-def write_files(sweep: SweepResults) -> None:
-    """Write ``sweep.csv``, ``sweep.md``, ``sweep.json`` and ``sweep.png`` into the folder."""
-    from lenet_pl.sweeps.plots import save_figure  # importing matplotlib takes a second
+class Summary:
+    """The results of a sweep and the verdict on them, as text and as files."""
 
-    content = as_dict(sweep)
-    means = {n: (g.mean(), g.sd(), len(g.jobs)) for g in sweep.groups for n in g.names}
-    rows = []
-    for job in content["jobs"]:
-        row = {"job": job["job"], **job["varied"], **job}
-        del row["varied"]
-        if sweep.has_seeds:
-            values = means.get(job["job"], (None, None, None))
-            names = (f"{sweep.monitor}_mean", f"{sweep.monitor}_sd", "n")
-            row |= zip(names, values, strict=True)
-        rows.append(row)
-    write_csv(sweep.folder / "sweep.csv", list(rows[0]), [list(row.values()) for row in rows])
-    write_bytes(sweep.folder / "sweep.md", markdown(sweep).encode())
-    write_json(sweep.folder / "sweep.json", content)
-    save_figure(sweep)
+    def __init__(self, sweep: Sweep, test_error: str | None = None) -> None:
+        self.sweep, self.test_error = sweep, test_error  # why the winner could not be tested
+        self.verdict = judge(sweep)
+        # the commands that train the winner again, and that start the next sweep
+        again, following = winner_overrides(sweep), self.verdict.next_sweep
+        self.command = f"{PYTHON} {shlex.join(again)}".strip() if sweep.winner else None
+        self.next_command = f"{PYTHON} -m {shlex.join(following)}" if following else None
+        self.metrics = list(dict.fromkeys(["val/acc", "val/loss", sweep.monitor]))
 
+    def write_files(self) -> None:
+        """Write ``sweep.csv``, ``sweep.md``, ``sweep.json`` and ``sweep.png`` into the folder."""
+        from lenet_pl.sweeps.plots import save_figure  # importing matplotlib takes a second
 
-def as_dict(sweep: SweepResults) -> dict[str, Any]:
-    """The content of ``sweep.json``."""
-    jobs = [
-        {
-            "job": job.name,
-            "varied": {key: typed(job.values.get(key)) for key in sweep.varied},
-            **{key: getattr(job, key) for key in ("status", "error", "epochs", "best_epoch")},
-            **{key: job.metrics.get(key) for key in _columns(sweep)},
-            "seconds": job.seconds,
-            "folder": str(job.folder),
-        }
-        for job in sweep.jobs
-    ]
-    verdict = sweep.verdict
-    p_values = [None, *verdict.p_values] if verdict else []
-    settings = [
-        {
-            "jobs": group.names,
-            "varied": {key: typed(group.values.get(key)) for key in sweep.parameters},
-            **group.statistics("val"),
-            "p_value": p_value,  # of the comparison with the winner
-        }
-        for group, p_value in zip(sweep.groups, p_values, strict=True)
-    ]
-    test = (sweep.winner and sweep.winner.statistics("test")) or None
-    winner = sweep.winner and {**settings[0], "command": command(sweep), "test": test}
-    return {
-        "folder": str(sweep.folder),
-        "counts": dict(sweep.counts),
-        "varied": list(sweep.varied),
-        "jobs": jobs,
-        "settings": settings,
-        "winner": winner,
-        "verdict": verdict and {"sentences": verdict.sentences, "command": next_command(verdict)},
-        "tested": [job.name for job in sweep.jobs if "test/acc" in job.metrics],
-    }
+        content, metric = self.as_dict(), self.sweep.monitor
+        columns = {f"{metric}_mean": metric, f"{metric}_sd": f"{metric}_sd", "n": "n"}
+        means = {name: setting for setting in content["settings"] for name in setting["jobs"]}
+        rows = []
+        for job in content["jobs"]:
+            row = {"job": job["job"], **job["varied"], **job}
+            del row["varied"]
+            if self.sweep.has_seeds:
+                row |= {key: means.get(job["job"], {}).get(columns[key]) for key in columns}
+            rows.append(row)
+        folder = self.sweep.folder
+        write_csv(folder / "sweep.csv", list(rows[0]), [list(row.values()) for row in rows])
+        write_bytes(folder / "sweep.md", self.markdown().encode())
+        write_json(folder / "sweep.json", content)
+        save_figure(self.sweep)
 
-
-def command(sweep: SweepResults, program: str = "python train.py") -> str:
-    """The command that trains the winner again, with the seed of its best job."""
-    return f"{program} {shlex.join(winner_overrides(sweep))}".strip()
-
-
-def next_command(verdict: Verdict, program: str = "python train.py") -> str | None:
-    """The command of the sweep to run next, if there is one to suggest."""
-    return f"{program} -m {shlex.join(verdict.next_sweep)}" if verdict.next_sweep else None
-
-
-def outcome(sweep: SweepResults) -> list[tuple[str, str]]:
-    """The winner and the jobs that did not finish: a name and a text for each line."""
-    lines = [("winner", "none: no finished job was validated")]
-    if winner := sweep.winner:
-        name = "winner" if sweep.complete else "best so far"
-        not_tested = f"none: {sweep.test_error}" if sweep.test_error else "not yet"
-        lines = [
-            (name, f"{job_names(winner.names)}  {setting_values(sweep, winner)}".rstrip()),
-            ("validation", _score(winner, "val")),
-            ("test", _score(winner, "test") or not_tested),
+    def as_dict(self) -> dict[str, Any]:
+        """The content of ``sweep.json``."""
+        sweep, winner, verdict = self.sweep, self.sweep.winner, self.verdict
+        p_values = [None, *(c.p_value for c in verdict.comparisons)]  # compared with the winner
+        jobs = [
+            {
+                "job": job.name,
+                "varied": {key: typed(job.values.get(key)) for key in sweep.varied},
+                **{key: getattr(job, key) for key in ("status", "error", "epochs", "best_epoch")},
+                **{key: job.metrics.get(key) for key in self.metrics},
+                "seconds": job.seconds,
+                "folder": str(job.folder),
+            }
+            for job in sweep.jobs
         ]
-    for job in sweep.jobs:
-        if job.status in ("unfinished", "interrupted", "failed"):
-            reason = job.error or f"running or interrupted after {job.epochs} epochs"
-            lines.append((job.status, f"job {job.name}: {reason}"))
-    return lines
+        settings = [
+            {
+                "jobs": setting.names,
+                "varied": {key: typed(setting.values.get(key)) for key in sweep.parameters},
+                **setting.statistics("val"),
+                "p_value": p_value,
+            }
+            for setting, p_value in zip(sweep.ranked, p_values[: len(sweep.ranked)], strict=True)
+        ]
+        test = {"command": self.command, "test": winner and (winner.statistics("test") or None)}
+        return {
+            "folder": str(sweep.folder),
+            "counts": dict(sweep.counts),
+            "varied": list(sweep.varied),
+            "jobs": jobs,
+            "settings": settings,
+            "winner": winner and settings[0] | test,
+            "verdict": winner and {"sentences": verdict.sentences, "command": self.next_command},
+            "tested": [job.name for job in sweep.jobs if "test/acc" in job.metrics],
+        }
+
+    def outcome(self) -> list[tuple[str, str]]:
+        """The winner and the jobs that did not finish: a name and a text for each line."""
+        sweep, lines = self.sweep, [("winner", "none: no finished job was validated")]
+        if winner := sweep.winner:
+            not_tested = f"none: {self.test_error}" if self.test_error else "not yet"
+            title = "winner" if sweep.complete else "best so far"
+            lines = [
+                (title, f"{job_names(winner.names)}  {sweep.describe(winner)}".rstrip()),
+                ("validation", _scores(winner, "val")),
+                ("test", _scores(winner, "test") or not_tested),
+            ]
+        for job in sweep.jobs:
+            if job.status in ("unfinished", "interrupted", "failed"):
+                reason = job.error or f"running or interrupted after {job.epochs} epochs"
+                lines.append((job.status, f"job {job.name}: {reason}"))
+        return lines
+
+    def tables(self) -> list[list[list[str]]]:
+        """The table of jobs and, where seeds vary, of their means; the first row is the header."""
+        sweep, metric = self.sweep, self.sweep.monitor
+        header = ["job", *sweep.short.values(), "status", "epoch", *self.metrics]
+        jobs = [[*header, "seconds", "folder"]]
+        for job in sweep.jobs:
+            at = f" at {job.epochs}" if job.status in ("pruned", "paused") else ""
+            values = (readable(job.values.get(key, "")) for key in sweep.varied)
+            scores = [""] * (1 + len(self.metrics))
+            if job.validated:
+                scores = [str(job.best_epoch), *(score(x, job.metrics[x]) for x in self.metrics)]
+            seconds = "" if job.seconds is None else f"{job.seconds:.1f}"
+            jobs.append([job.name, *values, job.status + at, *scores, seconds, f"{job.name}/"])
+        means = [
+            [*(sweep.short[key] for key in sweep.parameters), "mean", "sd", INTERVAL, "n", "jobs"]
+        ]
+        for setting in sweep.ranked:
+            line = [readable(setting.values.get(key, "")) for key in sweep.parameters]
+            sd, ends = setting.sd(metric), setting.interval(metric) or ()
+            line += [score(metric, setting.mean(metric)), "" if sd is None else score(metric, sd)]
+            line.append(" to ".join(score(metric, end) for end in ends))
+            means.append([*line, str(len(setting.jobs)), ", ".join(setting.names)])
+        return [jobs, means] if sweep.has_seeds else [jobs]
+
+    def markdown(self) -> str:
+        """The content of ``sweep.md``."""
+        parts = []
+        for header, *rows in self.tables():
+            rule = ["--:" if name in NUMERIC else "---" for name in header]
+            escaped = ([cell.replace("|", "/") for cell in line] for line in (header, rule, *rows))
+            parts.append("\n".join(f"| {' | '.join(line)} |" for line in escaped))
+        parts.append("\n".join(f"- {name}: {text}" for name, text in self.outcome()))
+        if self.sweep.winner:
+            parts.append(" ".join(self.verdict.sentences))
+            commands = filter(None, [self.command, self.next_command])
+            parts.append("\n".join(["```bash", *commands, "```"]))
+            if self.sweep.varied:
+                parts.append("![validation accuracy](sweep.png)")
+        return "\n\n".join(parts) + "\n"
+
+    def text(self, program: str = PYTHON) -> RenderableType:
+        """The tables, the outcome and commands to paste, for the console."""
+        sweep, parts = self.sweep, []
+        for table in self.tables():
+            widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+            for number, line in enumerate(table):
+                cells = (
+                    cell.rjust(width) if name in NUMERIC else cell.ljust(width)
+                    for cell, width, name in zip(line, widths, table[0], strict=True)
+                )
+                parts.append(Text("  ".join(cells).rstrip(), style="" if number else "dim"))
+            parts.append(Text())
+        first, lines = "verdict", self.outcome()
+        for sentence in self.verdict.sentences:
+            lines.append((first, sentence))
+            first = ""
+        commands = {
+            "train again": self.command,
+            "next sweep": self.next_command,
+            "TensorBoard": f"tensorboard --logdir {shlex.quote(str(sweep.folder))}",
+            "to continue": None if sweep.complete else sweep.command,
+        }
+        parts += [Text(f"{name:<12} {text}", style="bold") for name, text in lines]
+        for name, command in commands.items():
+            if command:
+                text = command.replace(PYTHON, program, 1)
+                parts.append(Text(f"{name:<12} {text}", style="cyan"))
+        return Group(*parts)
 
 
-def _score(group: SeedGroup, split: str) -> str:
-    if not (values := group.statistics(split)):
+def _scores(setting: Setting, split: str) -> str:
+    """``98.96 %  loss 0.0442``, with standard deviations and an interval where there are any."""
+    if not (values := setting.statistics(split)):
         return ""
-    ranked = group.monitor if split == "val" else "test/acc"
-    parts, several = [], len(group.jobs) > 1
-    for metric in dict.fromkeys((f"{split}/acc", f"{split}/loss", ranked)):
-        sd, name = values.get(f"{metric}_sd"), metric.partition("/")[2]
+    best, parts = setting.jobs[0].monitor if split == "val" else "test/acc", []
+    for metric in dict.fromkeys((f"{split}/acc", f"{split}/loss", best)):
+        sd = values.get(f"{metric}_sd")
         spread = "" if sd is None else f" ± {score(metric, sd)}"
-        parts.append(
-            f"{'' if name == 'acc' else f'{name} '}{score(metric, values[metric])}{spread}"
-        )
-    if several:
+        parts.append(named_score(metric, values[metric]) + spread)
+    of_mean = ""
+    if values["n"] > 1:
         parts.append(f"mean and standard deviation, n = {values['n']}")
-    if interval := _range(ranked, (values.get(f"{ranked}_low"), values.get(f"{ranked}_high"))):
-        parts.append(f"95 % interval{' of the mean' if several else ''} {interval}")
+        of_mean = " of the mean"
+    low, high = values.get(f"{best}_low"), values.get(f"{best}_high")
+    if low is not None and high is not None:
+        parts.append(f"95 % interval{of_mean} {score(best, low)} to {score(best, high)}")
     return "  ".join(parts)
-
-
-def _range(metric: str, ends: Sequence[float | None] | None) -> str:
-    """``98.76 % to 98.90 %``; empty without an interval."""
-    return " to ".join(score(metric, end) for end in ends or () if end is not None)
-
-
-def _columns(sweep: SweepResults) -> list[str]:
-    """The metrics in the table of jobs."""
-    return list(dict.fromkeys(["val/acc", "val/loss", sweep.monitor]))
-
-
-def _tables(sweep: SweepResults) -> list[list[list[str]]]:
-    """The table of jobs and, where seeds vary, of their means; the first row is the header."""
-    monitor, scores = sweep.monitor, ("epoch", *_columns(sweep))
-    jobs = [["job", *short_names(sweep.varied).values(), "status", *scores, "seconds", "folder"]]
-    for job in sweep.jobs:
-        at = f" at {job.epochs}" if job.status in ("pruned", "paused") else ""
-        values = (readable(job.values.get(key, "")) for key in sweep.varied)
-        line = [job.name, *values, job.status + at]
-        if job.validated and job.status != "failed":
-            line += [str(job.best_epoch), *(score(x, job.metrics[x]) for x in scores[1:])]
-        else:
-            line += [""] * len(scores)
-        jobs.append([*line, "" if job.seconds is None else f"{job.seconds:.1f}", f"{job.name}/"])
-    groups = [[*short_names(sweep.parameters).values(), "mean", "sd", INTERVAL, "n", "jobs"]]
-    for group in sweep.groups:
-        line = [readable(group.values.get(key, "")) for key in sweep.parameters]
-        moments = (group.mean(), group.sd())
-        line += ["" if value is None else score(monitor, value) for value in moments]
-        line += [_range(monitor, group.interval()), str(len(group.jobs)), ", ".join(group.names)]
-        groups.append(line)
-    return [jobs, groups] if sweep.has_seeds else [jobs]
-
-
-def markdown(sweep: SweepResults) -> str:
-    """The content of ``sweep.md``."""
-    parts = []
-    for header, *rows in _tables(sweep):
-        rule = ["--:" if name in NUMERIC else "---" for name in header]
-        escaped = ([cell.replace("|", "/") for cell in line] for line in (header, rule, *rows))
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in escaped))
-    parts.append("\n".join(f"- {name}: {text}" for name, text in outcome(sweep)))
-    if verdict := sweep.verdict:
-        parts.append(" ".join(verdict.sentences))
-        commands = [command(sweep), next_command(verdict)]
-        parts.append("\n".join(["```bash", *filter(None, commands), "```"]))
-    if sweep.winner and sweep.varied:
-        parts.append("![validation accuracy](sweep.png)")
-    return "\n\n".join(parts) + "\n"
-
-
-def summary(sweep: SweepResults, program: str = "python train.py") -> RenderableType:
-    """The tables, the outcome and commands to paste, for the console."""
-    parts: list[RenderableType] = []
-    for header, *rows in _tables(sweep):
-        grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for name in header:
-            grid.add_column(name, justify="right" if name in NUMERIC else "left", no_wrap=True)
-        for row in rows[:MAX_ROWS]:
-            grid.add_row(*map(Text, row))
-        # a pipe or a narrow window must not truncate columns
-        grid.width = console.measure(grid, options=console.options.update(max_width=1000)).maximum
-        hidden = len(rows) - MAX_ROWS
-        parts += [grid, f"… and {hidden} more in sweep.csv" if hidden > 0 else ""]
-    lines, commands = outcome(sweep), []
-    if verdict := sweep.verdict:
-        first, *others = verdict.sentences
-        lines += [("verdict", first), *(("", sentence) for sentence in others)]
-        commands.append(("train again", command(sweep, program)))
-        if following := next_command(verdict, program):
-            commands.append(("next sweep", following))
-    commands.append(("TensorBoard", f"tensorboard --logdir {shlex.quote(str(sweep.folder))}"))
-    if sweep.command and not sweep.complete:
-        commands.append(("to continue", sweep.command))
-    parts += [Text(f"{name:<12} {text}", style="bold") for name, text in lines]
-    parts += [Text(f"{name:<12} {text}", style="cyan") for name, text in commands]
-    return Group(*parts)

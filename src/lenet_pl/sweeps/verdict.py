@@ -1,262 +1,189 @@
 """The verdict on a sweep: what its results show, and what to run next."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from math import prod
-from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from omegaconf import OmegaConf
 
 from lenet_pl.config import check_values
 from lenet_pl.errors import ConfigError
-from lenet_pl.records import (
-    checking,
-    override_key,
-    read_config,
-    read_metrics,
-    read_result,
-    read_val_predictions,
-)
+from lenet_pl.records import checking, override_key, read_config
 from lenet_pl.rules import gain
-from lenet_pl.sweeps.results import (
-    Job,
-    SeedGroup,
-    SweepResults,
-    best_row,
-    is_number,
-    job_names,
-    override_values,
-    parameter_overrides,
-    readable,
-    setting_values,
-    short_names,
-    typed,
-)
-
-if TYPE_CHECKING:
-    import numpy as np
+from lenet_pl.sweeps.results import Job, Setting, Sweep, best_row, job_names, readable, typed
 
 LEVEL = 0.05  # significance level
 SEEDS = ("0", "1", "2", "3", "4")  # of the next sweep if settings are undecided
 OTHER_IMAGES = "validated on different images"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What the results of a sweep show."""
+class Comparison(NamedTuple):
+    """A setting compared with the winner."""
+
+    setting: Setting
+    p_value: float | None
+    reason: str  # why there is no p-value
+
+
+class Verdict(NamedTuple):
+    """What the results of a sweep show; empty without a winner."""
 
     sentences: list[str]
-    p_values: list[float | None]  # of each other setting against the winner, best first
+    comparisons: list[Comparison]  # of each other setting, best first
     next_sweep: list[str]  # overrides; empty if there is nothing to suggest
 
 
-def judge(sweep: SweepResults) -> Verdict | None:
-    """Compare the finished jobs; None if there is no winner."""
-    if not sweep.winner:
-        return None
-    own = {job.name: read_outcomes(job) for job in sweep.winner.jobs}
-    results = [_compare(sweep, own, group) for group in sweep.groups[1:]]
-    p_values = [None if isinstance(result, str) else result for result in results]
-    others = zip(sweep.groups[1:], p_values, strict=True)
-    undecided = [group for group, p in others if p is not None and p >= LEVEL]
-    beyond, edge_sentences = _edges(sweep)
-    pruned = next((job for job in sweep.jobs if job.status == "pruned"), None)  # the last one
-    if pruned and not undecided and not sweep.has_seeds:
-        undecided = [SeedGroup((pruned,))]  # it has not trained to its end
-    sentences = [
-        *_lead(sweep, own, results),
-        *_significance(sweep, p_values),
-        *_not_compared(sweep, results),
-        *(_pruned(sweep, own, pruned) if pruned else ()),
-        *edge_sentences,
-        *_divergence(sweep),
-        *_devices(sweep),
-    ]
-    return Verdict(sentences, p_values, _next_sweep(sweep, beyond, undecided))
+def judge(sweep: Sweep) -> Verdict:
+    """Compare the finished jobs with the winner, and suggest the next sweep.
 
-
-# comparisons
-
-Outcomes = Mapping[str, "np.ndarray | None"]  # by job
-
-
-def read_outcomes(job: Job) -> "np.ndarray | None":
-    """Read which validation images a job classifies correctly.
-
-    Returns int64 ``[3, N]``, sorted by index: index, label, and 1 for a correct prediction. None
-    if ``val_predictions.npz`` is missing, damaged or does not match the validation accuracy.
+    It extends the grid beyond the edges at which the winner lies, or else compares the settings
+    that are undecided over more seeds.
     """
-    import numpy as np
+    if not (winner := sweep.winner):
+        return Verdict([], [], [])
+    comparisons = [_compare(sweep, winner, setting) for setting in sweep.ranked[1:]]
+    undecided = [c.setting for c in comparisons if c.p_value is not None and c.p_value >= LEVEL]
+    pruned = [job for job in sweep.jobs if job.status == "pruned"]  # the last to be pruned first
+    edges = list(_edges(sweep, winner.jobs[0]))
+    sentences = [
+        *_comparisons(sweep, comparisons, undecided),
+        *_pruned(sweep, winner.jobs[0], pruned),
+        *(sentence for sentence, *_ in edges),
+        *_findings(sweep),
+    ]
+    more = {key: values for _, key, values in edges if values}
+    seeds = sorted({job.values["seed"] for job in winner.jobs if "seed" in job.values}, key=typed)
+    rivals = [setting.jobs[0] for setting in undecided]
+    if not sweep.has_seeds:
+        rivals = rivals or pruned[:1]  # it has not trained to its end
+    if not more and rivals and len(seeds) < len(SEEDS):
+        settings = [job.raw_values for job in (winner.jobs[0], *rivals)]
+        more = {key: [values.get(key, "") for values in settings] for key in sweep.parameters}
+        seeds = [*SEEDS]
+    if not sweep.complete or not more or not all(map(all, more.values())):
+        return Verdict(sentences, comparisons, [])
+    overrides = {override_key(item): item for item in winner_overrides(sweep)}
+    if len(seeds) > 1:
+        overrides.pop("seed", None)
+        more["seed"] = seeds
+    for key, values in more.items():
+        name = overrides.get(key, key).partition("=")[0]
+        overrides[key] = f"{name}={','.join(dict.fromkeys(values))}"
+    return Verdict(sentences, comparisons, list(overrides.values()))
 
-    with suppress(ConfigError):
-        if arrays := read_val_predictions(job.folder):
-            correct = arrays["prediction"] == arrays["label"]
-            if abs(correct.mean() - job.metrics["val/acc"]) * len(correct) <= 0.5:
-                rows = np.stack([arrays["index"], arrays["label"], correct])
-                return rows[:, arrays["index"].argsort()]
-    return None
 
+def _compare(sweep: Sweep, winner: Setting, other: Setting) -> Comparison:
+    """Compare a setting with the winner, unless the data do not allow it.
 
-def _compare(sweep: SweepResults, own: Outcomes, group: SeedGroup) -> float | str:
-    """The p-value of a setting against the winner, or the reason why there is none.
-
-    With several seeds, from a paired t-test of the monitored metric for the common seeds; otherwise
-    from McNemar's test on the predictions of the two jobs, which compares accuracies only.
+    With several seeds, by a paired t-test of the monitored metric for the common seeds; otherwise
+    by McNemar's test on the predictions of the two jobs, which compares accuracies only.
     """
     import numpy as np
     from torch import from_numpy
 
     from lenet_pl.metrics import mcnemar, paired_t_test  # imports torch
 
-    winner = sweep.groups[0]
-    pairs = [(winner.jobs[0], group.jobs[0])]
+    pairs, metric = [(winner.jobs[0], other.jobs[0])], sweep.monitor
     if sweep.has_seeds:
-        first, second = ({job.values.get("seed"): job for job in g.jobs} for g in (winner, group))
+        first, second = ({job.values.get("seed"): job for job in s.jobs} for s in (winner, other))
         pairs = [(first[seed], second[seed]) for seed in first if seed in second]
-    outcomes = [(own[job.name], read_outcomes(other)) for job, other in pairs]
+    outcomes = [(a.outcomes, b.outcomes) for a, b in pairs]
     known = [(a, b) for a, b in outcomes if a is not None and b is not None]
+    p_value, reason = None, ""
     if not all(np.array_equal(a[:2], b[:2]) for a, b in known):
-        return OTHER_IMAGES
-    if sweep.has_seeds:
-        if len(pairs) < 2:
-            return "fewer than two seeds in common"
+        reason = OTHER_IMAGES
+    elif sweep.has_seeds and len(pairs) < 2:
+        reason = "fewer than two seeds in common"
+    elif sweep.has_seeds:
         ours, theirs = (
-            [gain(sweep.monitor, job.metrics[sweep.monitor]) for job in jobs]
-            for jobs in zip(*pairs, strict=True)
+            [gain(metric, job.metrics[metric]) for job in jobs] for jobs in zip(*pairs, strict=True)
         )
-        if fmean(ours) < fmean(theirs):
-            return "better than the winner for the seeds in common"
-        p_value = paired_t_test(ours, theirs)
-        return "the same difference for every seed" if p_value is None else p_value
-    if sweep.monitor != "val/acc":
-        return f"McNemar's test compares accuracies, not {sweep.monitor}"
-    if not known:
-        missing = winner if own[winner.jobs[0].name] is None else group
-        return f"job {missing.names[0]} has no valid val_predictions.npz"
-    [(a, b)] = known
-    return mcnemar(from_numpy(a[2] == 1), from_numpy(b[2] == 1))
-
-
-def _lead(sweep: SweepResults, own: Outcomes, results: Sequence[float | str]) -> Iterator[str]:
-    if not results or results[0] == OTHER_IMAGES:
-        return
-    winner, second, *_ = sweep.groups
-    lead, first = abs(winner.mean() - second.mean()), own[winner.jobs[0].name]
-    accuracy = sweep.monitor == "val/acc"
-    name = f"{job_names(second.names)} ({setting_values(sweep, second)})"
-    if lead < 1e-12:
-        yield f"The winner is as {'accurate' if accuracy else 'good'} as {name}."
-    elif not accuracy:
-        yield f"The winner leads {name} by {lead:.4f} in {sweep.monitor}."
-    elif first is None or isinstance(results[0], str):
-        yield f"The winner leads {name} by {100 * lead:.2f} percentage points."
+        if sum(ours) < sum(theirs):
+            reason = "better than the winner for the seeds in common"
+        elif (p_value := paired_t_test(ours, theirs)) is None:
+            reason = "the same difference for every seed"
+    elif metric != "val/acc":
+        reason = f"McNemar's test compares accuracies, not {metric}"
+    elif not known:
+        reason = "val_predictions.npz is missing or damaged"
     else:
-        images = first.shape[1]
-        count = f"{lead * images:,.{int(sweep.has_seeds)}f} of {images:,} validation images"
-        yield f"The winner leads {name} by {count}{' on average' if sweep.has_seeds else ''}."
+        [(a, b)] = known
+        p_value = mcnemar(from_numpy(a[2] == 1), from_numpy(b[2] == 1))
+    return Comparison(other, p_value, reason)
 
 
-def _significance(sweep: SweepResults, p_values: Sequence[float | None]) -> Iterator[str]:
+def _comparisons(
+    sweep: Sweep, comparisons: Sequence[Comparison], undecided: Sequence[Setting]
+) -> Iterator[str]:
+    """Say by how much the winner leads, and which settings are not significantly worse."""
+    if comparisons and comparisons[0].reason != OTHER_IMAGES:
+        winner, second, metric = sweep.ranked[0], sweep.ranked[1], sweep.monitor
+        lead = abs(winner.mean(metric) - second.mean(metric))
+        text, outcomes = f"{lead:.4f} in {metric}", winner.jobs[0].outcomes
+        if metric == "val/acc" and outcomes is not None and not comparisons[0].reason:
+            images = outcomes.shape[1]
+            text = f"{lead * images:,.{int(sweep.has_seeds)}f} of {images:,} validation images"
+        yield f"The winner leads {job_names(second.names)} ({sweep.describe(second)}) by {text}."
     test, seeds = "exact McNemar test", ", one seed each"
     if sweep.has_seeds:
         test, seeds = "paired t-test", ""
-    others = zip(sweep.groups[1:], p_values, strict=True)
-    undecided = [
-        name for group, p in others if p is not None and p >= LEVEL for name in group.names
-    ]
     if undecided:
-        jobs = job_names(undecided)
-        yield f"Not significantly worse than the winner ({test}, p >= {LEVEL}{seeds}): {jobs}."
-    elif p_values and None not in p_values:
+        names = job_names([name for setting in undecided for name in setting.names])
+        yield f"Not significantly worse than the winner ({test}, p >= {LEVEL}{seeds}): {names}."
+    elif comparisons and not any(c.reason for c in comparisons):
         yield f"All other settings are significantly worse ({test}, p < {LEVEL}{seeds})."
+    for reason in dict.fromkeys(c.reason for c in comparisons if c.reason):
+        others = [name for c in comparisons if c.reason == reason for name in c.setting.names]
+        yield f"No significance test: {job_names(others)} ({reason})."
 
 
-def _not_compared(sweep: SweepResults, results: Sequence[float | str]) -> Iterator[str]:
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for group, reason in zip(sweep.groups[1:], results, strict=True):
-        if isinstance(reason, str):
-            reasons[reason] += group.names
-    for reason, names in reasons.items():
-        yield f"No significance test: {job_names(names)} ({reason})."
-
-
-def _pruned(sweep: SweepResults, own: Outcomes, last: Job) -> Iterator[str]:
+def _pruned(sweep: Sweep, winner: Job, jobs: Sequence[Job]) -> Iterator[str]:
     """Say how close the last decision was that pruned a job."""
-    count = sweep.counts["pruned"]
-    yield f"{count} job{'s were' if count > 1 else ' was'} pruned, and not compared."
-    winner = sweep.groups[0].jobs[0]
-    rows, outcomes = read_metrics(winner.folder)[: last.epochs], own[winner.name]
-    row = best_row(rows, "val/acc") if sweep.monitor == "val/acc" else {}
-    if row and outcomes is not None and not sweep.has_seeds:
-        behind = (row["val/acc"] - last.metrics["val/acc"]) * outcomes.shape[1]
-        name = f"job {last.name} ({setting_values(sweep, SeedGroup((last,)))})"
+    if not jobs:
+        return
+    yield f"{len(jobs)} job{'s were' if len(jobs) > 1 else ' was'} pruned, and not compared."
+    last, row = jobs[0], best_row(winner.rows[: jobs[0].epochs], "val/acc")
+    if row and sweep.monitor == "val/acc" and winner.outcomes is not None and not sweep.has_seeds:
+        behind = (row["val/acc"] - last.metrics["val/acc"]) * winner.outcomes.shape[1]
+        name = f"job {last.name} ({sweep.describe(Setting([last]))})"
         close = f"{behind:.0f} images behind at epoch {last.epochs}"
         yield f"The last to be pruned was {name}, {close}."
 
 
-# other findings
-
-
-def _divergence(sweep: SweepResults) -> Iterator[str]:
-    """Name the jobs whose last validation accuracy is less than half of their best."""
-    names = []
-    for job in sweep.jobs:
-        accuracies = [row["val/acc"] for row in read_metrics(job.folder) if "val/acc" in row]
-        if accuracies and accuracies[-1] < max(accuracies) / 2:
-            names.append(job.name)
-    if names:
+def _findings(sweep: Sweep) -> Iterator[str]:
+    """Name the jobs that diverged, and the devices."""
+    curves = {job.name: [x["val/acc"] for x in job.rows if "val/acc" in x] for job in sweep.jobs}
+    if names := [name for name, curve in curves.items() if curve and curve[-1] < max(curve) / 2]:
         yield f"Diverged (last accuracy less than half of the best): {job_names(names)}."
+    if devices := sorted({job.device for job in sweep.jobs if job.scored and job.device}):
+        note = ", so the last digits may differ" if len(devices) > 1 else ""
+        yield f"Trained on {', '.join(devices)}{note}."
 
 
-def _devices(sweep: SweepResults) -> Iterator[str]:
-    devices: dict[str, list[str]] = defaultdict(list)
-    for job in sweep.jobs:
-        if job.scored and (device := read_result(job.folder).get("device")):
-            devices[device].append(job.name)
-    if len(devices) > 1:
-        parts = "; ".join(f"{device}: {job_names(names)}" for device, names in devices.items())
-        yield f"Trained on several devices, so the last digits may differ ({parts})."
-    elif devices:
-        yield f"Trained on {next(iter(devices))}."
+def _edges(sweep: Sweep, winner: Job) -> Iterator[tuple[str, str, list[str]]]:
+    """For each edge of the grid at which the winner lies: a sentence, the key, and its next values.
 
-
-def _edges(sweep: SweepResults) -> tuple[dict[str, list[str]], list[str]]:
-    """If the winner lies at an edge: values on both sides of it, by key, and sentences."""
-    winner, names = sweep.groups[0], short_names(sweep.varied)
-    beyond: dict[str, list[str]] = {}
-    sentences = []
-    for key, values in numeric_grid(sweep).items():
-        value = typed(winner.values[key])
-        if value not in (values[0], values[-1]):
+    They include the neighbour, so that the winner of the next sweep may lie inside its grid.
+    """
+    columns = {key: {job.values.get(key, "") for job in sweep.jobs} for key in sweep.parameters}
+    if not sweep.complete or len(sweep.settings) < prod(map(len, columns.values())):
+        return  # it is a search, or still running
+    for key, column in columns.items():
+        numbers = {x for x in map(typed, column) if not isinstance(x, str)}
+        values, value = sorted(numbers), typed(winner.values.get(key))
+        if len(numbers) < max(2, len(column)) or key.endswith("seed"):
             continue
-        end = "largest" if value == values[-1] else "smallest"
-        name = f"{names[key]} {readable(winner.values[key])}"
-        text = f"The winner's {name} is the {end} of {len(values)} values"
-        further = next_value(values, up=value == values[-1])
-        if further is not None and _valid(winner, key, further):
-            # with the neighbour, the winner of the next sweep may lie inside its grid
-            neighbour = values[-2] if value == values[-1] else values[1]
-            beyond[key] = [f"{x:.15g}" for x in (neighbour, further)]
-            text += f"; the next value is {beyond[key][1]}"
-        sentences.append(f"{text}.")
-    return beyond, sentences
-
-
-def numeric_grid(sweep: SweepResults) -> dict[str, list[float]]:
-    """The values of each numeric parameter, ascending; empty unless the grid is complete."""
-    columns = {key: {job.values.get(key) for job in sweep.jobs} for key in sweep.parameters}
-    settings = {tuple(job.values.get(key) for key in columns) for job in sweep.jobs}
-    if not sweep.complete or len(settings) < prod(map(len, columns.values())):  # or it is a search
-        return {}
-    grid = {key: {*map(typed, column)} for key, column in columns.items()}
-    return {
-        key: sorted(values)
-        for key, values in grid.items()
-        if len(values) > 1 and all(map(is_number, values)) and not key.endswith("seed")
-    }
+        if value in (values[0], values[-1]):
+            up, more = value == values[-1], []
+            text = f"The winner's {sweep.short[key]} {readable(winner.values[key])} is the "
+            text += f"{'largest' if up else 'smallest'} of {len(values)} values"
+            further = next_value(values, up)
+            if further is not None and _valid(winner, key, further):
+                neighbour = values[-2 if up else 1]
+                more = [winner.raw_values[key], f"{neighbour:.15g}", f"{further:.15g}"]
+                text += f"; the next value is {more[-1]}"
+            yield f"{text}.", key, more
 
 
 def next_value(values: Sequence[float], up: bool) -> float | None:
@@ -268,58 +195,24 @@ def next_value(values: Sequence[float], up: bool) -> float | None:
     before, last = values[-2:] if up else values[1::-1]
     geometric = 0 < 2 * values[0] <= values[-1]
     value = last / before * last if geometric else last - before + last
-    if not is_number(value):
-        return None
-    if all(isinstance(x, int) for x in values):
-        value = max(1, round(value)) if geometric else round(value)
-    else:
-        value = float(f"{value:.3g}")
+    whole = all(isinstance(x, int) for x in values)
+    value = round(value) if whole else float(f"{value:.3g}")
     return value if (value > last if up else value < last) else None
 
 
-def _valid(winner: SeedGroup, key: str, value: float) -> bool:
-    """Whether the winner's configuration would be valid with another value."""
-    folder = winner.jobs[0].folder
-    with suppress(ConfigError), checking(folder):
-        if (cfg := read_config(folder)) is not None:
-            OmegaConf.update(cfg, "run_dir", str(folder))
+def _valid(job: Job, key: str, value: float) -> bool:
+    """Whether a job's configuration would be valid with another value."""
+    with suppress(ConfigError), checking(job.folder):
+        if (cfg := read_config(job.folder)) is not None:
+            OmegaConf.update(cfg, "run_dir", str(job.folder))
             OmegaConf.update(cfg, key, value)
             check_values(cfg, [key.partition(".")[0]])
             return True
     return False
 
 
-# commands
-
-
-def _next_sweep(
-    sweep: SweepResults, beyond: Mapping[str, list[str]], undecided: Sequence[SeedGroup]
-) -> list[str]:
-    """The overrides of the next sweep; empty if there is nothing to suggest.
-
-    It extends the grid beyond its edges, or else compares the undecided settings over more seeds.
-    """
-    winner = sweep.groups[0]
-    seeds = sorted({job.values["seed"] for job in winner.jobs if "seed" in job.values}, key=typed)
-    more = dict(beyond)
-    if not more and undecided and len(seeds) < len(SEEDS):
-        seeds = [*SEEDS]
-        settings = [override_values(g.jobs[0].overrides) for g in (winner, *undecided)]
-        more = {key: [values.get(key, "") for values in settings] for key in sweep.parameters}
-    if not sweep.complete or not more or not all(map(all, more.values())):
-        return []
-    overrides = []
-    for item in winner_overrides(sweep):
-        name, equals, value = item.partition("=")
-        values = dict.fromkeys([value, *more.get(override_key(item), [])])
-        if len(seeds) < 2 or override_key(item) != "seed":
-            overrides.append(name + equals + ",".join(values))
-    return [*overrides, f"seed={','.join(seeds)}"] if len(seeds) > 1 else overrides
-
-
-def winner_overrides(sweep: SweepResults) -> list[str]:
+def winner_overrides(sweep: Sweep) -> list[str]:
     """The overrides that train the winner again, with the seed of its best job."""
-    assert sweep.winner is not None
-    overrides = parameter_overrides(sweep.winner.jobs[0].overrides)
     shared = set.intersection(*(set(job.overrides) for job in sweep.jobs))
-    return overrides + sorted(item for item in shared if item.startswith("test="))
+    tests = sorted(item for item in shared if item.startswith("test="))
+    return sweep.winner.jobs[0].parameters + tests if sweep.winner else []
