@@ -1,7 +1,6 @@
 """From a configuration to a run folder: check, build, fit, test, record."""
 
 import logging
-import signal
 import statistics
 import time
 import warnings
@@ -26,7 +25,6 @@ from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.callbacks.loggers import RUN_ID, LoggedRun, close_loggers, open_loggers
 from lenet_pl.callbacks.stopping import PauseAfter, StopOnSignal, StoppedError
-from lenet_pl.callbacks.tensorboard import TensorBoardSummary
 from lenet_pl.classifier import Classifier
 from lenet_pl.config import (
     check,
@@ -80,21 +78,16 @@ job_hook: Callable[[DictConfig], float | None] | None = None
 
 
 class Parts(NamedTuple):
-    """The objects that make up a run.
-
-    Attributes:
-        trainer, classifier, data, history, signals: as built from the configuration.
-        best: the callback that keeps the best weights; None without checkpoints.
-        horizon: the number of optimizer steps in the schedule; None if it has no fixed length.
-    """
+    """The objects that make up a run."""
 
     trainer: Trainer
     classifier: Classifier
     data: DigitsDataModule
     history: EpochHistory
+    logged: LoggedRun
     signals: StopOnSignal
-    best: BestAndLastCheckpoint | None
-    horizon: int | None
+    best: BestAndLastCheckpoint | None  # None without checkpoints
+    horizon: int | None  # optimizer steps in the schedule; None if it has no fixed length
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -118,16 +111,16 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
     """Train one run, like :func:`train`; jobs of a sweep can reuse loaded data through a cache."""
     if not logging.getLogger().handlers:  # in a notebook, where Hydra configures no logging
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
-    folder = Path(cfg.run_dir)
-    main_process = is_main_process()
+    folder, main_process = Path(cfg.run_dir), is_main_process()
     parts = _prepared.pop(folder, None)
     with lock_run(folder) if main_process else nullcontext():
-        result, extendable = _initial_result(cfg), True
+        result = _initial_result(cfg)
         try:
             parts = parts or build(cfg, cache)
             with parts.signals.handling():
-                result |= _describe(parts)
-                extendable = parts.horizon is None
+                result["parameters"] = sum(p.numel() for p in parts.classifier.net.parameters())
+                result["device"] = device_name(parts.trainer)
+                result["data"] = parts.data.facts()
                 if main_process:
                     for name in ("result.json", "val_predictions.npz"):  # outdated in a resumed run
                         (folder / name).unlink(missing_ok=True)
@@ -151,13 +144,12 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             raise
         finally:
             if main_process:
+                extendable = parts is None or parts.horizon is None
                 show(end_summary(result, folder, program_name(), extendable, not in_sweep()))
                 write_json(folder / "result.json", result)
             if parts:
-                close_loggers(parts.trainer, result["status"])
-            if main_process:
-                usr1 = parts and parts.signals.received == getattr(signal, "SIGUSR1", 0)
-                if usr1 and result["status"] == "interrupted" and not in_sweep():
+                close_loggers(parts.trainer, result["error"] is None)
+                if main_process and result["error"] == "stopped by SIGUSR1" and not in_sweep():
                     requeue()
     return cast("float | None", result["metrics"].get(result["monitor"]))
 
@@ -206,10 +198,10 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     check_accelerator(cfg.trainer.accelerator)
     signals = StopOnSignal()
     history = EpochHistory(Path(cfg.run_dir) / "metrics.csv", monitored_metric(cfg))
-    summary = TensorBoardSummary(hparams(cfg), OmegaConf.to_yaml(cfg, resolve=True))
     ids = _continue_loggers(cfg)
     resolved = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
-    callbacks = [signals, history, summary, LoggedRun(resolved, ids), PauseAfter(cfg.pause_after)]
+    logged = LoggedRun(resolved, hparams(cfg), ids)
+    callbacks = [signals, history, logged, PauseAfter(cfg.pause_after)]
     callbacks += _instantiate_all(cfg, "callbacks", Callback)
     trainer: Trainer = _instantiate(
         cfg,
@@ -224,7 +216,7 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
         steps = {"steps": horizon} if horizon else {}
         check_checkpoint(cfg, settings | steps, classifier, data)
     best = next((c for c in callbacks if isinstance(c, BestAndLastCheckpoint)), None)
-    return Parts(trainer, classifier, data, history, signals, best, horizon)
+    return Parts(trainer, classifier, data, history, logged, signals, best, horizon)
 
 
 def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
@@ -253,8 +245,8 @@ def _continue_loggers(cfg: DictConfig) -> dict[str, str]:
     """Let W&B and MLflow continue the runs of a resumed run folder, and return their ids."""
     if not is_resumed(Path(cfg.run_dir), cfg.ckpt_path):
         return {}
-    state = read_checkpoint(Path(cfg.ckpt_path))["callbacks"].get("LoggedRun", {"ids": {}})
-    ids: dict[str, str] = state["ids"]
+    callbacks = read_checkpoint(Path(cfg.ckpt_path))["callbacks"]
+    ids: dict[str, str] = callbacks.get("LoggedRun", {"ids": {}})["ids"]
     for node in filter(None, cfg.logger.values()):
         name = node._target_.rpartition(".")[2]
         if name in ids:
@@ -292,8 +284,8 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
         result["seconds"]["fit"] = time.perf_counter() - started
         result["seconds"]["epoch_median"] = statistics.median(seconds) if seconds else None
         if parts.best and parts.best.epoch:
-            result["best_epoch"] = parts.best.epoch
             row = rows[parts.best.epoch - 1]
+            result["best_epoch"] = parts.best.epoch
             result["metrics"] = {name: row[name] for name in row if name.startswith("val/")}
     unfinished = len(rows) < (trainer.max_epochs or 0)
     early = any(callback.stopped_epoch for callback in trainer.early_stopping_callbacks)
@@ -306,14 +298,13 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     """Validate the best weights, so that the metrics are those of the saved weights; test them."""
     trainer, classifier, data = parts.trainer, parts.classifier, parts.data
     debugging = bool(cast(Any, trainer).fast_dev_run)  # the metrics of a batch are meaningless
-    best = len(parts.history.rows)  # without checkpoints, the last epoch
+    best = result["best_epoch"] or result["epochs"]  # without checkpoints, the last epoch
+    result["best_epoch"] = best
     if parts.best and parts.best.epoch:
-        best = parts.best.epoch
         checkpoint = torch.load(parts.best.best_model_path, weights_only=True, map_location="cpu")
         classifier.load_state_dict(checkpoint["state_dict"])
     trainer.validate(classifier, data, verbose=False)
     metrics = _logged(parts, "val")
-    result["best_epoch"] = best
     if not debugging:
         _verify(parts, best, metrics)
         if is_main_process():
@@ -327,6 +318,7 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
         metrics |= _logged(parts, "test") | {"test/acc_low": low, "test/acc_high": high}
     if not debugging:
         result["metrics"] = metrics
+        parts.logged.log_result(trainer, metrics, best)
 
 
 def _verify(parts: Parts, best: int, metrics: dict[str, float]) -> None:
@@ -348,16 +340,14 @@ def _verify(parts: Parts, best: int, metrics: dict[str, float]) -> None:
 def _write_predictions(path: Path, parts: Parts) -> None:
     """Write the predictions for the validation images, or the first ones if batches are limited."""
     logits, labels = parts.classifier.outputs["val"]
-    images = parts.data.indices["val"][: len(labels)]
-    confidence = logits.softmax(1).amax(1).clamp_max(1)  # rounding errors can exceed 1
+    arrays: Any = {
+        "index": parts.data.indices["val"][: len(labels)],
+        "label": labels,
+        "prediction": logits.argmax(1),
+        "confidence": logits.softmax(1).amax(1).clamp_max(1),  # rounding errors can exceed 1
+    }
     with replacing(path) as part, part.open("wb") as file:
-        np.savez_compressed(
-            file,
-            index=images.numpy(),
-            label=labels.numpy(),
-            prediction=logits.argmax(1).numpy(),
-            confidence=confidence.numpy(),
-        )
+        np.savez_compressed(file, **{name: array.numpy() for name, array in arrays.items()})
 
 
 def _logged(parts: Parts, stage: str) -> dict[str, float]:
@@ -398,14 +388,6 @@ def _limits(cfg: DictConfig) -> dict[str, Any]:
     """The settings of the trainer that make an epoch shorter than its split."""
     names = [str(x) for x in cfg.trainer if str(x).startswith(("limit_", "overfit_"))]
     return {name: cfg.trainer[name] for name in names if cfg.trainer[name]}
-
-
-def _describe(parts: Parts) -> dict[str, Any]:
-    return {
-        "parameters": sum(p.numel() for p in parts.classifier.net.parameters()),
-        "device": device_name(parts.trainer),
-        "data": parts.data.facts(),
-    }
 
 
 def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
