@@ -159,12 +159,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "seed": SEED,
         "on_error": one_of("skip", "stop"),
     },
-    "Folder": {
-        "size": integer(8, 1024),
-        "channels": one_of(1, 3),
-        "invert": AUTO,
-        "centre": AUTO,
-    },
+    "Folder": {"size": integer(8, 1024), "channels": one_of(1, 3), "invert": AUTO, "centre": AUTO},
     "Affine": {
         "degrees": number(0, 180),
         "translate": number(0, 1),

@@ -28,7 +28,6 @@ from lenet_pl.callbacks.stopping import PauseAfter, StopOnSignal, StoppedError
 from lenet_pl.classifier import Classifier
 from lenet_pl.config import (
     check,
-    check_accelerator,
     check_checkpoint,
     check_optimizer,
     check_outputs,
@@ -195,7 +194,6 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     )
     check_outputs(classifier, len(data.classes))
 
-    check_accelerator(cfg.trainer.accelerator)
     signals = StopOnSignal()
     history = EpochHistory(Path(cfg.run_dir) / "metrics.csv", monitored_metric(cfg))
     ids = _continue_loggers(cfg)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lenet_pl.errors import ConfigError
-from lenet_pl.files import replacing, write_bytes
+from lenet_pl.files import write_bytes
 from lenet_pl.records import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         _save(checkpoint, Path(path))
 
 
@@ -53,14 +51,8 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     state_key = "BestAndLast"  # Lightning's default is recomputed from all arguments in every hook
 
     def __init__(self, dirpath: str, weights: str, monitor: str, mode: str) -> None:
-        super().__init__(
-            dirpath,
-            filename="best",
-            monitor=monitor,
-            mode=mode,
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
-        )
+        options: Any = {"enable_version_counter": False, "save_on_train_epoch_end": True}
+        super().__init__(dirpath, "best", monitor, mode=mode, **options)
         self.weights = Path(weights)
         self.epoch = 0
 
@@ -72,27 +64,23 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         last = Path(str(self.dirpath)) / "last.ckpt"
         trainer.save_checkpoint(last, weights_only=False)
         if self.epoch != previous and trainer.is_global_zero:
-            self._keep(last, _load(last))
+            self._keep(last)
         trainer.strategy.barrier()  # other processes read best.ckpt after training
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         # ModelCheckpoint calls this after an improvement; last.ckpt is written first
         self.epoch = trainer.current_epoch + 1
 
-    def _keep(self, path: Path, checkpoint: dict[str, Any]) -> None:
+    def _keep(self, path: Path) -> None:
         """Copy the best checkpoint, and save its weights for use without Lightning."""
         best = Path(str(self.dirpath)) / "best.ckpt"
         if path != best:
             best.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(best) as part:
-                shutil.copyfile(path, part)
+            write_bytes(best, path.read_bytes())
         # with weight averaging, the average is in the file only
-        state = {
-            name.removeprefix("net."): value.contiguous()
-            for name, value in checkpoint["state_dict"].items()
-            if name.startswith("net.")
-        }
-        _save(state, self.weights)
+        state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
+        names = [name for name in state if name.startswith("net.")]
+        _save({name.removeprefix("net."): state[name].contiguous() for name in names}, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "epoch": self.epoch}
@@ -111,39 +99,29 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         last = Path(str(trainer.ckpt_path)).absolute()
         source, epoch = last.with_name("best.ckpt"), checkpoint["epoch"] + 1
         try:
-            best_checkpoint = read_checkpoint(source)
-            kept = best_checkpoint["epoch"] + 1
+            kept = read_checkpoint(source)["epoch"] + 1
         except ConfigError:  # missing or damaged
             kept = 0
         if kept != state["epoch"]:
             # killed before best.ckpt was written, or the file is lost
             if kept <= epoch != state["epoch"]:
                 log.warning(
-                    "%s is missing or damaged: the weights of epoch %d are lost; epoch %d is now "
-                    "the best",
-                    *(source, state["epoch"], epoch),
+                    f"{source} is missing or damaged: the weights of epoch {state['epoch']} are "
+                    f"lost; epoch {epoch} is now the best"
                 )
-            source, best_checkpoint, state["epoch"] = last, _load(last), epoch
+            source, state["epoch"] = last, epoch
             row = checkpoint["callbacks"]["EpochHistory"]["rows"][-1]
             state["best_model_score"] = state["kth_value"] = torch.tensor(row[self.monitor])
         best = f"{self.dirpath}/best.ckpt"
-        state |= {
-            "dirpath": self.dirpath,
-            "best_model_path": best,
-            "kth_best_model_path": best,
-            "best_k_models": {best: state["best_model_score"]},
-        }
+        state |= {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
+        state["best_k_models"] = {best: state["best_model_score"]}
         if trainer.is_global_zero:
-            self._keep(source, best_checkpoint)
+            self._keep(source)
         trainer.strategy.barrier()
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
     buffer = BytesIO()  # torch.save does not say why a file cannot be written
     torch.save(state, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getbuffer())
-
-
-def _load(path: Path) -> dict[str, Any]:
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    return checkpoint

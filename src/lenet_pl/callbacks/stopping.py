@@ -68,30 +68,20 @@ class StopOnSignal(Callback):
         if signal.SIGTERM in self.signals:
             signal.signal(signal.SIGTERM, self._handle)
 
-    def on_validation_start(self, *_: Any) -> None:
-        self.on_train_start()
-
-    def on_test_start(self, *_: Any) -> None:
-        self.on_train_start()
-
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             raise StoppedError(f"stopped by {self.received.name}" if self.received else "stopped")
 
-    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.on_train_batch_end(trainer)
-
-    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.on_train_batch_end(trainer)
+    on_validation_start: Any = on_train_start
+    on_test_start: Any = on_train_start
+    on_validation_batch_end: Any = on_train_batch_end
+    on_test_batch_end: Any = on_train_batch_end
 
 
 class PauseAfter(Callback):
-    """Pauses training after a given epoch, while the schedule still extends to ``max_epochs``.
+    """Pauses training after an epoch, counted from 1, as if interrupted; None trains to the end.
 
-    A run resumed from the last checkpoint continues as if it had not been paused.
-
-    Args:
-        epoch: the epoch, counted from 1; None to train to the end.
+    The schedule still extends to ``max_epochs``.
     """
 
     def __init__(self, epoch: int | None) -> None:
