@@ -31,21 +31,10 @@ REFERRING = ("data", "classifier", "hparams")  # to other keys, which an error s
 
 # what must not change when a run is resumed; the data is compared by digest
 RESUME_KEYS = (
-    "seed",
-    "data.batch_size",
-    "augment",
-    "data.augment_until",
-    "model",
-    "loss",
-    "optimizer",
-    "scheduler",
-    "classifier.decay_biases",
-    "trainer.precision",
-    "trainer.accumulate_grad_batches",
-    "trainer.gradient_clip_val",
-    "trainer.gradient_clip_algorithm",
-    "callbacks.average",
-    "callbacks.finetune",
+    *("seed", "data.batch_size", "data.augment_until", "augment", "model", "loss", "optimizer"),
+    *("scheduler", "classifier.decay_biases", "callbacks.average", "callbacks.finetune"),
+    *("trainer.precision", "trainer.accumulate_grad_batches"),
+    *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
 )
 # taken from the data where they are null; a checkpoint's weights fit them
 FROM_DATA = ("model.num_classes", "model.channels", "model.size")
@@ -182,17 +171,14 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def resume_settings(cfg: DictConfig) -> dict[str, Any]:
     """The values of :data:`RESUME_KEYS` by dotted key, with a class name for each ``_target_``."""
-    settings: dict[str, Any] = {}
-    for key in RESUME_KEYS:
-        node = OmegaConf.select(cfg, key)
-        value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-        for path, leaf in flatten(value, key).items():
-            if path.endswith("._target_"):
-                settings[path.removesuffix("._target_")] = str(leaf).rpartition(".")[2]
-            # a checkpoint replaces pretrained weights
-            elif path not in ("model.weights", *FROM_DATA) and not path.endswith("._partial_"):
-                settings[path] = leaf
-    return {key: value for key, value in settings.items() if value not in (None, {})}
+    keys, settings = tuple(f"{key}." for key in RESUME_KEYS), {}
+    for path, value in flatten(OmegaConf.to_container(cfg, resolve=True)).items():
+        # a checkpoint replaces pretrained weights
+        unused = path.endswith("._partial_") or path in ("model.weights", *FROM_DATA)
+        if f"{path}.".startswith(keys) and not unused and value not in (None, {}):
+            part = path.removesuffix("._target_")
+            settings[part] = value if part == path else str(value).rpartition(".")[2]
+    return settings
 
 
 def with_key(path: str, error: BaseException) -> str:

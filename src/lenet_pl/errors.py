@@ -100,9 +100,9 @@ def exit_on_error(
                 status = INVALID if error.errno in UNUSABLE else FAILED
         if not message or os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-        if not message:
-            raise SystemExit(FAILED) from error
-        fail(message, status)
+        if message:
+            fail(message, status)
+        raise SystemExit(FAILED) from error
 
 
 class BestEffortOutput(io.FileIO):
@@ -135,10 +135,8 @@ def protect_output() -> None:
 def check_output() -> None:
     """Raise OSError if standard output could not be written; exit if nobody reads it."""
     sys.stdout.flush()
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    error = raw.error if isinstance(raw, BestEffortOutput) else None
-    if isinstance(error, BrokenPipeError):
-        raise SystemExit(FAILED)
-    if error:
+    if error := getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "error", None):
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(FAILED)
         error.filename = "standard output"
         raise error

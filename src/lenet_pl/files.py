@@ -23,8 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it once the block succeeds.
 
     The content is on disk before the file is renamed, so neither a crash nor a second writer
-    leaves a truncated file. The temporary file is removed if the block raises; an OSError names the
-    file.
+    leaves a truncated file. An OSError names the file.
     """
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:

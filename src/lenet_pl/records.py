@@ -96,8 +96,10 @@ CHECKPOINT = {
 MAX_TEXT, MAX_JSON, MAX_TENSORS = 2**18, 2**25, 2**34  # bytes; larger files are not read
 MAX_PREDICTIONS = 2**23  # bytes, compressed; uncompressed, an array has up to MAX_JSON
 MAX_DEPTH = 40  # of YAML
-ERRORS = (ConfigError, OSError, ValueError, TypeError, RecursionError)
-PARSER_ERRORS = (csv.Error, yaml.YAMLError, OmegaConfBaseException)
+ERRORS = (
+    *(ConfigError, OSError, ValueError, TypeError, RecursionError),
+    *(csv.Error, yaml.YAMLError, OmegaConfBaseException),
+)
 
 
 def exists(path: Path, limit: int) -> bool:
@@ -116,23 +118,23 @@ def checking(path: Path, problem: str = "damaged run folder") -> Iterator[None]:
     """Turn the errors of code that uses a file into a ConfigError that names the file."""
     try:
         yield
-    except (*ERRORS, *PARSER_ERRORS) as error:
+    except ERRORS as error:
         raise ConfigError(f"{problem}: {path}: {one_line(error, 30)}") from error
 
 
-def _require(content: Any, schema: Any) -> None:
+def _valid(content: Any, schema: Any) -> Any:
+    """Return the content of a file if it has this schema; ValueError otherwise."""
     if reason := invalid(with_schema(content, schema)):
         raise ValueError(reason)
+    return content
 
 
 def _read(path: Path, parse: Callable[[str], Any], schema: Any, limit: int = MAX_TEXT) -> Any:
     """The parsed content of a text file; None if it does not exist."""
     with checking(path):
-        if not exists(path, limit):
-            return None
-        content = parse(path.read_text(encoding="utf-8"))
-        _require(content, schema)
-        return content
+        if exists(path, limit):
+            return _valid(parse(path.read_text(encoding="utf-8")), schema)
+        return None
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -168,9 +170,18 @@ def read_val_predictions(folder: Path) -> "dict[str, np.ndarray] | None":
     with checking(path):
         if not exists(path, MAX_PREDICTIONS):
             return None
+        import numpy as np
+
         try:
             with zipfile.ZipFile(path) as archive:
-                arrays = {name: _read_array(archive, name) for name in PREDICTIONS}
+                for file in archive.infolist():  # other methods may unpack more than this size
+                    plain = file.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                    if file.file_size > MAX_JSON or not plain:
+                        raise ValueError
+                contents = {x: io.BytesIO(archive.read(f"{x}.npy")) for x in PREDICTIONS}
+            arrays = {x: np.lib.format.read_array(contents[x]) for x in PREDICTIONS}
+            if any(x.dtype != PREDICTIONS[name] or x.ndim != 1 for name, x in arrays.items()):
+                raise ValueError
         except Exception as error:  # of many types
             raise ValueError("not a valid file of predictions") from error
         if len({len(array) for array in arrays.values()}) > 1:
@@ -181,25 +192,6 @@ def read_val_predictions(folder: Path) -> "dict[str, np.ndarray] | None":
             if not (len(array) and array.min() >= 0 and (name != "confidence" or array.max() <= 1)):
                 raise ValueError(f"{name}: is empty or out of range")
         return arrays
-
-
-def _read_array(archive: zipfile.ZipFile, name: str) -> "np.ndarray":
-    """A one-dimensional array of an ``.npz`` file, in bounded memory and without unpickling."""
-    import numpy as np
-
-    file = archive.getinfo(f"{name}.npy")
-    # with other compression methods, Python may unpack more than the stated size
-    if file.file_size > MAX_JSON or file.compress_type not in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-    ):
-        raise ValueError(name)
-    content = io.BytesIO(archive.read(file))
-    np.lib.format.read_magic(content)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(content)
-    if dtype != PREDICTIONS[name] or len(shape) != 1:
-        raise ValueError(name)
-    return np.frombuffer(content.read(), dtype, *shape)
 
 
 def read_overrides(folder: Path) -> list[str]:
@@ -262,8 +254,7 @@ def read_tensors(path: Path, schema: Any, problem: str = "damaged run folder") -
         except Exception as error:  # of many types
             reason = "not a valid torch.save file, or contains code, which is not run"
             raise ValueError(reason) from error
-        _require(content, schema)
-        return content
+        return _valid(content, schema)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -21,21 +21,12 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
 from pytorch_lightning.loggers import Logger
 from rich.console import RenderableType
 
+from lenet_pl import config, runs
 from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.callbacks.loggers import RUN_ID, LoggedRun, close_loggers, open_loggers
 from lenet_pl.callbacks.stopping import PauseAfter, StopOnSignal, StoppedError
 from lenet_pl.classifier import Classifier
-from lenet_pl.config import (
-    check,
-    check_checkpoint,
-    check_optimizer,
-    check_outputs,
-    fit_to_data,
-    monitored_metric,
-    resume_settings,
-    with_key,
-)
 from lenet_pl.console import ConsoleHandler, end_summary, layer_table, show, start_summary
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import FAILED, ConfigError, UserError, VerificationError, one_line
@@ -45,16 +36,6 @@ from lenet_pl.models.pixelnet import model_name
 from lenet_pl.optim import planned_steps
 from lenet_pl.processes import device_name, in_sweep, is_main_process, keep_freed_memory, requeue
 from lenet_pl.records import read_checkpoint
-from lenet_pl.runs import (
-    check_folder,
-    compare_with,
-    git_state,
-    is_resumed,
-    lock_run,
-    package_versions,
-    program_name,
-    without_weights,
-)
 
 # hide Lightning's tips and messages that do not concern this run
 for name in ("utilities.rank_zero", "accelerators.cuda"):
@@ -112,7 +93,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     folder, main_process = Path(cfg.run_dir), is_main_process()
     parts = _prepared.pop(folder, None)
-    with lock_run(folder) if main_process else nullcontext():
+    with runs.lock_run(folder) if main_process else nullcontext():
         result = _initial_result(cfg)
         try:
             parts = parts or build(cfg, cache)
@@ -130,7 +111,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                 _fit(cfg, parts, result)
                 _evaluate(cfg, parts, result)
             if cfg.repeat and main_process:
-                result["repeats"] = compare_with(Path(cfg.repeat), folder, result["metrics"])
+                result["repeats"] = runs.compare_with(Path(cfg.repeat), folder, result["metrics"])
         except (StoppedError, KeyboardInterrupt, SystemExit) as error:
             stopped = one_line(error) if isinstance(error, StoppedError) else "stopped"
             result |= {"status": "interrupted", "error": stopped}
@@ -144,7 +125,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
         finally:
             if main_process:
                 extendable = parts is None or parts.horizon is None
-                show(end_summary(result, folder, program_name(), extendable, not in_sweep()))
+                show(end_summary(result, folder, runs.program_name(), extendable, not in_sweep()))
                 write_json(folder / "result.json", result)
             if parts:
                 close_loggers(parts.trainer, result["error"] is None)
@@ -161,9 +142,9 @@ _prepared: dict[Path, Parts] = {}
 def prepare(cfg: DictConfig) -> None:
     """Build a run for :func:`train`, then create its folder; ConfigError if it cannot be used."""
     folder = Path(cfg.run_dir)
-    check_folder(folder, cfg.ckpt_path)
+    runs.check_folder(folder, cfg.ckpt_path)
     parts = build(cfg)
-    with lock_run(folder) if is_main_process() else nullcontext():
+    with runs.lock_run(folder) if is_main_process() else nullcontext():
         _prepared[folder] = parts
 
 
@@ -172,7 +153,7 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
 
     ``cache`` is passed to :class:`DigitsDataModule`. Raises ConfigError or DataError.
     """
-    check(cfg)
+    config.check(cfg)
     # a dead unit's momentum decays to subnormal numbers, which make an epoch three times as long
     torch.set_flush_denormal(True)
     keep_freed_memory()
@@ -182,20 +163,20 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     data.prepare_data()
     data.setup("fit")
 
-    settings = resume_settings(cfg)
-    cfg = fit_to_data(cfg, data.state_dict())
+    settings = config.resume_settings(cfg)
+    cfg = config.fit_to_data(cfg, data.state_dict())
     classifier: Classifier = _instantiate(
-        cfg if cfg.ckpt_path is None else without_weights(cfg),
+        cfg if cfg.ckpt_path is None else runs.without_weights(cfg),
         "classifier",
         mean=data.mean,
         std=data.std,
         example=data.splits["train"].images[:1] / 255,
         settings=settings,
     )
-    check_outputs(classifier, len(data.classes))
+    config.check_outputs(classifier, len(data.classes))
 
     signals = StopOnSignal()
-    history = EpochHistory(Path(cfg.run_dir) / "metrics.csv", monitored_metric(cfg))
+    history = EpochHistory(Path(cfg.run_dir) / "metrics.csv", config.monitored_metric(cfg))
     ids = _continue_loggers(cfg)
     resolved = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     logged = LoggedRun(resolved, hparams(cfg), ids)
@@ -209,10 +190,10 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
 
-    horizon = check_optimizer(trainer, classifier, data)
+    horizon = config.check_optimizer(trainer, classifier, data)
     if cfg.ckpt_path is not None:
         steps = {"steps": horizon} if horizon else {}
-        check_checkpoint(cfg, settings | steps, classifier, data)
+        config.check_checkpoint(cfg, settings | steps, classifier, data)
     best = next((c for c in callbacks if isinstance(c, BestAndLastCheckpoint)), None)
     return Parts(trainer, classifier, data, history, logged, signals, best, horizon)
 
@@ -226,7 +207,7 @@ def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
         # conf/classifier refers to the groups that users know: net is ${model}
         path = path.replace("classifier.net", "model").replace("classifier.", "")
         path = path.replace("data.augment", "augment")
-        raise ConfigError(with_key(path, error.__cause__ or error)) from error
+        raise ConfigError(config.with_key(path, error.__cause__ or error)) from error
 
 
 def _instantiate_all(cfg: DictConfig, group: str, kind: type) -> list[Any]:
@@ -241,7 +222,7 @@ def _instantiate_all(cfg: DictConfig, group: str, kind: type) -> list[Any]:
 
 def _continue_loggers(cfg: DictConfig) -> dict[str, str]:
     """Let W&B and MLflow continue the runs of a resumed run folder, and return their ids."""
-    if not is_resumed(Path(cfg.run_dir), cfg.ckpt_path):
+    if not runs.is_resumed(Path(cfg.run_dir), cfg.ckpt_path):
         return {}
     callbacks = read_checkpoint(Path(cfg.ckpt_path))["callbacks"]
     ids: dict[str, str] = callbacks.get("LoggedRun", {"ids": {}})["ids"]
@@ -371,14 +352,14 @@ def _initial_result(cfg: DictConfig) -> dict[str, Any]:
         "best_epoch": None,
         "stopped_early": False,
         "limits": _limits(cfg),
-        "monitor": monitored_metric(cfg),
+        "monitor": config.monitored_metric(cfg),
         "metrics": {},
         "seconds": {"fit": None, "epoch_median": None},
         "parameters": None,
         "device": None,
         "data": None,
-        "versions": package_versions(),
-        "git": git_state(),
+        "versions": runs.package_versions(),
+        "git": runs.git_state(),
     }
 
 
