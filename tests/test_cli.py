@@ -35,8 +35,7 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "ckpt_path=nowhere.ckpt": "ckpt_path=nowhere.ckpt: no such file",
     "resume=nowhere": "resume=nowhere: not a run folder (nowhere/.hydra/overrides.yaml is missing)",
     "test=no": "test=no: must be one of true, false",
-    "+trainer.max_time=5": "trainer.max_time=5: must be left out: runs consist of whole epochs; "
-    "set trainer.max_epochs",
+    "+trainer.max_time=5": "trainer.max_time=5: must be left out: runs consist of whole epochs",
     "+trainer.logger=false": "trainer.logger=false: must be left out: set logger; logger=none "
     "turns it off",
     "trainer.strategy=ddp_spawn": "trainer.strategy=ddp_spawn: must be one of auto, ddp, "

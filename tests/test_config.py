@@ -42,16 +42,6 @@ def test_parts_that_cannot_be_built_are_rejected(composed, tmp_path, override, m
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
-def test_rank_of_another_program(composed, tmp_path, monkeypatch, name):
-    monkeypatch.setenv(name, "0")
-    build(composed("data=mini", "trainer.accelerator=cpu"))
-    monkeypatch.setenv(name, "3")
-    with pytest.raises(ConfigError, match=rf"{name}=3: .*, but the run has one device; unset it"):
-        build(composed("data=mini", "trainer.accelerator=cpu"))
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.skipif(
     torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU"
 )

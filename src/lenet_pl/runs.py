@@ -297,7 +297,7 @@ def open_run(name: str) -> Run:
 
 
 def _describe(path: Path, folder: Path) -> str:
-    """Describe a path that is not a run: missing, bare weights, a sweep or another folder."""
+    """Describe a path that is not a run."""
     if not folder.exists():
         return "no such folder"
     if path.suffix in (".pth", ".pt") and path.is_file():

@@ -37,15 +37,6 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     Ties go to the earlier epoch. ``best.ckpt`` is a copy of ``last.ckpt`` from the best epoch, so
     it can be restored if a run is killed before the copy. A run that continues in a new
     folder copies the best weights so far into it.
-
-    Args:
-        dirpath: folder of the checkpoints.
-        weights: file of the state dict, loadable without Lightning.
-        monitor: metric that defines the best epoch.
-        mode: ``max`` or ``min``.
-
-    Attributes:
-        epoch: the best epoch so far, from 1; 0 before the first.
     """
 
     state_key = "BestAndLast"  # Lightning's default is recomputed from all arguments in every hook
@@ -53,8 +44,8 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     def __init__(self, dirpath: str, weights: str, monitor: str, mode: str) -> None:
         options: Any = {"enable_version_counter": False, "save_on_train_epoch_end": True}
         super().__init__(dirpath, "best", monitor, mode=mode, **options)
-        self.weights = Path(weights)
-        self.epoch = 0
+        self.weights = Path(weights)  # file of the state dict, loadable without Lightning
+        self.epoch = 0  # the best so far, from 1; 0 before the first
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -28,17 +28,14 @@ class LoggedRun(Callback):
     """Logs the configuration and the result of a run; to TensorBoard, also its graph and images.
 
     Checkpoints include the ids of the W&B and MLflow runs, for resumed runs.
-
-    Args:
-        config: the resolved configuration, as plain values.
-        hparams: columns of TensorBoard's HParams tab.
-        ids: by class of the logger, the id of the run that it continues.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], hparams: Mapping[str, Any], ids: Mapping[str, str]
+        self, config: dict[str, Any], hparams: dict[str, Any], ids: dict[str, str]
     ) -> None:
-        self.config, self.hparams, self.ids = dict(config), dict(hparams), dict(ids)
+        self.config = config  # as plain values
+        self.hparams = hparams  # columns of TensorBoard's HParams tab
+        self.ids = ids  # of the runs that are continued, by class of the logger
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for logger in trainer.loggers:

@@ -8,8 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGALRM")  # Windows lacks the last two
-GRACE = 20  # seconds for the batch to end
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows lacks the last
 
 
 class StoppedError(Exception):
@@ -20,10 +19,7 @@ class StopOnSignal(Callback):
     """Stops a run after Ctrl-C, SIGTERM or SIGUSR1, which Slurm sends with ``--signal=USR1@…``.
 
     The handler only sets a flag, and all processes of a distributed run stop after the same batch.
-    A second signal, or a batch that does not end, raises KeyboardInterrupt.
-
-    Attributes:
-        received: the signal that was received, or None.
+    A second signal raises KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
@@ -44,8 +40,6 @@ class StopOnSignal(Callback):
             self.mask(blocked=False)
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            if signal.SIGALRM in previous:
-                signal.alarm(0)
 
     def mask(self, blocked: bool) -> None:
         """Block or unblock the signals; processes started meanwhile inherit the mask."""
@@ -57,8 +51,6 @@ class StopOnSignal(Callback):
         if self.received:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        if signal.SIGALRM in self.signals:
-            signal.alarm(GRACE)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.mask(blocked=False)  # the other processes of a distributed run have started
