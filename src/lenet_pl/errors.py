@@ -89,7 +89,7 @@ def exit_on_error(
             if not message and isinstance(error, OSError):
                 # os.getcwd() gives no name
                 unnamed = "current folder" if error.errno == errno.ENOENT else "file"
-                message = f"{error.filename or unnamed}: {error.strerror or error!r}"
+                message = f"{error.filename or unnamed}: {error.strerror or one_line(error)}"
                 status = INVALID if error.errno in UNUSABLE else FAILED
         if not message or os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()

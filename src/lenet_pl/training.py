@@ -17,7 +17,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.loggers import Logger
 from rich.console import RenderableType
 
@@ -127,10 +127,9 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                 extendable = parts is None or parts.horizon is None
                 show(end_summary(result, folder, runs.program_name(), extendable, not in_sweep()))
                 write_json(folder / "result.json", result)
-            if parts:
-                close_loggers(parts.trainer, result["error"] is None)
-                if main_process and result["error"] == "stopped by SIGUSR1" and not in_sweep():
-                    requeue()
+            close_loggers(result["error"] is None)
+            if main_process and result["error"] == "stopped by SIGUSR1" and not in_sweep():
+                requeue()
     return cast("float | None", result["metrics"].get(result["monitor"]))
 
 
@@ -371,24 +370,21 @@ def _limits(cfg: DictConfig) -> dict[str, Any]:
 
 def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
     trainer, net, data = parts.trainer, parts.classifier.net, parts.data
+    epochs = trainer.max_epochs or 1
+    steps = planned_steps(trainer, len(data.splits["train"]), data.batch_size)
     notes = [f"data        {data.origin}", *data.notes()]
     notes += [f"limited     trainer.{name}={value}" for name, value in _limits(cfg).items()]
-    steps = planned_steps(trainer, len(data.splits["train"]), data.batch_size)
-    notes.append(f"steps       {steps // (trainer.max_epochs or 1):,} per epoch, {steps:,} in all")
+    notes.append(f"steps       {steps // epochs:,} per epoch, {steps:,} in all")
     notes.append(f"run folder  {display_path(Path(cfg.run_dir))}")
-    for callback in cast(Any, trainer).callbacks:
-        if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:
-            text = f"after {callback.patience} epochs without improvement"
-            if callback.patience >= trainer.max_epochs - 1:
-                text = f"cannot trigger: patience {callback.patience}, {trainer.max_epochs} epochs"
-            notes.append(f"early stop  on {callback.monitor}, {text}")
-    return start_summary(
-        title=f"{model_name(net)} on {data.source.name} · {device_name(trainer)} · seed {cfg.seed}",
-        counts={
-            name: torch.bincount(split.labels, minlength=len(data.classes)).tolist()
-            for name, split in data.splits.items()
-        },
-        classes=data.classes,
-        layers=layer_table(net, data.splits["train"].images[:1] / 255),
-        notes=notes,
-    )
+    for callback in trainer.early_stopping_callbacks:
+        text = f"after {(patience := callback.patience)} epochs without improvement"
+        if patience >= epochs - 1:
+            text = f"cannot trigger: patience {patience}, {epochs} epochs"
+        notes.append(f"early stop  on {callback.monitor}, {text}")
+    title = f"{model_name(net)} on {data.source.name} · {device_name(trainer)} · seed {cfg.seed}"
+    counts = {
+        name: torch.bincount(split.labels, minlength=len(data.classes)).tolist()
+        for name, split in data.splits.items()
+    }
+    layers = layer_table(net, data.splits["train"].images[:1] / 255)
+    return start_summary(title, counts, data.classes, layers, notes)

@@ -153,15 +153,15 @@ def _is_users(name: str, folder: Path) -> bool:
     """
     if name in (*sys.stdlib_module_names, "lenet_pl") or not name.isidentifier():
         return False
-    working, run = Path.cwd(), folder.resolve()
-    roots = [working, *map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
-    spec = PathFinder.find_spec(name, [*sys.path, str(working)])
+    run, roots = folder.resolve(), os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    roots.append(str(Path.cwd()))
+    spec = PathFinder.find_spec(name, [*sys.path, roots[-1]])
     if spec is None or not spec.origin:  # any folder without __init__.py is a namespace package
         return False
     file = Path(spec.origin).resolve()
     holds_run = spec.submodule_search_locations and run.is_relative_to(file.parent)
     return (
-        any(file.is_relative_to(root.resolve()) for root in roots)
+        any(file.is_relative_to(Path(root).resolve()) for root in filter(None, roots))
         and not {"site-packages", "dist-packages"}.intersection(file.parts)
         and not (file.is_relative_to(run) or holds_run)
     )

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -87,14 +88,10 @@ def open_loggers(trainer: Trainer) -> None:
             raise ConfigError(f"logger: {type(logger).__name__}: {reason}") from error
 
 
-def close_loggers(trainer: Trainer, succeeded: bool) -> None:
-    """End the runs of W&B and MLflow."""
-    for logger in _loggers(trainer):
-        logger.finalize("success" if succeeded else "failed")
-        if type(logger).__name__ == "WandbLogger":
-            import wandb
-
-            wandb.finish(exit_code=int(not succeeded))
+def close_loggers(succeeded: bool) -> None:
+    """End the run of W&B, since a later job of this process would continue it."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish(exit_code=int(not succeeded))
 
 
 def _loggers(trainer: Any) -> list[Logger]:
