@@ -27,7 +27,7 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "momentum=0.5": "momentum: no such key; choose from optimizer.momentum",
     "x=[": "x=[: not an override of the form key=value",
     "callbacks.checkpoint.monitor=test/acc": "callbacks.checkpoint.monitor=test/acc: must be a "
-    "validation metric, val/acc or val/loss",
+    "validation metric, val/acc or val/loss or val/balanced_acc",
     "callbacks.checkpoint.monitor=val/loss": "callbacks.checkpoint.mode=max: must be min for "
     "val/loss",
     "trainer.limit_val_batches=0": "trainer.limit_val_batches=0: must be null or an integer from 1 "
@@ -35,8 +35,7 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "ckpt_path=nowhere.ckpt": "ckpt_path=nowhere.ckpt: no such file",
     "resume=nowhere": "resume=nowhere: not a run folder (nowhere/.hydra/overrides.yaml is missing)",
     "test=no": "test=no: must be one of true, false",
-    "+trainer.max_time=5": "trainer.max_time=5: must be left out: runs consist of whole epochs; "
-    "set trainer.max_epochs",
+    "+trainer.max_time=5": "trainer.max_time=5: must be left out: runs consist of whole epochs",
     "+trainer.logger=false": "trainer.logger=false: must be left out: set logger; logger=none "
     "turns it off",
     "trainer.strategy=ddp_spawn": "trainer.strategy=ddp_spawn: must be one of auto, ddp, "
@@ -51,7 +50,7 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "hparams=null": "hparams=null: must be a mapping to text, numbers, true or false",
     "--resolve": "The --resolve flag can only be used in conjunction with --cfg or --help",
     "augment.affine.shear=1": "augment.affine: no such key; choose from augment=affine, "
-    "augment=elastic, augment=erasing, augment=noise, augment=none",
+    "augment=elastic, augment=erasing, augment=flip, augment=noise, augment=none",
 }
 
 

@@ -46,7 +46,7 @@ def test_one_line():
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "f"), 1, "cannot write f: No space left"),
+        (OSError(errno.ENOSPC, "No space left on device", "f"), 1, "f: No space left"),
         (OSError(errno.ENOENT, "No such file or directory"), 1, "current folder: No such file"),
         (OSError(errno.ENAMETOOLONG, "File name too long", "f"), 2, "f: File name too long"),
         (OSError(errno.EACCES, "Permission denied", "f"), 2, "f: Permission denied"),
@@ -82,7 +82,7 @@ with exit_on_error():
     ("redirection", "status", "errors"),
     [
         ("> /dev/null", 0, "ended\n"),
-        ("> /dev/full", 1, "ended\nerror: cannot write standard output: No space left on device\n"),
+        ("> /dev/full", 1, "ended\nerror: standard output: No space left on device\n"),
         (">&-", 0, "ended\n"),
         ("2> /dev/full", 0, ""),
         ("2>&-", 0, ""),

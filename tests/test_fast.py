@@ -48,13 +48,10 @@ def equal(a: object, b: object) -> bool:
 
 
 def last(run: Path) -> dict:
-    """The last checkpoint, without paths and durations."""
+    """The last checkpoint, without durations."""
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    callbacks = checkpoint["callbacks"]
-    for row in callbacks["EpochHistory"]["rows"]:
+    for row in checkpoint["callbacks"]["EpochHistory"]["rows"]:
         row.pop("seconds")
-    for key in ("dirpath", "best_model_path", "kth_best_model_path", "best_k_models"):
-        callbacks["BestAndLast"].pop(key)
     return checkpoint
 
 

@@ -31,21 +31,10 @@ REFERRING = ("data", "classifier", "hparams")  # to other keys, which an error s
 
 # what must not change when a run is resumed; the data is compared by digest
 RESUME_KEYS = (
-    "seed",
-    "data.batch_size",
-    "augment",
-    "data.augment_until",
-    "model",
-    "loss",
-    "optimizer",
-    "scheduler",
-    "classifier.decay_biases",
-    "trainer.precision",
-    "trainer.accumulate_grad_batches",
-    "trainer.gradient_clip_val",
-    "trainer.gradient_clip_algorithm",
-    "callbacks.average",
-    "callbacks.finetune",
+    *("seed", "data.batch_size", "data.augment_until", "augment", "model", "loss", "optimizer"),
+    *("scheduler", "classifier.decay_biases", "callbacks.average", "callbacks.finetune"),
+    *("trainer.precision", "trainer.accumulate_grad_batches"),
+    *("trainer.gradient_clip_val", "trainer.gradient_clip_algorithm"),
 )
 # taken from the data where they are null; a checkpoint's weights fit them
 FROM_DATA = ("model.num_classes", "model.channels", "model.size")
@@ -92,9 +81,31 @@ def task_config(config: DictConfig, folder: Path) -> DictConfig:
 
 def check(cfg: DictConfig) -> None:
     """Check values and their combinations, as far as possible without data and network."""
-    _check_groups(check_values(cfg, sorted(map(str, cfg), key=lambda name: name in REFERRING)))
-    _check_modes(cfg)
-    _check_loggers(cfg)
+    settings = check_values(cfg, sorted(map(str, cfg), key=lambda name: name in REFERRING))
+    for group in (*SINGLE, *SEVERAL):
+        node = settings.get(group)
+        if not isinstance(node, dict) or (not node and "none" not in options(group)):
+            raise ConfigError(f"{group}={show(node)}: must be one of {', '.join(options(group))}")
+        if group in SINGLE and node and "_target_" not in node:
+            remove = ", ".join(f"~{group}.{key}" for key in node)
+            raise ConfigError(f"{group}: was replaced, but {remove[1:]} is still set; add {remove}")
+        for name, part in node.items() if group in SEVERAL else ():
+            if part is not None and not (isinstance(part, dict) and "_target_" in part):
+                raise ConfigError(
+                    f"{group}.{name}={show(part)}: must be null, which leaves it out, or a "
+                    "mapping with _target_"
+                )
+            package = PACKAGES.get(part["_target_"].rpartition(".")[2]) if part else None
+            if package and not find_spec(package):
+                raise ConfigError(
+                    f"{group}={name}: needs the package {package}; "
+                    f'pip install "lenet-pl[{package}]"'
+                )
+    monitors = {f"callbacks.{name}": node for name, node in settings["callbacks"].items() if node}
+    for name, node in {**monitors, "scheduler": settings["scheduler"]}.items():
+        better, mode = MONITORED.get(node.get("monitor")), node.get("mode")
+        if better and mode in ("min", "max") and mode != better:
+            raise ConfigError(f"{name}.mode={mode}: must be {better} for {node['monitor']}")
     unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
     if unfreeze > cfg.trainer.max_epochs and not cfg.trainer.fast_dev_run:
         raise ConfigError(
@@ -123,32 +134,6 @@ def check_values(cfg: DictConfig, names: Iterable[str]) -> dict[str, Any]:
     return settings
 
 
-def _check_groups(settings: Mapping[str, Any]) -> None:
-    """Require each group to be complete, without keys of an option that has been replaced."""
-    for group in (*SINGLE, *SEVERAL):
-        node = settings.get(group)
-        if not isinstance(node, dict) or (not node and "none" not in options(group)):
-            raise ConfigError(f"{group}={show(node)}: must be one of {', '.join(options(group))}")
-        if group in SINGLE and node and "_target_" not in node:
-            remove = ", ".join(f"~{group}.{key}" for key in node)
-            raise ConfigError(f"{group}: was replaced, but {remove[1:]} is still set; add {remove}")
-        for name, part in node.items() if group in SEVERAL else ():
-            if part is not None and not (isinstance(part, dict) and "_target_" in part):
-                raise ConfigError(
-                    f"{group}.{name}={show(part)}: must be null, which leaves it out, or a "
-                    "mapping with _target_"
-                )
-
-
-def _check_modes(cfg: DictConfig) -> None:
-    """Require the mode of every monitor to match it."""
-    nodes = {f"callbacks.{name}": node for name, node in cfg.callbacks.items() if node}
-    for name, node in {**nodes, "scheduler": cfg.scheduler or {}}.items():
-        better, mode = MONITORED.get(node.get("monitor")), node.get("mode")
-        if better and mode in ("min", "max") and mode != better:
-            raise ConfigError(f"{name}.mode={mode}: must be {better} for {node.monitor}")
-
-
 def fit_to_data(cfg: DictConfig, data: Mapping[str, Any]) -> DictConfig:
     """Return a copy with the values that depend on the data, given the data module's state.
 
@@ -173,27 +158,6 @@ def fit_to_data(cfg: DictConfig, data: Mapping[str, Any]) -> DictConfig:
     return cfg
 
 
-def _check_loggers(cfg: DictConfig) -> None:
-    """Require the packages of the loggers, and credentials for W&B unless it is offline."""
-    for name, node in cfg.logger.items():
-        package = PACKAGES.get(node._target_.rpartition(".")[2]) if node else None
-        if package and not find_spec(package):
-            raise ConfigError(
-                f'logger={name}: needs the package {package}; pip install "lenet-pl[{package}]"'
-            )
-        online = package == "wandb" and os.environ.get("WANDB_MODE", "online") == "online"
-        if online and not node.get("offline"):
-            import wandb
-
-            try:
-                wandb.login(verify=False)  # on a terminal, this asks
-            except wandb.Error as error:
-                reason = one_line(error).rstrip(".")
-                raise ConfigError(
-                    f"logger={name}: {reason}, or add logger.{name}.offline=true"
-                ) from error
-
-
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten nested mappings to dotted keys; an empty mapping counts as a value."""
     if not (isinstance(node, dict) and node):
@@ -207,17 +171,14 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def resume_settings(cfg: DictConfig) -> dict[str, Any]:
     """The values of :data:`RESUME_KEYS` by dotted key, with a class name for each ``_target_``."""
-    settings: dict[str, Any] = {}
-    for key in RESUME_KEYS:
-        node = OmegaConf.select(cfg, key)
-        value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-        for path, leaf in flatten(value, key).items():
-            if path.endswith("._target_"):
-                settings[path.removesuffix("._target_")] = str(leaf).rpartition(".")[2]
-            # a checkpoint replaces pretrained weights
-            elif path not in ("model.weights", *FROM_DATA) and not path.endswith("._partial_"):
-                settings[path] = leaf
-    return {key: value for key, value in settings.items() if value not in (None, {})}
+    keys, settings = tuple(f"{key}." for key in RESUME_KEYS), {}
+    for path, value in flatten(OmegaConf.to_container(cfg, resolve=True)).items():
+        # a checkpoint replaces pretrained weights
+        unused = path.endswith("._partial_") or path in ("model.weights", *FROM_DATA)
+        if f"{path}.".startswith(keys) and not unused and value not in (None, {}):
+            part = path.removesuffix("._target_")
+            settings[part] = value if part == path else str(value).rpartition(".")[2]
+    return settings
 
 
 def with_key(path: str, error: BaseException) -> str:
@@ -231,30 +192,14 @@ def check_outputs(classifier: "Classifier", classes: int) -> None:
     """Check that the network maps an image to one logit per class."""
     import torch
 
-    training = classifier.training
     try:
         with torch.no_grad():
             outputs = classifier.eval()(classifier.example_input_array).shape[1]
     except RuntimeError as error:
         raise ConfigError(f"model: does not accept these images: {error}") from error
-    finally:
-        classifier.train(training)
+    classifier.train()
     if outputs != classes:
         raise ConfigError(f"model.num_classes={outputs}: the data has {classes} classes")
-
-
-def check_accelerator(name: str) -> None:
-    """Check that ``trainer.accelerator`` is available."""
-    from pytorch_lightning.accelerators import AcceleratorRegistry
-
-    kinds = sorted(AcceleratorRegistry.items())
-    usable = ["auto", *(kind for kind, entry in kinds if entry["accelerator"].is_available())]
-    usable += ["gpu"] if {"cuda", "mps"} & {*usable} else []
-    if name not in usable:
-        raise ConfigError(
-            f"trainer.accelerator={name}: not available on this machine; choose from "
-            f"{', '.join(usable)}"
-        )
 
 
 def check_optimizer(
@@ -264,19 +209,11 @@ def check_optimizer(
 
     Returns the optimizer steps of the run if its schedule has a fixed length, else None.
     """
-    from lenet_pl.callbacks.finetuning import Unfreeze
     from lenet_pl.classifier import DEBUG_STEPS
     from lenet_pl.optim import planned_steps
 
-    _check_processes(trainer)
+    _check_devices(trainer, classifier)
     _check_limits(trainer, data)
-    for callback in cast(Any, trainer).callbacks:
-        if isinstance(callback, Unfreeze):
-            if all(parameter.requires_grad for parameter in classifier.net.parameters()):
-                raise ConfigError("callbacks.finetune: nothing is frozen; add model.freeze=true")
-            if trainer.num_devices * trainer.num_nodes > 1:
-                # DDP never averages the gradients of parameters that are frozen when it starts
-                raise ConfigError("callbacks.finetune: needs one device; add trainer.devices=1")
     steps = planned_steps(trainer, len(data.splits["train"]), data.batch_size)
     schedule, part = {}, "optimizer"
     try:
@@ -294,22 +231,23 @@ def check_optimizer(
     return steps if schedule.get("interval") == "step" else None
 
 
-def _check_processes(trainer: "Trainer") -> None:
-    """Reject strategies that lose the result, and a run of one process that is not the main one."""
+def _check_devices(trainer: "Trainer", classifier: "Classifier") -> None:
+    """Check the processes of a run, and that they train the same parameters."""
     from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+
+    from lenet_pl.callbacks.finetuning import Unfreeze
 
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(
             "trainer.strategy: trains in child processes, whose result is lost; choose ddp, and "
             "run it outside a notebook"
         )
-    if trainer.num_devices * trainer.num_nodes == 1:
-        for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
-            if (rank := os.environ.get(name, "0")) != "0":
-                raise ConfigError(
-                    f"{name}={rank}: this environment variable is for one of several processes, "
-                    "but the run has one device; unset it, or set trainer=ddp trainer.devices"
-                )
+    if any(isinstance(callback, Unfreeze) for callback in cast(Any, trainer).callbacks):
+        if all(parameter.requires_grad for parameter in classifier.net.parameters()):
+            raise ConfigError("callbacks.finetune: nothing is frozen; add model.freeze=true")
+        # DDP never averages the gradients of parameters that are frozen when it starts
+        if trainer.num_devices * trainer.num_nodes > 1:
+            raise ConfigError("callbacks.finetune: needs one device; add trainer.devices=1")
 
 
 def _check_limits(trainer: "Trainer", data: "DigitsDataModule") -> None:
@@ -338,7 +276,7 @@ def check_checkpoint(
     Its weights are loaded into the classifier. The settings are the run's :func:`resume_settings`,
     plus ``steps`` if its schedule has a fixed length.
     """
-    path = Path(cfg.ckpt_path)
+    path, epochs = Path(cfg.ckpt_path), f"trainer.max_epochs={cfg.trainer.max_epochs}"
     checkpoint = read_checkpoint(path)
     load_weights(classifier, checkpoint["state_dict"], path, "weights belong to another model")
     if checkpoint[DATA_KEY] != data.state_dict():
@@ -346,23 +284,19 @@ def check_checkpoint(
             f"ckpt_path={path}: was trained on other images; set data, data.val_size and "
             "data.split_seed as for that run"
         )
-    monitor = OmegaConf.select(cfg, "callbacks.checkpoint.monitor")
+    before, now = dict(checkpoint["settings"]), dict(settings)
     recorded = checkpoint["callbacks"].get("BestAndLast", {}).get("monitor")
-    if monitor and recorded and monitor != recorded:
-        raise ConfigError(
-            f"callbacks.checkpoint.monitor={monitor}: ckpt_path={path} was trained with {recorded}"
-        )
-    before = checkpoint["settings"]
-    for key in before | settings:
-        old, new = before.get(key), settings.get(key)
+    monitor = OmegaConf.select(cfg, key := "callbacks.checkpoint.monitor")
+    if monitor and recorded:  # a run may stop or begin to save checkpoints
+        before[key], now[key] = recorded, monitor
+    for key in before | now:
+        old, new = before.get(key), now.get(key)
         if key == "steps" and old and new and old != new:
             raise ConfigError(
-                f"trainer.max_epochs={cfg.trainer.max_epochs}: the schedule of ckpt_path={path} "
-                f"ends after {old:,} steps, this run after {new:,}; it cannot be extended"
+                f"{epochs}: the schedule of ckpt_path={path} ends after {old:,} steps, this run "
+                f"after {new:,}; it cannot be extended"
             )
         if old != new:
             raise ConfigError(f"{key}={new}: ckpt_path={path} was trained with {old}")
-    if (epochs := checkpoint["epoch"] + 1) > cfg.trainer.max_epochs:
-        raise ConfigError(
-            f"trainer.max_epochs={cfg.trainer.max_epochs}: ckpt_path={path} already has {epochs}"
-        )
+    if (finished := checkpoint["epoch"] + 1) > cfg.trainer.max_epochs:
+        raise ConfigError(f"{epochs}: ckpt_path={path} already has {finished}")

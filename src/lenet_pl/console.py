@@ -32,10 +32,8 @@ class PlainConsole(Console):
 
 
 # In a notebook, rich would display each line separately and take the output for a terminal.
-_notebook = "ipykernel" in sys.modules
-console = PlainConsole(
-    highlight=False, force_jupyter=False, force_terminal=False if _notebook else None
-)
+_terminal = False if "ipykernel" in sys.modules else None
+console = PlainConsole(highlight=False, force_jupyter=False, force_terminal=_terminal)
 log = logging.getLogger(__name__)
 
 
@@ -100,12 +98,12 @@ def layer_table(net: "nn.Module", image: "Tensor", max_rows: int = 30) -> list[L
     calls: list[Layer] = []
 
     def record(module: "nn.Module", args: Any, output: Any) -> None:
-        if module in names:
-            repeated = any(row[0] == names[module] for row in calls)
+        if name := names.get(module):
+            repeated = any(row[0] == name for row in calls)
             parameters = 0 if repeated else sum(p.numel() for p in module.parameters())
             # an LSTM also returns its states
             output = output[0] if isinstance(output, tuple) else output
-            calls.append((names[module], type(module).__name__, _size(output[0]), parameters))
+            calls.append((name, type(module).__name__, _size(output[0]), parameters))
 
     training = net.training
     with torch.no_grad(), register_module_forward_hook(record):
@@ -117,11 +115,11 @@ def layer_table(net: "nn.Module", image: "Tensor", max_rows: int = 30) -> list[L
         blocks = {name for name in called if any(n.startswith(f"{name}.") for n in called)}
         return [row for row in calls if row[0] in called - blocks]
 
-    tables = [rows_at(d) for d in range(1 + max((row[0].count(".") for row in calls), default=0))]
-    rows = ([table for table in tables if len(table) <= max_rows] or tables[:1])[-1]
+    depths = range(max((row[0].count(".") for row in calls), default=0), 0, -1)
+    rows = next((rows for d in depths if len(rows := rows_at(d)) <= max_rows), rows_at(0))
     listed = tuple(f"{row[0]}." for row in rows)
     others = [(name, p) for name, p in net.named_parameters() if not name.startswith(listed)]
-    rows = [*rows, *((name, "Parameter", _size(p), p.numel()) for name, p in others)]
+    rows += [(name, "Parameter", _size(p), p.numel()) for name, p in others]
     while len({row[0].split(".")[0] for row in rows}) == 1 and all("." in row[0] for row in rows):
         rows = [(row[0].partition(".")[2], *row[1:]) for row in rows]  # drop the common prefix
     return rows
@@ -142,19 +140,20 @@ def end_summary(
 
     A run is not ``extendable`` if its schedule has a fixed length; a job is not ``resumable``.
     """
-    metrics, shown = result["metrics"], display_path(folder)
-    lines = [*_outcome(result), ("run folder", str(shown))]
+    status, metrics, shown = result["status"], result["metrics"], display_path(folder)
+    lines = _outcome(result) if status in ("finished", "paused") else [(status, result["error"])]
+    lines.append(("run folder", str(shown)))
     commands = []
     if metrics and any(folder.rglob("events.*")):
         logdir = "outputs" if shown.parts[:1] == ("outputs",) else shlex.quote(str(shown))
         commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
     resume = f"{program} resume={shlex.quote(str(shown))}"
-    resumable = resumable and (folder / ".hydra").exists()
-    extendable = extendable and (folder / "checkpoints" / "last.ckpt").exists()
-    if resumable and result["status"] != "finished":
-        commands.append(("resume", resume))
-    elif metrics and resumable and extendable and not result["stopped_early"]:
-        commands.append(("train longer", f"{resume} trainer.max_epochs={2 * result['epochs']}"))
+    if resumable and (folder / ".hydra").exists():
+        extendable = extendable and (folder / "checkpoints" / "last.ckpt").exists()
+        if status != "finished":
+            commands.append(("resume", resume))
+        elif metrics and extendable and not result["stopped_early"]:
+            commands.append(("train longer", f"{resume} trainer.max_epochs={2 * result['epochs']}"))
     return Group(
         "",
         *(Text(f"{name:<15} {text}", style="bold") for name, text in lines),
@@ -163,18 +162,17 @@ def end_summary(
 
 
 def _outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    metrics = result["metrics"]
-    if result["status"] not in ("finished", "paused"):
-        return [(result["status"], result["error"])]
+    metrics, monitor = result["metrics"], result["monitor"]
     if not metrics:
         return [("debugged", "one batch each of train, validation and test passed")]
-    early = ", stopped early" if result["stopped_early"] else ""
-    end = ", then paused" if result["status"] == "paused" else early
+    end = ", stopped early" if result["stopped_early"] else ""
+    end = ", then paused" if result["status"] == "paused" else end
+    validation = _score(metrics, "val")
+    if monitor not in ("val/acc", "val/loss"):
+        title = metric_title(monitor.partition("/")[2])
+        validation += f"  {title} {score(monitor, metrics[monitor])}"
     lines = [("best epoch", f"{result['best_epoch']} of {result['epochs']}{end}")]
-    monitor = result["monitor"]
-    other = "" if monitor in ("val/acc", "val/loss") else metric_title(monitor.partition("/")[2])
-    selected = f"  {other} {score(monitor, metrics[monitor])}" if other else ""
-    lines.append(("validation", _score(metrics, "val") + selected))
+    lines.append(("validation", validation))
     if "test/acc" in metrics:
         low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])
         lines.append(("test", f"{_score(metrics, 'test')}  95 % interval {low} to {high}"))
@@ -182,9 +180,8 @@ def _outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         outcome = repeats["difference"] or "all figures agree"
         lines.append(("repeats", f"{repeats['run']}: {outcome}"))
     if result["data"]["pooled"]:
-        lines.append(
-            ("pooled", "with the official test set: not comparable with published results")
-        )
+        text = "with the official test set: not comparable with published results"
+        lines.append(("pooled", text))
     return lines
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 FAILED, INVALID = 1, 2
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # with another path, the command may succeed
 UNUSABLE = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
 
@@ -68,14 +67,6 @@ def fail(message: str, status: int = INVALID) -> NoReturn:
     raise SystemExit(status)
 
 
-def file_error(error: OSError) -> str:
-    """``cannot write FILE: No space left on device``, and similar."""
-    deleted = error.errno == errno.ENOENT and error.filename is None  # by os.getcwd()
-    name = error.filename or ("current folder" if deleted else "file")
-    problem = "cannot write " if error.errno in FULL else ""
-    return f"{problem}{name}: {error.strerror or one_line(error)}"
-
-
 @contextmanager
 def exit_on_error(
     describe: Callable[[Exception], str | None] = lambda error: None,
@@ -96,13 +87,15 @@ def exit_on_error(
         elif not isinstance(error, UserError):
             message = describe(error) or ""
             if not message and isinstance(error, OSError):
-                message = file_error(error)
+                # os.getcwd() gives no name
+                unnamed = "current folder" if error.errno == errno.ENOENT else "file"
+                message = f"{error.filename or unnamed}: {error.strerror or one_line(error)}"
                 status = INVALID if error.errno in UNUSABLE else FAILED
         if not message or os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-        if not message:
-            raise SystemExit(FAILED) from error
-        fail(message, status)
+        if message:
+            fail(message, status)
+        raise SystemExit(FAILED) from error
 
 
 class BestEffortOutput(io.FileIO):
@@ -135,10 +128,8 @@ def protect_output() -> None:
 def check_output() -> None:
     """Raise OSError if standard output could not be written; exit if nobody reads it."""
     sys.stdout.flush()
-    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    error = raw.error if isinstance(raw, BestEffortOutput) else None
-    if isinstance(error, BrokenPipeError):
-        raise SystemExit(FAILED)
-    if error:
+    if error := getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "error", None):
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(FAILED)
         error.filename = "standard output"
         raise error

@@ -23,8 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it once the block succeeds.
 
     The content is on disk before the file is renamed, so neither a crash nor a second writer
-    leaves a truncated file. The temporary file is removed if the block raises; an OSError names the
-    file.
+    leaves a truncated file. An OSError names the file.
     """
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
@@ -60,12 +59,8 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """Return at most the first ``limit`` bytes of a regular file or of a link to one.
-
-    Raises OSError for anything else, including pipes and devices, which could block.
-    """
-    path.stat()  # raises if it does not exist
-    if not path.is_file():
+    """At most the first ``limit`` bytes of a file; OSError for a pipe, which could block."""
+    if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("rb") as file:
         return file.read(limit)

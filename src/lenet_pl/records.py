@@ -18,23 +18,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lenet_pl import __version__
+from lenet_pl import __version__, rules
 from lenet_pl.errors import ConfigError, one_line
-from lenet_pl.rules import (
-    BOOL,
-    COUNT,
-    FINITE,
-    MAPPING,
-    METRIC,
-    NATURAL,
-    NODE,
-    STRING,
-    TENSOR,
-    invalid,
-    list_of,
-    one_of,
-    with_schema,
-)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,60 +29,62 @@ VERSION_KEY = "lenet-pl_version"  # in a checkpoint
 DATA_KEY = "DigitsDataModule"  # in a checkpoint: the data module's state, under its class's name
 
 RESULT = {
-    "status": one_of("finished", "paused", "pruned", "interrupted", "failed"),
-    "epochs": NATURAL,
-    "best_epoch?": NATURAL,
-    "monitor?": METRIC,
-    "metrics": {"*": FINITE},
-    "error?": STRING,
-    "overrides?": [STRING],
-    "stopped_early?": BOOL,
-    "seconds?": {"fit?": FINITE, "epoch_median?": FINITE},
-    "device?": STRING,
-    "data?": {"pooled?": BOOL},
-    "versions?": {"*": STRING},
-    "git?": {"commit": STRING, "dirty": BOOL},
+    "status": rules.one_of("finished", "paused", "pruned", "interrupted", "failed"),
+    "epochs": rules.NATURAL,
+    "best_epoch?": rules.NATURAL,
+    "monitor?": rules.METRIC,
+    "metrics": {"*": rules.FINITE},
+    "error?": rules.STRING,
+    "overrides?": [rules.STRING],
+    "stopped_early?": rules.BOOL,
+    "seconds?": {"fit?": rules.FINITE, "epoch_median?": rules.FINITE},
+    "device?": rules.STRING,
+    "data?": {"pooled?": rules.BOOL},
+    "versions?": {"*": rules.STRING},
+    "git?": {"commit": rules.STRING, "dirty": rules.BOOL},
 }
-METRICS = [{"epoch": FINITE, "seconds": FINITE, "*": FINITE}]
-PART = {"_target_": STRING}
+METRICS = [{"epoch": rules.FINITE, "seconds": rules.FINITE, "*": rules.FINITE}]
+PART = {"_target_": rules.STRING}
 CONFIG = {
-    "data": {"_target_": STRING, "source": PART, "root?": STRING},
+    "data": {"_target_": rules.STRING, "source": PART, "root?": rules.STRING},
     "model": PART,
     "loss": PART,
-    "optimizer?": NODE,
-    "scheduler?": NODE,
-    "trainer?": NODE,
-    "callbacks?": NODE,
+    "optimizer?": rules.NODE,
+    "scheduler?": rules.NODE,
+    "trainer?": rules.NODE,
+    "callbacks?": rules.NODE,
 }
 PREDICTIONS = {"index": "int64", "label": "int64", "prediction": "int64", "confidence": "float32"}
-WEIGHTS = {"*": TENSOR}
+WEIGHTS = {"*": rules.TENSOR}
 CHECKPOINT = {
     "state_dict": WEIGHTS,
-    "epoch": NATURAL,
-    "global_step": NATURAL,
-    "settings": NODE,
+    "epoch": rules.NATURAL,
+    "global_step": rules.NATURAL,
+    "settings": rules.NODE,
     DATA_KEY: {
-        **{"digest": STRING, "split_digest": STRING, "classes": [STRING]},
-        **{"shape": list_of(COUNT, 3), "class_counts": [COUNT]},
+        **{"digest": rules.STRING, "split_digest": rules.STRING, "classes": [rules.STRING]},
+        **{"shape": rules.list_of(rules.COUNT, 3), "class_counts": [rules.COUNT]},
     },
     "callbacks": {
-        "*": NODE,
+        "*": rules.NODE,
         "EpochHistory": {"rows": METRICS},
-        "LoggedRun?": {"ids": {"*": STRING}},
-        "BestAndLast?": {"epoch": NATURAL, "best_model_path": STRING, "monitor?": METRIC},
+        "LoggedRun?": {"ids": {"*": rules.STRING}},
+        "BestAndLast?": {"epoch": rules.NATURAL, "monitor?": rules.METRIC},
     },
-    "optimizer_states": [{"state": MAPPING, "param_groups": [NODE]}],
-    "lr_schedulers": [NODE],
-    "loops": {"fit_loop": NODE},
-    "pytorch-lightning_version": STRING,
-    VERSION_KEY + "?": STRING,
+    "optimizer_states": [{"state": rules.MAPPING, "param_groups": [rules.NODE]}],
+    "lr_schedulers": [rules.NODE],
+    "loops": {"fit_loop": rules.NODE},
+    "pytorch-lightning_version": rules.STRING,
+    VERSION_KEY + "?": rules.STRING,
 }
 
 MAX_TEXT, MAX_JSON, MAX_TENSORS = 2**18, 2**25, 2**34  # bytes; larger files are not read
 MAX_PREDICTIONS = 2**23  # bytes, compressed; uncompressed, an array has up to MAX_JSON
 MAX_DEPTH = 40  # of YAML
-ERRORS = (ConfigError, OSError, ValueError, TypeError, RecursionError)
-PARSER_ERRORS = (csv.Error, yaml.YAMLError, OmegaConfBaseException)
+ERRORS = (
+    *(ConfigError, OSError, ValueError, TypeError, RecursionError),
+    *(csv.Error, yaml.YAMLError, OmegaConfBaseException),
+)
 
 
 def exists(path: Path, limit: int) -> bool:
@@ -116,23 +103,23 @@ def checking(path: Path, problem: str = "damaged run folder") -> Iterator[None]:
     """Turn the errors of code that uses a file into a ConfigError that names the file."""
     try:
         yield
-    except (*ERRORS, *PARSER_ERRORS) as error:
+    except ERRORS as error:
         raise ConfigError(f"{problem}: {path}: {one_line(error, 30)}") from error
 
 
-def _require(content: Any, schema: Any) -> None:
-    if reason := invalid(with_schema(content, schema)):
+def _valid(content: Any, schema: Any) -> Any:
+    """Return the content of a file if it has this schema; ValueError otherwise."""
+    if reason := rules.invalid(rules.with_schema(content, schema)):
         raise ValueError(reason)
+    return content
 
 
 def _read(path: Path, parse: Callable[[str], Any], schema: Any, limit: int = MAX_TEXT) -> Any:
     """The parsed content of a text file; None if it does not exist."""
     with checking(path):
-        if not exists(path, limit):
-            return None
-        content = parse(path.read_text(encoding="utf-8"))
-        _require(content, schema)
-        return content
+        if exists(path, limit):
+            return _valid(parse(path.read_text(encoding="utf-8")), schema)
+        return None
 
 
 def read_result(folder: Path) -> dict[str, Any]:
@@ -168,9 +155,18 @@ def read_val_predictions(folder: Path) -> "dict[str, np.ndarray] | None":
     with checking(path):
         if not exists(path, MAX_PREDICTIONS):
             return None
+        import numpy as np
+
         try:
             with zipfile.ZipFile(path) as archive:
-                arrays = {name: _read_array(archive, name) for name in PREDICTIONS}
+                for file in archive.infolist():  # other methods may unpack more than this size
+                    plain = file.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                    if file.file_size > MAX_JSON or not plain:
+                        raise ValueError
+                contents = {x: io.BytesIO(archive.read(f"{x}.npy")) for x in PREDICTIONS}
+            arrays = {x: np.lib.format.read_array(contents[x]) for x in PREDICTIONS}
+            if any(x.dtype != PREDICTIONS[name] or x.ndim != 1 for name, x in arrays.items()):
+                raise ValueError
         except Exception as error:  # of many types
             raise ValueError("not a valid file of predictions") from error
         if len({len(array) for array in arrays.values()}) > 1:
@@ -183,29 +179,10 @@ def read_val_predictions(folder: Path) -> "dict[str, np.ndarray] | None":
         return arrays
 
 
-def _read_array(archive: zipfile.ZipFile, name: str) -> "np.ndarray":
-    """A one-dimensional array of an ``.npz`` file, in bounded memory and without unpickling."""
-    import numpy as np
-
-    file = archive.getinfo(f"{name}.npy")
-    # with other compression methods, Python may unpack more than the stated size
-    if file.file_size > MAX_JSON or file.compress_type not in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-    ):
-        raise ValueError(name)
-    content = io.BytesIO(archive.read(file))
-    np.lib.format.read_magic(content)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(content)
-    if dtype != PREDICTIONS[name] or len(shape) != 1:
-        raise ValueError(name)
-    return np.frombuffer(content.read(), dtype, *shape)
-
-
 def read_overrides(folder: Path) -> list[str]:
     """The overrides that a run was started with."""
     path = folder / ".hydra" / "overrides.yaml"
-    overrides = _read(path, lambda text: _parse_yaml(text) or [], [STRING])
+    overrides = _read(path, lambda text: _parse_yaml(text) or [], [rules.STRING])
     if overrides is None:
         raise ConfigError(f"{folder}: not a run folder ({path} is missing)")
     return cast("list[str]", overrides)
@@ -240,7 +217,7 @@ def _parse_yaml(text: str) -> Any:
 def hydra_mode(folder: Path) -> str:
     """``RUN`` for a single run, ``MULTIRUN`` for a job of a sweep, empty if unknown."""
     unknown = {"hydra": {"mode": ""}}  # the file is empty while Hydra writes it
-    path, schema = folder / ".hydra" / "hydra.yaml", {"hydra": {"mode": STRING}}
+    path, schema = folder / ".hydra" / "hydra.yaml", {"hydra": {"mode": rules.STRING}}
     content = _read(path, lambda text: _parse_yaml(text) or unknown, schema) or unknown
     return str(content["hydra"]["mode"])
 
@@ -262,8 +239,7 @@ def read_tensors(path: Path, schema: Any, problem: str = "damaged run folder") -
         except Exception as error:  # of many types
             reason = "not a valid torch.save file, or contains code, which is not run"
             raise ValueError(reason) from error
-        _require(content, schema)
-        return content
+        return _valid(content, schema)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -45,22 +45,19 @@ def one_of(*choices: Any) -> Rule:
     return text, lambda x: any(x == y and type(x) is type(y) for y in choices)
 
 
-def rising(low: float, high: float) -> Rule:
-    """Two numbers in a range, the second not below the first."""
-    valid = list_of(number(low, high), 2)[1]
-    return (
-        f"two numbers in ascending order, from {low:,} to {high:,}",
-        lambda x: valid(x) and x[0] <= x[1],
-    )
-
-
 def list_of(rule: Rule, length: int | None = None) -> Rule:
     """A list whose items all satisfy a rule."""
-    text, valid = rule
+    text = f"a list{f' of {length}' if length else ''}, each item {rule[0]}"
     return (
-        f"a list{f' of {length}' if length else ''}, each item {text}",
-        lambda x: isinstance(x, list) and len(x) == (length or len(x)) and all(map(valid, x)),
+        text,
+        lambda x: isinstance(x, list) and len(x) == (length or len(x)) and all(map(rule[1], x)),
     )
+
+
+def rising(low: float, high: float) -> Rule:
+    """Two numbers in a range, the second not below the first."""
+    text, valid = f"from {low:,} to {high:,}", list_of(number(low, high), 2)[1]
+    return f"two numbers in ascending order, {text}", lambda x: valid(x) and x[0] <= x[1]
 
 
 def either(*rules: Rule) -> Rule:
@@ -71,13 +68,17 @@ def either(*rules: Rule) -> Rule:
 
 def optional(rule: Rule) -> Rule:
     """Null, or a value that satisfies a rule."""
-    text, valid = rule
-    return f"null or {text}", lambda x: x is None or valid(x)
+    return f"null or {rule[0]}", lambda x: x is None or rule[1](x)
 
 
 def left_out(reason: str) -> Rule:
     """A key that a run sets itself, or that is incompatible with runs of whole epochs."""
     return f"left out: {reason}", lambda x: x is None
+
+
+def each(names: str, rule: Rule) -> dict[str, Rule]:
+    """The same rule for several keys."""
+    return dict.fromkeys(names.split(), rule)
 
 
 BOOL = one_of(True, False)
@@ -106,10 +107,9 @@ SEED = integer(0, 2**32 - 1)
 PART = either(COUNT, FRACTION)  # of the batches; 1 is one of them, 1.0 all
 SHAPE: dict[str, Rule] = {  # of a network's input and output
     "num_classes": optional(integer(2, 10**5)),
-    "channels": optional(integer(1, 10**4)),
-    "size": optional(integer(1, 10**4)),
+    **each("channels size", optional(integer(1, 10**4))),
 }
-WHOLE_EPOCHS = left_out("runs consist of whole epochs; set trainer.max_epochs")
+VERSION = optional(either(TEXT, integer(0)))
 NO_UPLOAD = left_out("checkpoints stay in the run folder")
 STEP: dict[str, Rule] = {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE}
 # validation metrics that epochs, runs and learning rates may be selected by; the better direction
@@ -121,55 +121,39 @@ HPARAMS: Rule = (
     lambda x: isinstance(x, dict) and all(isinstance(y, str | int | float) for y in x.values()),
 )
 CLASSIFIER: dict[str, Rule] = {
-    "net": NODE,
-    "loss": NODE,
-    "optimizer": NODE,
-    "scheduler": optional(NODE),
-    "decay_biases": BOOL,
-    "seed": SEED,
+    **each("net loss optimizer", NODE),
+    **{"scheduler": optional(NODE), "decay_biases": BOOL, "seed": SEED},
 }
 
 # by the class or function in _target_, since a key is one of its arguments; those of classes that
 # are not listed, such as your own, are not checked
 RULES: dict[str, dict[str, Rule]] = {
     "config": {  # keys without a group
-        "seed": SEED,
-        "ckpt_path": optional(TEXT),
-        "repeat": optional(TEXT),
-        "pause_after": optional(COUNT),
-        "test": BOOL,
-        "run_dir": TEXT,
-        "label": optional(TEXT),
-        "hparams": HPARAMS,
+        **each("ckpt_path repeat label", optional(TEXT)),
+        **{"run_dir": TEXT, "pause_after": optional(COUNT)},
+        **{"seed": SEED, "test": BOOL, "hparams": HPARAMS},
     },
     "DigitsDataModule": {
-        "source": NODE,
+        **each("source augment", NODE),
         "root": optional(TEXT),
-        "batch_size": COUNT,
-        "eval_batch_size": COUNT,
+        **each("batch_size eval_batch_size", COUNT),
         "val_size": either(COUNT, number(ABOVE_0, LAST_BELOW_1, "above 0 and below 1")),
         "split": optional(("three numbers above 0, as in [7,2,1]", list_of(POSITIVE, 3)[1])),
-        "split_seed": SEED,
+        **each("seed split_seed", SEED),
         "fraction": FRACTION,
         "normalise": one_of("standardise", "scale", "none"),
         "clean": BOOL,
         "suspect_folds": either(one_of(0), integer(2, 20)),
-        "augment": NODE,
         "augment_until": number(0, 1),
-        "seed": SEED,
         "on_error": one_of("skip", "stop"),
     },
     "Folder": {
-        "size": integer(8, 1024),
-        "channels": one_of(1, 3),
-        "invert": AUTO,
-        "centre": AUTO,
+        **{"size": integer(8, 1024), "channels": one_of(1, 3)},
+        **each("invert centre", AUTO),
     },
     "Affine": {
-        "degrees": number(0, 180),
-        "translate": number(0, 1),
-        "scale": number(0, 0.9),
-        "shear": number(0, 80),
+        **{"degrees": number(0, 180), "translate": number(0, 1)},
+        **{"scale": number(0, 0.9), "shear": number(0, 80)},
     },
     "Elastic": {"alpha": number(0, 1000), "sigma": number(0.1, 100)},
     "Erasing": {"probability": number(0, 1), "area": rising(0.001, 1), "aspect": rising(0.01, 100)},
@@ -179,17 +163,12 @@ RULES: dict[str, dict[str, Rule]] = {
     "MLP": SHAPE | {"hidden": list_of(integer(1, 10**6)), "dropout": BELOW_1},
     "LSTM": {
         **SHAPE,
-        "hidden_size": integer(1, 10**5),
-        "num_layers": integer(1, 100),
-        "bidirectional": BOOL,
-        "dropout": BELOW_1,
+        **{"hidden_size": integer(1, 10**5), "num_layers": integer(1, 100)},
+        **{"bidirectional": BOOL, "dropout": BELOW_1},
     },
     "Pretrained": {
-        "num_classes": SHAPE["num_classes"],
-        "name": TEXT,
-        "weights": optional(TEXT),
-        "image_size": optional(integer(1, 4096)),
-        "freeze": BOOL,
+        **{"num_classes": SHAPE["num_classes"], "image_size": optional(integer(1, 4096))},
+        **{"name": TEXT, "weights": optional(TEXT), "freeze": BOOL},
     },
     "CrossEntropyLoss": {
         "label_smoothing": BELOW_1,
@@ -209,30 +188,22 @@ RULES: dict[str, dict[str, Rule]] = {
     "WeightAverage": {"decay": optional(BELOW_1), "start": BELOW_1},
     "Unfreeze": {"unfreeze_epoch": integer(2), "lr_factor": POSITIVE},
     "TensorBoardLogger": {
-        "save_dir": TEXT,
-        "name": optional(TEXT),
-        "version": optional(either(TEXT, integer(0))),
-        "sub_dir": optional(TEXT),
-        "default_hp_metric": BOOL,
+        **each("name sub_dir", optional(TEXT)),
+        **{"save_dir": TEXT, "version": VERSION, "default_hp_metric": BOOL},
     },
-    "CSVLogger": {"save_dir": TEXT, "name": TEXT, "version": optional(either(TEXT, integer(0)))},
+    "CSVLogger": {"save_dir": TEXT, "name": TEXT, "version": VERSION},
     "WandbLogger": {
-        "project": TEXT,
-        "name": optional(TEXT),
-        "id": optional(TEXT),
-        "save_dir": TEXT,
-        "offline": BOOL,
-        "log_model": NO_UPLOAD,
+        **each("project save_dir", TEXT),
+        **each("name id", optional(TEXT)),
+        **{"offline": BOOL, "log_model": NO_UPLOAD},
     },
     "MLFlowLogger": {
-        "experiment_name": TEXT,
-        "tracking_uri": TEXT,
-        "run_name": optional(TEXT),
-        "run_id": optional(TEXT),
+        **each("experiment_name tracking_uri", TEXT),
+        **each("run_name run_id", optional(TEXT)),
         "log_model": NO_UPLOAD,
     },
     "Trainer": {
-        "accelerator": TEXT,
+        **each("accelerator default_root_dir", TEXT),
         "devices": either(one_of("auto", -1), integer(1, 1024), list_of(integer(0, 1023))),
         "num_nodes": integer(1, 10**4),
         # strategies that start their processes before training; others lose the result
@@ -240,32 +211,23 @@ RULES: dict[str, dict[str, Rule]] = {
             one_of("auto", "ddp", "ddp_find_unused_parameters_true", "single_device"), NODE
         ),
         "precision": one_of("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"),
-        "max_epochs": COUNT,
+        **each("max_epochs accumulate_grad_batches log_every_n_steps", COUNT),
+        "min_epochs": optional(NATURAL),
         "gradient_clip_val": optional(POSITIVE),
         "gradient_clip_algorithm": one_of("norm", "value"),
-        "accumulate_grad_batches": COUNT,
+        **each("limit_train_batches limit_val_batches limit_test_batches", optional(PART)),
         "overfit_batches": either(one_of(0, 0.0), PART),
-        "limit_train_batches": optional(PART),
-        "limit_val_batches": optional(PART),
-        "limit_test_batches": optional(PART),
         "profiler": optional(either(one_of("simple", "advanced", "pytorch"), NODE)),
-        "detect_anomaly": BOOL,
+        **each("detect_anomaly sync_batchnorm inference_mode", BOOL),
+        **each("enable_progress_bar enable_model_summary", BOOL),
         "fast_dev_run": either(BOOL, COUNT),
         "deterministic": optional(either(BOOL, one_of("warn"))),
-        "default_root_dir": TEXT,
         "plugins": optional(list_of(NODE)),
         "use_distributed_sampler": one_of(False),
         "num_sanity_val_steps": integer(-1),
-        "enable_progress_bar": BOOL,
-        "enable_model_summary": BOOL,
         "val_check_interval": FRACTION,
-        "min_epochs": optional(NATURAL),
-        "sync_batchnorm": BOOL,
-        "inference_mode": BOOL,
-        "log_every_n_steps": COUNT,
         "check_val_every_n_epoch": one_of(1),
-        "max_steps": WHOLE_EPOCHS,
-        "max_time": WHOLE_EPOCHS,
+        **each("max_steps max_time", left_out("runs consist of whole epochs")),
         "callbacks": left_out("set callbacks"),
         "logger": left_out("set logger; logger=none turns it off"),
         "enable_checkpointing": left_out("callbacks=none saves no checkpoints"),

@@ -8,12 +8,11 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
-from itertools import zip_longest
+from itertools import starmap, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +58,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
 
     ``resume`` continues a run in its own folder, or starts it again there if no epoch was finished;
     ``from`` repeats it in a new folder. The run's own overrides come first, so that new ones take
-    precedence.
-
-    Raises:
-        SystemExit: with status 0 if a restarted Slurm job had finished this run.
+    precedence. Raises SystemExit(0) if a restarted Slurm job had finished this run.
     """
     requested = [argument for argument in arguments if argument.startswith(("resume=", "from="))]
     if not requested:
@@ -86,8 +82,8 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     own = [override for override in own if records.override_key(override) not in replaced]
     trust.check_overrides(own, run)
     # a run that started from another run's checkpoint starts from it again
-    checkpoint = _values(own).get("ckpt_path")
-    if checkpoint and Path(str(checkpoint)).absolute().is_relative_to(run.absolute()):
+    checkpoint = Path(str(_values(own).get("ckpt_path", "")))
+    if checkpoint.absolute().is_relative_to(run.absolute()):
         own = [override for override in own if records.override_key(override) != "ckpt_path"]
     result = [*own, *added, *given]
     return result if key == "resume" else _slurm_arguments(result, given)
@@ -117,8 +113,7 @@ def _continue(run: Path, given: list[str]) -> list[str]:
 
 def _from_checkpoint(folder: Path) -> list[str]:
     """The override that continues from the last checkpoint in a folder, if there is one."""
-    checkpoint = folder / LAST
-    return [f"ckpt_path={quoted(checkpoint)}"] if checkpoint.exists() else []
+    return [f"ckpt_path={quoted(folder / LAST)}"] if (folder / LAST).exists() else []
 
 
 def _values(arguments: list[str]) -> dict[str, Any]:
@@ -155,9 +150,9 @@ def check_folder(folder: Path, ckpt_path: str | None) -> None:
     """Raise ConfigError if the folder holds a run other than the one being resumed."""
     finished = records.read_result(folder).get("status") == "finished"
     if not is_resumed(folder, ckpt_path) and (finished or (folder / LAST).exists()):
+        resume = shlex.quote(f"resume={display_path(folder)}")
         raise ConfigError(
-            f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or "
-            f"{shlex.quote(f'resume={display_path(folder)}')}"
+            f"hydra.run.dir={display_path(folder)}: holds a run; choose another folder, or {resume}"
         )
 
 
@@ -167,20 +162,17 @@ def is_resumed(folder: Path, ckpt_path: str | None) -> bool:
     return ckpt_path is not None and folder in Path(path).parents
 
 
-@contextmanager
-def lock_run(folder: Path) -> Iterator[None]:
-    """Create and lock the run folder; raise ConfigError if that fails."""
-    key = f"hydra.run.dir={display_path(folder)}"
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(reserved(folder))
-        except BlockingIOError as error:
-            raise ConfigError(f"{key}: a run is in progress there") from error
-        except OSError as error:
-            raise ConfigError(
-                f"{key}: cannot write there ({error.strerror}); choose another folder"
-            ) from error
-        yield
+def lock_run(folder: Path) -> AbstractContextManager[Any]:
+    """Create and lock the run folder until the returned context ends; ConfigError if that fails."""
+    key, stack = f"hydra.run.dir={display_path(folder)}", ExitStack()
+    try:
+        stack.enter_context(reserved(folder))
+    except BlockingIOError as error:
+        raise ConfigError(f"{key}: a run is in progress there") from error
+    except OSError as error:
+        reason = f"cannot write there ({error.strerror}); choose another folder"
+        raise ConfigError(f"{key}: {reason}") from error
+    return stack
 
 
 def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str, Any]:
@@ -189,24 +181,22 @@ def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str
     Returns the entry for ``result.json``: whether all figures agree, and the first difference.
     """
     try:
-        difference = next(_differences(run, folder, metrics), None)
+        pairs: Any = zip_longest(
+            records.read_metrics(run), records.read_metrics(folder), fillvalue={}
+        )
+        figures = [(f"epoch {number}", *pair) for number, pair in enumerate(pairs, 1)]
+        if before := records.read_result(run).get("metrics"):
+            figures.append(("best epoch", before, metrics))
+        difference = next(filter(None, starmap(_difference, figures)), None)
     except ConfigError as error:
         difference = str(error)
     return {"run": str(run), "same": difference is None, "difference": difference}
 
 
-def _differences(run: Path, folder: Path, metrics: dict[str, float]) -> Iterator[str]:
-    pairs: Any = zip_longest(records.read_metrics(run), records.read_metrics(folder), fillvalue={})
-    figures = [(f"epoch {number}", *pair) for number, pair in enumerate(pairs, 1)]
-    if before := records.read_result(run).get("metrics"):
-        figures.append(("best epoch", before, metrics))
-    for name, old, new in figures:
-        keys = (old.keys() & new.keys()) - {"seconds"}
-        if not keys:
-            yield f"{name}: only in one run"
-        for key in sorted(keys):
-            if old[key] != new[key]:
-                yield f"{name}: {key} was {old[key]}, is {new[key]}"
+def _difference(name: str, old: dict[str, float], new: dict[str, float]) -> str | None:
+    keys = sorted((old.keys() & new.keys()) - {"seconds"})
+    changed = (f"{name}: {x} was {old[x]}, is {new[x]}" for x in keys if old[x] != new[x])
+    return next(changed, None) if keys else f"{name}: only in one run"
 
 
 @dataclass(frozen=True)
@@ -259,11 +249,10 @@ class Run:
         """The network with the checkpoint's weights, in evaluation mode."""
         from lenet_pl.models.pixelnet import PixelNet
 
-        net = trust.build(without_weights(self.config), "model", self.folder)
-        weights, misfit = self.state["state_dict"], "does not fit the run's model"
+        weights = self.state["state_dict"]
         mean = weights["mean"].tolist() if "mean" in weights else 0.0  # of the right shape
-        net = PixelNet(net, mean, mean)
-        records.load_weights(net, weights, self.checkpoint, misfit)
+        net = PixelNet(trust.build(without_weights(self.config), "model", self.folder), mean, mean)
+        records.load_weights(net, weights, self.checkpoint, "does not fit the run's model")
         return net.eval()
 
     def loss(self) -> "nn.Module":
@@ -308,7 +297,7 @@ def open_run(name: str) -> Run:
 
 
 def _describe(path: Path, folder: Path) -> str:
-    """Describe a path that is not a run: missing, bare weights, a sweep or another folder."""
+    """Describe a path that is not a run."""
     if not folder.exists():
         return "no such folder"
     if path.suffix in (".pth", ".pt") and path.is_file():

@@ -1,7 +1,6 @@
 """From a configuration to a run folder: check, build, fit, test, record."""
 
 import logging
-import signal
 import statistics
 import time
 import warnings
@@ -18,27 +17,16 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping
+from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.loggers import Logger
 from rich.console import RenderableType
 
+from lenet_pl import config, runs
 from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.callbacks.loggers import RUN_ID, LoggedRun, close_loggers, open_loggers
 from lenet_pl.callbacks.stopping import PauseAfter, StopOnSignal, StoppedError
-from lenet_pl.callbacks.tensorboard import TensorBoardSummary
 from lenet_pl.classifier import Classifier
-from lenet_pl.config import (
-    check,
-    check_accelerator,
-    check_checkpoint,
-    check_optimizer,
-    check_outputs,
-    fit_to_data,
-    monitored_metric,
-    resume_settings,
-    with_key,
-)
 from lenet_pl.console import ConsoleHandler, end_summary, layer_table, show, start_summary
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import FAILED, ConfigError, UserError, VerificationError, one_line
@@ -48,16 +36,6 @@ from lenet_pl.models.pixelnet import model_name
 from lenet_pl.optim import planned_steps
 from lenet_pl.processes import device_name, in_sweep, is_main_process, keep_freed_memory, requeue
 from lenet_pl.records import read_checkpoint
-from lenet_pl.runs import (
-    check_folder,
-    compare_with,
-    git_state,
-    is_resumed,
-    lock_run,
-    package_versions,
-    program_name,
-    without_weights,
-)
 
 # hide Lightning's tips and messages that do not concern this run
 for name in ("utilities.rank_zero", "accelerators.cuda"):
@@ -68,7 +46,6 @@ for message in (
     ".*AccumulateGrad node's stream.*|.*Grad strides do not match.*",  # trainer=ddp on GPUs
     ".*does not have many workers.*",  # the data is in memory
     ".*smaller than the logging interval.*",  # metrics are logged per epoch
-    ".*exists and is not empty.*",  # a resumed run writes into its own folder
     ".*in eval mode at the start of training.*",  # frozen layers stay in evaluation mode
     ".*`srun` command is available.*",  # not every run on a machine with Slurm is a Slurm job
     ".*isinstance.treespec, LeafSpec.*",  # a torch deprecation that Lightning triggers
@@ -80,21 +57,16 @@ job_hook: Callable[[DictConfig], float | None] | None = None
 
 
 class Parts(NamedTuple):
-    """The objects that make up a run.
-
-    Attributes:
-        trainer, classifier, data, history, signals: as built from the configuration.
-        best: the callback that keeps the best weights; None without checkpoints.
-        horizon: the number of optimizer steps in the schedule; None if it has no fixed length.
-    """
+    """The objects that make up a run."""
 
     trainer: Trainer
     classifier: Classifier
     data: DigitsDataModule
     history: EpochHistory
+    logged: LoggedRun
     signals: StopOnSignal
-    best: BestAndLastCheckpoint | None
-    horizon: int | None
+    best: BestAndLastCheckpoint | None  # None without checkpoints
+    horizon: int | None  # optimizer steps in the schedule; None if it has no fixed length
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -118,16 +90,16 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
     """Train one run, like :func:`train`; jobs of a sweep can reuse loaded data through a cache."""
     if not logging.getLogger().handlers:  # in a notebook, where Hydra configures no logging
         logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
-    folder = Path(cfg.run_dir)
-    main_process = is_main_process()
+    folder, main_process = Path(cfg.run_dir), is_main_process()
     parts = _prepared.pop(folder, None)
-    with lock_run(folder) if main_process else nullcontext():
-        result, extendable = _initial_result(cfg), True
+    with runs.lock_run(folder) if main_process else nullcontext():
+        result = _initial_result(cfg)
         try:
             parts = parts or build(cfg, cache)
             with parts.signals.handling():
-                result |= _describe(parts)
-                extendable = parts.horizon is None
+                result["parameters"] = sum(p.numel() for p in parts.classifier.net.parameters())
+                result["device"] = device_name(parts.trainer)
+                result["data"] = parts.data.facts()
                 if main_process:
                     for name in ("result.json", "val_predictions.npz"):  # outdated in a resumed run
                         (folder / name).unlink(missing_ok=True)
@@ -138,7 +110,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                 _fit(cfg, parts, result)
                 _evaluate(cfg, parts, result)
             if cfg.repeat and main_process:
-                result["repeats"] = compare_with(Path(cfg.repeat), folder, result["metrics"])
+                result["repeats"] = runs.compare_with(Path(cfg.repeat), folder, result["metrics"])
         except (StoppedError, KeyboardInterrupt, SystemExit) as error:
             stopped = one_line(error) if isinstance(error, StoppedError) else "stopped"
             result |= {"status": "interrupted", "error": stopped}
@@ -151,14 +123,12 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             raise
         finally:
             if main_process:
-                show(end_summary(result, folder, program_name(), extendable, not in_sweep()))
+                extendable = parts is None or parts.horizon is None
+                show(end_summary(result, folder, runs.program_name(), extendable, not in_sweep()))
                 write_json(folder / "result.json", result)
-            if parts:
-                close_loggers(parts.trainer, result["status"])
-            if main_process:
-                usr1 = parts and parts.signals.received == getattr(signal, "SIGUSR1", 0)
-                if usr1 and result["status"] == "interrupted" and not in_sweep():
-                    requeue()
+            close_loggers(result["error"] is None)
+            if main_process and result["error"] == "stopped by SIGUSR1" and not in_sweep():
+                requeue()
     return cast("float | None", result["metrics"].get(result["monitor"]))
 
 
@@ -170,9 +140,9 @@ _prepared: dict[Path, Parts] = {}
 def prepare(cfg: DictConfig) -> None:
     """Build a run for :func:`train`, then create its folder; ConfigError if it cannot be used."""
     folder = Path(cfg.run_dir)
-    check_folder(folder, cfg.ckpt_path)
+    runs.check_folder(folder, cfg.ckpt_path)
     parts = build(cfg)
-    with lock_run(folder) if is_main_process() else nullcontext():
+    with runs.lock_run(folder) if is_main_process() else nullcontext():
         _prepared[folder] = parts
 
 
@@ -181,7 +151,7 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
 
     ``cache`` is passed to :class:`DigitsDataModule`. Raises ConfigError or DataError.
     """
-    check(cfg)
+    config.check(cfg)
     # a dead unit's momentum decays to subnormal numbers, which make an epoch three times as long
     torch.set_flush_denormal(True)
     keep_freed_memory()
@@ -191,25 +161,24 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     data.prepare_data()
     data.setup("fit")
 
-    settings = resume_settings(cfg)
-    cfg = fit_to_data(cfg, data.state_dict())
+    settings = config.resume_settings(cfg)
+    cfg = config.fit_to_data(cfg, data.state_dict())
     classifier: Classifier = _instantiate(
-        cfg if cfg.ckpt_path is None else without_weights(cfg),
+        cfg if cfg.ckpt_path is None else runs.without_weights(cfg),
         "classifier",
         mean=data.mean,
         std=data.std,
         example=data.splits["train"].images[:1] / 255,
         settings=settings,
     )
-    check_outputs(classifier, len(data.classes))
+    config.check_outputs(classifier, len(data.classes))
 
-    check_accelerator(cfg.trainer.accelerator)
     signals = StopOnSignal()
-    history = EpochHistory(Path(cfg.run_dir) / "metrics.csv", monitored_metric(cfg))
-    summary = TensorBoardSummary(hparams(cfg), OmegaConf.to_yaml(cfg, resolve=True))
+    history = EpochHistory(Path(cfg.run_dir) / "metrics.csv", config.monitored_metric(cfg))
     ids = _continue_loggers(cfg)
     resolved = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
-    callbacks = [signals, history, summary, LoggedRun(resolved, ids), PauseAfter(cfg.pause_after)]
+    logged = LoggedRun(resolved, hparams(cfg), ids)
+    callbacks = [signals, history, logged, PauseAfter(cfg.pause_after)]
     callbacks += _instantiate_all(cfg, "callbacks", Callback)
     trainer: Trainer = _instantiate(
         cfg,
@@ -219,12 +188,12 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
 
-    horizon = check_optimizer(trainer, classifier, data)
+    horizon = config.check_optimizer(trainer, classifier, data)
     if cfg.ckpt_path is not None:
         steps = {"steps": horizon} if horizon else {}
-        check_checkpoint(cfg, settings | steps, classifier, data)
+        config.check_checkpoint(cfg, settings | steps, classifier, data)
     best = next((c for c in callbacks if isinstance(c, BestAndLastCheckpoint)), None)
-    return Parts(trainer, classifier, data, history, signals, best, horizon)
+    return Parts(trainer, classifier, data, history, logged, signals, best, horizon)
 
 
 def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
@@ -236,7 +205,7 @@ def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
         # conf/classifier refers to the groups that users know: net is ${model}
         path = path.replace("classifier.net", "model").replace("classifier.", "")
         path = path.replace("data.augment", "augment")
-        raise ConfigError(with_key(path, error.__cause__ or error)) from error
+        raise ConfigError(config.with_key(path, error.__cause__ or error)) from error
 
 
 def _instantiate_all(cfg: DictConfig, group: str, kind: type) -> list[Any]:
@@ -251,10 +220,10 @@ def _instantiate_all(cfg: DictConfig, group: str, kind: type) -> list[Any]:
 
 def _continue_loggers(cfg: DictConfig) -> dict[str, str]:
     """Let W&B and MLflow continue the runs of a resumed run folder, and return their ids."""
-    if not is_resumed(Path(cfg.run_dir), cfg.ckpt_path):
+    if not runs.is_resumed(Path(cfg.run_dir), cfg.ckpt_path):
         return {}
-    state = read_checkpoint(Path(cfg.ckpt_path))["callbacks"].get("LoggedRun", {"ids": {}})
-    ids: dict[str, str] = state["ids"]
+    callbacks = read_checkpoint(Path(cfg.ckpt_path))["callbacks"]
+    ids: dict[str, str] = callbacks.get("LoggedRun", {"ids": {}})["ids"]
     for node in filter(None, cfg.logger.values()):
         name = node._target_.rpartition(".")[2]
         if name in ids:
@@ -292,8 +261,8 @@ def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
         result["seconds"]["fit"] = time.perf_counter() - started
         result["seconds"]["epoch_median"] = statistics.median(seconds) if seconds else None
         if parts.best and parts.best.epoch:
-            result["best_epoch"] = parts.best.epoch
             row = rows[parts.best.epoch - 1]
+            result["best_epoch"] = parts.best.epoch
             result["metrics"] = {name: row[name] for name in row if name.startswith("val/")}
     unfinished = len(rows) < (trainer.max_epochs or 0)
     early = any(callback.stopped_epoch for callback in trainer.early_stopping_callbacks)
@@ -306,14 +275,13 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     """Validate the best weights, so that the metrics are those of the saved weights; test them."""
     trainer, classifier, data = parts.trainer, parts.classifier, parts.data
     debugging = bool(cast(Any, trainer).fast_dev_run)  # the metrics of a batch are meaningless
-    best = len(parts.history.rows)  # without checkpoints, the last epoch
+    best = result["best_epoch"] or result["epochs"]  # without checkpoints, the last epoch
+    result["best_epoch"] = best
     if parts.best and parts.best.epoch:
-        best = parts.best.epoch
-        checkpoint = torch.load(parts.best.best_model_path, weights_only=True, map_location="cpu")
+        checkpoint = torch.load(parts.best.path, weights_only=True, map_location="cpu")
         classifier.load_state_dict(checkpoint["state_dict"])
     trainer.validate(classifier, data, verbose=False)
     metrics = _logged(parts, "val")
-    result["best_epoch"] = best
     if not debugging:
         _verify(parts, best, metrics)
         if is_main_process():
@@ -327,6 +295,7 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
         metrics |= _logged(parts, "test") | {"test/acc_low": low, "test/acc_high": high}
     if not debugging:
         result["metrics"] = metrics
+        parts.logged.log_result(trainer, metrics, best)
 
 
 def _verify(parts: Parts, best: int, metrics: dict[str, float]) -> None:
@@ -348,16 +317,14 @@ def _verify(parts: Parts, best: int, metrics: dict[str, float]) -> None:
 def _write_predictions(path: Path, parts: Parts) -> None:
     """Write the predictions for the validation images, or the first ones if batches are limited."""
     logits, labels = parts.classifier.outputs["val"]
-    images = parts.data.indices["val"][: len(labels)]
-    confidence = logits.softmax(1).amax(1).clamp_max(1)  # rounding errors can exceed 1
+    arrays: Any = {
+        "index": parts.data.indices["val"][: len(labels)],
+        "label": labels,
+        "prediction": logits.argmax(1),
+        "confidence": logits.softmax(1).amax(1).clamp_max(1),  # rounding errors can exceed 1
+    }
     with replacing(path) as part, part.open("wb") as file:
-        np.savez_compressed(
-            file,
-            index=images.numpy(),
-            label=labels.numpy(),
-            prediction=logits.argmax(1).numpy(),
-            confidence=confidence.numpy(),
-        )
+        np.savez_compressed(file, **{name: array.numpy() for name, array in arrays.items()})
 
 
 def _logged(parts: Parts, stage: str) -> dict[str, float]:
@@ -383,14 +350,14 @@ def _initial_result(cfg: DictConfig) -> dict[str, Any]:
         "best_epoch": None,
         "stopped_early": False,
         "limits": _limits(cfg),
-        "monitor": monitored_metric(cfg),
+        "monitor": config.monitored_metric(cfg),
         "metrics": {},
         "seconds": {"fit": None, "epoch_median": None},
         "parameters": None,
         "device": None,
         "data": None,
-        "versions": package_versions(),
-        "git": git_state(),
+        "versions": runs.package_versions(),
+        "git": runs.git_state(),
     }
 
 
@@ -400,34 +367,23 @@ def _limits(cfg: DictConfig) -> dict[str, Any]:
     return {name: cfg.trainer[name] for name in names if cfg.trainer[name]}
 
 
-def _describe(parts: Parts) -> dict[str, Any]:
-    return {
-        "parameters": sum(p.numel() for p in parts.classifier.net.parameters()),
-        "device": device_name(parts.trainer),
-        "data": parts.data.facts(),
-    }
-
-
 def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
     trainer, net, data = parts.trainer, parts.classifier.net, parts.data
+    epochs = trainer.max_epochs or 1
+    steps = planned_steps(trainer, len(data.splits["train"]), data.batch_size)
     notes = [f"data        {data.origin}", *data.notes()]
     notes += [f"limited     trainer.{name}={value}" for name, value in _limits(cfg).items()]
-    steps = planned_steps(trainer, len(data.splits["train"]), data.batch_size)
-    notes.append(f"steps       {steps // (trainer.max_epochs or 1):,} per epoch, {steps:,} in all")
+    notes.append(f"steps       {steps // epochs:,} per epoch, {steps:,} in all")
     notes.append(f"run folder  {display_path(Path(cfg.run_dir))}")
-    for callback in cast(Any, trainer).callbacks:
-        if isinstance(callback, EarlyStopping) and trainer.max_epochs is not None:
-            text = f"after {callback.patience} epochs without improvement"
-            if callback.patience >= trainer.max_epochs - 1:
-                text = f"cannot trigger: patience {callback.patience}, {trainer.max_epochs} epochs"
-            notes.append(f"early stop  on {callback.monitor}, {text}")
-    return start_summary(
-        title=f"{model_name(net)} on {data.source.name} · {device_name(trainer)} · seed {cfg.seed}",
-        counts={
-            name: torch.bincount(split.labels, minlength=len(data.classes)).tolist()
-            for name, split in data.splits.items()
-        },
-        classes=data.classes,
-        layers=layer_table(net, data.splits["train"].images[:1] / 255),
-        notes=notes,
-    )
+    for callback in trainer.early_stopping_callbacks:
+        text = f"after {(patience := callback.patience)} epochs without improvement"
+        if patience >= epochs - 1:
+            text = f"cannot trigger: patience {patience}, {epochs} epochs"
+        notes.append(f"early stop  on {callback.monitor}, {text}")
+    title = f"{model_name(net)} on {data.source.name} · {device_name(trainer)} · seed {cfg.seed}"
+    counts = {
+        name: torch.bincount(split.labels, minlength=len(data.classes)).tolist()
+        for name, split in data.splits.items()
+    }
+    layers = layer_table(net, data.splits["train"].images[:1] / 255)
+    return start_summary(title, counts, data.classes, layers, notes)

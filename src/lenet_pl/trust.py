@@ -106,7 +106,7 @@ def leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 def find_class(path: str, target: Any, folder: Path) -> Any:
     """The class that ``path`` (``model._target_``) names, imported only if it may be built."""
     target, part = str(target), path.removesuffix("._target_")
-    module = target.rpartition(".")[0]
+    top, module = target.partition(".")[0], target.rpartition(".")[0]
     # a part, or a mapping of parts such as callbacks
     places = (part, part.rpartition(".")[0].removeprefix("data."))
     trusted = within(target, trusted_names()) or LIGHTNING.get(target) in places
@@ -116,7 +116,7 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
         "lenet-pl nor in the working folder or on PYTHONPATH; if you trust it, set "
         f"{VARIABLE}={module or target[:80]} (lenet-pl: --trust)"
     )
-    allowed = trusted or ours or _is_users(target.partition(".")[0], folder)
+    allowed = trusted or ours or _is_users(top, folder)
     if not allowed or not re.fullmatch(r"\w+(\.\w+)+", target):
         raise refused
     if not ours:
@@ -129,16 +129,13 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
         return found
     home = str(getattr(found, "__module__", ""))
     if not isinstance(found, type):
-        if not (callable(found) and within(home, FUNCTIONS)):
-            raise refused
-        return found
-    kind = next((KINDS[place] for place in places if place in KINDS), None)
-    if kind:
+        fits = callable(found) and within(home, FUNCTIONS)
+    elif kind := next((KINDS[place] for place in places if place in KINDS), None):
         fits = _is_kind(found, kind)
     else:  # an argument of a part
         ours_below = ours and within(home, ("lenet_pl",))
         fits = ours_below or any(_is_kind(found, base) for base in NESTED)
-    if not fits or not within(home, MODULES if ours else (target.partition(".")[0],)):
+    if not fits or not within(home, MODULES if ours else (top,)):
         raise refused
     return found
 
@@ -150,22 +147,21 @@ def _is_kind(cls: type, kind: str | tuple[str, ...]) -> bool:
 
 
 def _is_users(name: str, folder: Path) -> bool:
-    """Whether a module is in the working folder or on PYTHONPATH, and not in the run folder.
+    """Whether a module, which is not imported, is in the working folder or on PYTHONPATH.
 
-    The module is located without importing it. Installed packages and the standard library do not
-    count.
+    Those in the run folder, installed packages and the standard library do not count.
     """
     if name in (*sys.stdlib_module_names, "lenet_pl") or not name.isidentifier():
         return False
-    working, run = Path.cwd(), folder.resolve()
-    roots = [working, *map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
-    spec = PathFinder.find_spec(name, [*sys.path, str(working)])
+    run, roots = folder.resolve(), os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    roots.append(str(Path.cwd()))
+    spec = PathFinder.find_spec(name, [*sys.path, roots[-1]])
     if spec is None or not spec.origin:  # any folder without __init__.py is a namespace package
         return False
     file = Path(spec.origin).resolve()
     holds_run = spec.submodule_search_locations and run.is_relative_to(file.parent)
     return (
-        any(file.is_relative_to(root.resolve()) for root in roots)
+        any(file.is_relative_to(Path(root).resolve()) for root in filter(None, roots))
         and not {"site-packages", "dist-packages"}.intersection(file.parts)
         and not (file.is_relative_to(run) or holds_run)
     )

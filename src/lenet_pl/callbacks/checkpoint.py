@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint
 
 from lenet_pl.errors import ConfigError
-from lenet_pl.files import replacing, write_bytes
+from lenet_pl.files import write_bytes
 from lenet_pl.records import read_checkpoint
 
 log = logging.getLogger(__name__)
@@ -29,76 +28,52 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         _save(checkpoint, Path(path))
 
 
-class BestAndLastCheckpoint(ModelCheckpoint):
+class BestAndLastCheckpoint(Checkpoint):
     """Saves ``last.ckpt``, ``best.ckpt`` and the state dict of the best network.
 
     Ties go to the earlier epoch. ``best.ckpt`` is a copy of ``last.ckpt`` from the best epoch, so
     it can be restored if a run is killed before the copy. A run that continues in a new
     folder copies the best weights so far into it.
-
-    Args:
-        dirpath: folder of the checkpoints.
-        weights: file of the state dict, loadable without Lightning.
-        monitor: metric that defines the best epoch.
-        mode: ``max`` or ``min``.
-
-    Attributes:
-        epoch: the best epoch so far, from 1; 0 before the first.
     """
 
-    state_key = "BestAndLast"  # Lightning's default is recomputed from all arguments in every hook
+    state_key = "BestAndLast"
 
     def __init__(self, dirpath: str, weights: str, monitor: str, mode: str) -> None:
-        super().__init__(
-            dirpath,
-            filename="best",
-            monitor=monitor,
-            mode=mode,
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
-        )
-        self.weights = Path(weights)
-        self.epoch = 0
+        self.path, self.last = Path(dirpath) / "best.ckpt", Path(dirpath) / "last.ckpt"
+        self.weights = Path(weights)  # file of the state dict, loadable without Lightning
+        self.monitor, self.sign = monitor, 1 if mode == "max" else -1
+        self.epoch = 0  # the best so far, from 1; 0 before the first
+        self.score = 0.0  # the monitored metric of that epoch
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        previous = self.epoch
-        super().on_train_epoch_end(trainer, pl_module)
-        last = Path(str(self.dirpath)) / "last.ckpt"
-        trainer.save_checkpoint(last, weights_only=False)
-        if self.epoch != previous and trainer.is_global_zero:
-            self._keep(last, _load(last))
+        score = trainer.callback_metrics[self.monitor].item()
+        improved = not self.epoch or self.sign * score > self.sign * self.score
+        if improved:
+            self.epoch, self.score = trainer.current_epoch + 1, score
+        trainer.save_checkpoint(self.last, weights_only=False)
+        if improved and trainer.is_global_zero:
+            self._keep(self.last)
         trainer.strategy.barrier()  # other processes read best.ckpt after training
 
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        # ModelCheckpoint calls this after an improvement; last.ckpt is written first
-        self.epoch = trainer.current_epoch + 1
-
-    def _keep(self, path: Path, checkpoint: dict[str, Any]) -> None:
+    def _keep(self, source: Path) -> None:
         """Copy the best checkpoint, and save its weights for use without Lightning."""
-        best = Path(str(self.dirpath)) / "best.ckpt"
-        if path != best:
-            best.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(best) as part:
-                shutil.copyfile(path, part)
+        if source != self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.path, source.read_bytes())
         # with weight averaging, the average is in the file only
-        state = {
-            name.removeprefix("net."): value.contiguous()
-            for name, value in checkpoint["state_dict"].items()
-            if name.startswith("net.")
-        }
-        _save(state, self.weights)
+        state = torch.load(self.path, weights_only=True, map_location="cpu")["state_dict"]
+        names = [name for name in state if name.startswith("net.")]
+        _save({name.removeprefix("net."): state[name].contiguous() for name in names}, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "epoch": self.epoch}
+        return {"epoch": self.epoch, "monitor": self.monitor}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
         self.epoch = state_dict["epoch"]
 
     def on_load_checkpoint(
@@ -111,39 +86,26 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         last = Path(str(trainer.ckpt_path)).absolute()
         source, epoch = last.with_name("best.ckpt"), checkpoint["epoch"] + 1
         try:
-            best_checkpoint = read_checkpoint(source)
-            kept = best_checkpoint["epoch"] + 1
+            kept = read_checkpoint(source)["epoch"] + 1
         except ConfigError:  # missing or damaged
             kept = 0
         if kept != state["epoch"]:
             # killed before best.ckpt was written, or the file is lost
             if kept <= epoch != state["epoch"]:
                 log.warning(
-                    "%s is missing or damaged: the weights of epoch %d are lost; epoch %d is now "
-                    "the best",
-                    *(source, state["epoch"], epoch),
+                    f"{source} is missing or damaged: the weights of epoch {state['epoch']} are "
+                    f"lost; epoch {epoch} is now the best"
                 )
-            source, best_checkpoint, state["epoch"] = last, _load(last), epoch
-            row = checkpoint["callbacks"]["EpochHistory"]["rows"][-1]
-            state["best_model_score"] = state["kth_value"] = torch.tensor(row[self.monitor])
-        best = f"{self.dirpath}/best.ckpt"
-        state |= {
-            "dirpath": self.dirpath,
-            "best_model_path": best,
-            "kth_best_model_path": best,
-            "best_k_models": {best: state["best_model_score"]},
-        }
+            source, state["epoch"] = last, epoch
+        rows = checkpoint["callbacks"]["EpochHistory"]["rows"]
+        self.score = rows[state["epoch"] - 1][self.monitor]
         if trainer.is_global_zero:
-            self._keep(source, best_checkpoint)
+            self._keep(source)
         trainer.strategy.barrier()
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
     buffer = BytesIO()  # torch.save does not say why a file cannot be written
     torch.save(state, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getbuffer())
-
-
-def _load(path: Path) -> dict[str, Any]:
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    return checkpoint

@@ -29,20 +29,13 @@ class EpochHistory(Callback):
     including validation; metrics other than loss and accuracy come last. Loggers get the epoch as
     step, so that runs with different batch sizes are comparable. Checkpoints include the rows, for
     resumed runs.
-
-    Args:
-        path: the CSV file.
-        monitor: the validation metric that defines the best epoch.
-
-    Attributes:
-        rows: of the finished epochs.
-        restored: how many of them were read from a checkpoint.
     """
 
     def __init__(self, path: Path, monitor: str) -> None:
-        self.path, self.monitor = path, monitor
+        self.path = path
+        self.monitor = monitor  # the validation metric that defines the best epoch
         self.rows: list[Row] = []
-        self.restored = 0
+        self.restored = 0  # number of rows that were read from a checkpoint
         self._start = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,8 +67,7 @@ class EpochHistory(Callback):
             return
         self._write()
         for logger in trainer.loggers:
-            metrics = {name: value for name, value in row.items() if name != "epoch"}
-            logger.log_metrics(metrics, int(row["epoch"]))
+            logger.log_metrics({x: row[x] for x in row if x != "epoch"}, int(row["epoch"]))
             logger.save()
         best = now > max(before, default=-math.inf)
         log.info(_line(row, trainer.max_epochs, self.monitor, best))
@@ -132,5 +124,4 @@ class ProgressBar(Callback):
             self._bar.stop()
             self._bar = None
 
-    def on_exception(self, *_: Any) -> None:
-        self.on_train_end()
+    on_exception: Any = on_train_end

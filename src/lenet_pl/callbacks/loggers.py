@@ -1,95 +1,145 @@
-"""What W&B, MLflow and other loggers get beside the metrics of each epoch."""
+"""What loggers get beside the metrics of each epoch."""
 
+import logging
 import random
+import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.seed import isolate_rng
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
-from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
 from lenet_pl.errors import ConfigError, one_line
+from lenet_pl.metrics import by_confidence, confusion_matrix
+
+log = logging.getLogger(__name__)
 
 # the constructor argument that continues a run of the logger's service, by class
 RUN_ID = {"WandbLogger": "id", "MLFlowLogger": "run_id"}
+# training and validation in the same chart
+CHARTS = {x: ["Multiline", [f"train/{x}", f"val/{x}"]] for x in ("loss", "acc")}
+IMAGES = 32  # in a grid
 
 
 class LoggedRun(Callback):
-    """Logs the configuration and the metrics of the best epoch, except to TensorBoard.
+    """Logs the configuration and the result of a run; to TensorBoard, also its graph and images.
 
     Checkpoints include the ids of the W&B and MLflow runs, for resumed runs.
-
-    Args:
-        config: the resolved configuration, as plain values.
-        ids: by class of the logger, the id of the run that it continues.
     """
 
-    def __init__(self, config: Mapping[str, Any], ids: Mapping[str, str]) -> None:
-        self.config, self.ids = dict(config), dict(ids)
+    def __init__(
+        self, config: dict[str, Any], hparams: dict[str, Any], ids: dict[str, str]
+    ) -> None:
+        self.config = config  # as plain values
+        self.hparams = hparams  # columns of TensorBoard's HParams tab
+        self.ids = ids  # of the runs that are continued, by class of the logger
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.hparams.update(self.hparams)  # the logger writes them to hparams.yaml
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in _loggers(trainer):
             kind = type(logger).__name__
-            if kind not in self.ids:  # MLflow rejects a parameter that has changed
+            if isinstance(logger, TensorBoardLogger):
+                writer = logger.experiment
+                writer.add_custom_scalars({"training": CHARTS})
+                text = yaml.safe_dump(self.config, sort_keys=False)
+                writer.add_text("config", f"```yaml\n{text}\n```")
+                _add_graph(writer, pl_module)
+                _add_training_images(writer, trainer)
+            elif kind not in self.ids:  # MLflow rejects a parameter that has changed
                 logger.log_hyperparams(self.config)
             if kind in RUN_ID and logger.version:
                 self.ids[kind] = str(logger.version)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            _log(trainer, "val/", "best/")
+    def log_result(self, trainer: Trainer, metrics: Mapping[str, float], epoch: int) -> None:
+        """Log the metrics of the best epoch, ``best/val/acc`` and so on, and those on the test set.
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _log(trainer, "test/")
+        The names differ from those of an epoch, since HParams shows the last value of a name.
+        """
+        best = {f"best/{name}": metrics[name] for name in metrics if name.startswith("val/")}
+        test = {name: metrics[name] for name in metrics if name.startswith("test/")}
+        for logger in _loggers(trainer):
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(self.hparams, best, epoch)
+                _add_validation_images(logger.experiment, trainer, epoch)
+            else:
+                logger.log_metrics(best | test, epoch)
+            logger.save()
 
     def state_dict(self) -> dict[str, Any]:
         return {"ids": self.ids}
 
 
-def best_epoch(trainer: Any) -> int:
-    """The epoch of the best weights; without checkpoints, the last."""
-    callbacks = trainer.checkpoint_callbacks
-    epochs = [c.epoch for c in callbacks if isinstance(c, BestAndLastCheckpoint)]
-    return epochs[0] if epochs else trainer.current_epoch
+def open_loggers(trainer: Trainer) -> None:
+    """Start the runs of W&B and MLflow; ConfigError if a service cannot be reached."""
+    random.seed()  # MLflow chooses the name of a run with this generator
+    for logger in _loggers(trainer):
+        try:
+            _ = getattr(logger, "experiment", None)
+        except Exception as error:  # of many types
+            reason = one_line(error, 40)
+            raise ConfigError(f"logger: {type(logger).__name__}: {reason}") from error
+
+
+def close_loggers(succeeded: bool) -> None:
+    """End the run of W&B, since a later job of this process would continue it."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish(exit_code=int(not succeeded))
 
 
 def _loggers(trainer: Any) -> list[Logger]:
-    writes = trainer.is_global_zero
-    return [x for x in trainer.loggers if writes and not isinstance(x, TensorBoardLogger)]
+    return trainer.loggers if trainer.is_global_zero else []
 
 
-def _log(trainer: Trainer, stage: str, prefix: str = "") -> None:
-    """Log a stage's metrics of the best weights: ``best/val/acc``, ``test/acc`` and so on."""
-    metrics = {
-        f"{prefix}{name}": value.item()
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith(stage)
+def _add_graph(writer: SummaryWriter, pl_module: Any) -> None:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # add_graph uses a deprecated tracer
+            writer.add_graph(pl_module.net, pl_module.example_input_array.to(pl_module.device))
+    except Exception as error:  # networks that cannot be traced can still be trained
+        log.warning("no graph in TensorBoard: %s", one_line(error, 30))
+
+
+def _add_training_images(writer: SummaryWriter, trainer: Any) -> None:
+    from lenet_pl import plots  # matplotlib takes half a second to import
+
+    data = trainer.datamodule
+    images, labels = next(iter(trainer.train_dataloader))  # generators are seeded per epoch
+    images = images[:IMAGES].cpu()
+    if images.is_floating_point():  # augmented
+        images = images.mul(255).round().byte()
+    captions = [data.classes[label] for label in labels[:IMAGES]]
+    augmentation = ", ".join(data.augment) or "not augmented"
+    figure = plots.image_grid(images, captions, f"training images, {augmentation}")
+    writer.add_image("train/images", plots.rgb_array(figure), dataformats="HWC")
+
+
+def _add_validation_images(writer: SummaryWriter, trainer: Any, epoch: int) -> None:
+    from lenet_pl import plots  # matplotlib takes half a second to import
+
+    data, classifier = trainer.datamodule, trainer.lightning_module
+    logits, labels = classifier.outputs["val"]
+    wrong = by_confidence(logits, logits.argmax(1) != labels, IMAGES)
+    confidences, predicted = logits[wrong].softmax(1).max(1)
+    captions = [
+        f"{data.classes[label]} → {data.classes[prediction]} {confidence:.0%}"
+        for label, prediction, confidence in zip(labels[wrong], predicted, confidences, strict=True)
+    ]
+    matrix, images = confusion_matrix(logits, labels), data.splits["val"].images[wrong]
+    title = f"label → prediction, epoch {epoch}"
+    figures = {
+        "val/confusion": plots.confusion_matrix(matrix, data.classes, f"validation, epoch {epoch}"),
+        "val/misclassified": plots.image_grid(images, captions, title),
     }
-    for logger in _loggers(trainer):
-        logger.log_metrics(metrics, best_epoch(trainer))
-        logger.save()
-
-
-def open_loggers(trainer: Trainer) -> None:
-    """Start the runs of W&B and MLflow; ConfigError if a service cannot be reached."""
-    with isolate_rng():
-        random.seed()  # MLflow chooses the name of a run with this generator
-        for logger in _loggers(trainer):
-            try:
-                _ = getattr(logger, "experiment", None)
-            except Exception as error:  # of many types
-                reason = one_line(error, 40)
-                raise ConfigError(f"logger: {type(logger).__name__}: {reason}") from error
-
-
-def close_loggers(trainer: Trainer, status: str) -> None:
-    """End the runs of W&B and MLflow with the status in ``result.json``."""
-    for logger in _loggers(trainer):
-        if isinstance(logger, MLFlowLogger):
-            logger.finalize({"failed": "FAILED", "interrupted": "KILLED"}.get(status, "FINISHED"))
-        elif isinstance(logger, WandbLogger):
-            import wandb
-
-            wandb.finish(exit_code=int(status in ("failed", "interrupted")))
+    convolution = next((m for m in classifier.net.modules() if isinstance(m, nn.Conv2d)), None)
+    if convolution is not None:
+        kernels = convolution.weight.detach().float().cpu()
+        figures["net/first filters"] = plots.filters(kernels, f"first layer, epoch {epoch}")
+    for tag, figure in figures.items():
+        writer.add_image(tag, plots.rgb_array(figure), epoch, dataformats="HWC")

@@ -8,8 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGALRM")  # Windows lacks the last two
-GRACE = 20  # seconds for the batch to end
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")  # Windows lacks the last
 
 
 class StoppedError(Exception):
@@ -20,10 +19,7 @@ class StopOnSignal(Callback):
     """Stops a run after Ctrl-C, SIGTERM or SIGUSR1, which Slurm sends with ``--signal=USR1@…``.
 
     The handler only sets a flag, and all processes of a distributed run stop after the same batch.
-    A second signal, or a batch that does not end, raises KeyboardInterrupt.
-
-    Attributes:
-        received: the signal that was received, or None.
+    A second signal raises KeyboardInterrupt.
     """
 
     def __init__(self) -> None:
@@ -44,8 +40,6 @@ class StopOnSignal(Callback):
             self.mask(blocked=False)
             for number, handler in previous.items():
                 signal.signal(number, handler)
-            if signal.SIGALRM in previous:
-                signal.alarm(0)
 
     def mask(self, blocked: bool) -> None:
         """Block or unblock the signals; processes started meanwhile inherit the mask."""
@@ -57,8 +51,6 @@ class StopOnSignal(Callback):
         if self.received:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
-        if signal.SIGALRM in self.signals:
-            signal.alarm(GRACE)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.mask(blocked=False)  # the other processes of a distributed run have started
@@ -68,30 +60,20 @@ class StopOnSignal(Callback):
         if signal.SIGTERM in self.signals:
             signal.signal(signal.SIGTERM, self._handle)
 
-    def on_validation_start(self, *_: Any) -> None:
-        self.on_train_start()
-
-    def on_test_start(self, *_: Any) -> None:
-        self.on_train_start()
-
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             raise StoppedError(f"stopped by {self.received.name}" if self.received else "stopped")
 
-    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.on_train_batch_end(trainer)
-
-    def on_test_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        self.on_train_batch_end(trainer)
+    on_validation_start: Any = on_train_start
+    on_test_start: Any = on_train_start
+    on_validation_batch_end: Any = on_train_batch_end
+    on_test_batch_end: Any = on_train_batch_end
 
 
 class PauseAfter(Callback):
-    """Pauses training after a given epoch, while the schedule still extends to ``max_epochs``.
+    """Pauses training after an epoch, counted from 1, as if interrupted; None trains to the end.
 
-    A run resumed from the last checkpoint continues as if it had not been paused.
-
-    Args:
-        epoch: the epoch, counted from 1; None to train to the end.
+    The schedule still extends to ``max_epochs``.
     """
 
     def __init__(self, epoch: int | None) -> None:
