@@ -27,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"config", "errors", "rules", "runs", "training", "trust"},
     "evaluation": BLOCKS,
     "export": BLOCKS,
-    "report": BLOCKS | {"rules", "evaluation"},
+    "report": BLOCKS | {"evaluation"},
     "scaffold": BLOCKS,
     # its Hydra callback connects the two halves
     "sweeps": BLOCKS | {"rules", "evaluation", "cli", "training"},
