@@ -1,5 +1,6 @@
 """The examples in CONTRIBUTING.md work as they are printed there."""
 
+import json
 import re
 import shlex
 from ast import literal_eval
@@ -82,7 +83,9 @@ def test_your_own_data_trains_and_reports(shapes):
     data = result(file.parent)["data"]
     assert (data["name"], data["source"]) == ("Shapes", "Shapes")
     assert data["counts"] == {"train": 196, "val": 56, "test": 28}
-    lenet_pl_command(shapes, "report", "latest")
+    out = lenet_pl_command(shapes, "report", "latest", "--json")
+    commands = [finding["command"] for finding in json.loads(out)["findings"]]
+    assert all("'hydra.searchpath=[file://my_conf]'" in x for x in commands if x)
     assert "Shapes" in (file.parent / "report" / "index.html").read_text()
 
 
@@ -112,6 +115,8 @@ def test_your_own_data_resumes_and_sweeps(shapes):
     _, sweep = commands("lenet-pl train")[:2]
     lenet_pl_command(shapes, "train", *sweep, *QUICK, "hydra.sweep.dir=sweep")
     assert [result(shapes / "sweep" / n)["status"] for n in "012"] == ["finished"] * 3
+    summary = lenet_pl_command(shapes, "sweep", "sweep")
+    assert f"train again  lenet-pl train '{search_path}' " in summary
 
 
 def test_your_own_loss_callback_and_logger(tmp_path, composed, monkeypatch):

@@ -216,10 +216,21 @@ def _parse_yaml(text: str) -> Any:
 
 def hydra_mode(folder: Path) -> str:
     """``RUN`` for a single run, ``MULTIRUN`` for a job of a sweep, empty if unknown."""
+    return str(_read_hydra(folder)["mode"])
+
+
+def search_path(folder: Path) -> list[str]:
+    """The override with a run's search path for configurations; empty if it had none."""
+    folders = _read_hydra(folder).get("searchpath")
+    return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
+
+
+def _read_hydra(folder: Path) -> dict[str, Any]:
     unknown = {"hydra": {"mode": ""}}  # the file is empty while Hydra writes it
-    path, schema = folder / ".hydra" / "hydra.yaml", {"hydra": {"mode": rules.STRING}}
+    schema = {"hydra": {"mode": rules.STRING, "searchpath?": [rules.STRING]}}
+    path = folder / ".hydra" / "hydra.yaml"
     content = _read(path, lambda text: _parse_yaml(text) or unknown, schema) or unknown
-    return str(content["hydra"]["mode"])
+    return cast("dict[str, Any]", content["hydra"])
 
 
 def read_tensors(path: Path, schema: Any, problem: str = "damaged run folder") -> Any:

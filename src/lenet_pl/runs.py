@@ -315,10 +315,14 @@ def without_weights(config: DictConfig) -> DictConfig:
     return config
 
 
-def program_name() -> str:
-    """The command that started this process and its search path, for suggested commands."""
+def program_name(folder: Path | None = None) -> str:
+    """The command that started this process, for suggested commands.
+
+    With the search path given to it, or to the run in this folder.
+    """
     name = "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
     search = [word for word in sys.argv[1:] if word.startswith("hydra.searchpath=")]
+    search = search or (records.search_path(folder) if folder else [])
     return " ".join([name, *map(shlex.quote, search)])
 
 

@@ -184,7 +184,7 @@ def test_files_hold_the_ranked_jobs_and_the_winner(grid: Path) -> None:
 
 def test_console_table_is_not_truncated_in_a_narrow_window(grid: Path) -> None:
     narrow = Console(file=io.StringIO(), width=20)
-    narrow.print(Summary(Sweep(grid)).text(), soft_wrap=True)
+    narrow.print(Summary(Sweep(grid)).text("python train.py"), soft_wrap=True)
     lines = narrow.file.getvalue().splitlines()
     header = "job  lr    batch_size  status    epoch  val/acc  val/loss  seconds  folder"
     assert lines[0].rstrip() == header

@@ -15,7 +15,7 @@ from torch import Tensor
 from lenet_pl import metrics
 from lenet_pl.console import percent
 from lenet_pl.evaluation.evaluate import RunEvaluation
-from lenet_pl.records import DATA_KEY, hydra_mode, override_key
+from lenet_pl.records import DATA_KEY, hydra_mode, override_key, search_path
 from lenet_pl.report.explain import convolutions
 
 Z = 2.576  # standard errors; chance exceeds them in 1 % of cases
@@ -101,6 +101,7 @@ class Context:
             and (key in SHARED_KEYS or key.partition(".")[0] not in replaced)
         ]
         arguments = [f"resume={self.run.folder}"] if resume else own
+        arguments = search_path(self.run.folder) + arguments
         return shlex.join(["lenet-pl", "train", *arguments, *overrides]) if overrides else ""
 
 

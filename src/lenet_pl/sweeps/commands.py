@@ -8,6 +8,7 @@ from lenet_pl.console import console
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import display_path
 from lenet_pl.records import hydra_mode
+from lenet_pl.runs import program_name
 from lenet_pl.sweeps.results import Sweep, job_folders
 from lenet_pl.sweeps.summary import Summary
 
@@ -32,7 +33,8 @@ def sweep(options: argparse.Namespace) -> int:
         folder = sweeps[-1].parent
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
-    if any(hydra_mode(job) == "RUN" for job in job_folders(folder)):
+    jobs = job_folders(folder)
+    if any(hydra_mode(job) == "RUN" for job in jobs):
         raise ConfigError(f"{folder}: holds single runs, not the jobs of a sweep")
     summary = Summary(Sweep(display_path(folder)))
     try:
@@ -42,5 +44,5 @@ def sweep(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(summary.as_dict(), indent=2))
     else:
-        console.print(summary.text(), soft_wrap=True)
+        console.print(summary.text(program_name(jobs[0] if jobs else None)), soft_wrap=True)
     return int(summary.sweep.counts["failed"] > 0)

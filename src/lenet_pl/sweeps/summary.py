@@ -142,7 +142,7 @@ class Summary:
                 parts.append("![validation accuracy](sweep.png)")
         return "\n\n".join(parts) + "\n"
 
-    def text(self, program: str = PYTHON) -> RenderableType:
+    def text(self, program: str) -> RenderableType:
         """The tables, the outcome and commands to paste, for the console."""
         sweep, parts = self.sweep, []
         for table in self.tables():
