@@ -48,10 +48,13 @@ def equal(a: object, b: object) -> bool:
 
 
 def last(run: Path) -> dict:
-    """The last checkpoint, without durations."""
+    """The last checkpoint, without paths and durations."""
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    for row in checkpoint["callbacks"]["EpochHistory"]["rows"]:
+    callbacks = checkpoint["callbacks"]
+    for row in callbacks["EpochHistory"]["rows"]:
         row.pop("seconds")
+    for key in ("dirpath", "best_model_path", "kth_best_model_path", "best_k_models"):
+        callbacks["BestAndLast"].pop(key)
     return checkpoint
 
 

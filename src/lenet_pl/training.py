@@ -46,6 +46,7 @@ for message in (
     ".*AccumulateGrad node's stream.*|.*Grad strides do not match.*",  # trainer=ddp on GPUs
     ".*does not have many workers.*",  # the data is in memory
     ".*smaller than the logging interval.*",  # metrics are logged per epoch
+    ".*exists and is not empty.*",  # a resumed run writes into its own folder
     ".*in eval mode at the start of training.*",  # frozen layers stay in evaluation mode
     ".*`srun` command is available.*",  # not every run on a machine with Slurm is a Slurm job
     ".*isinstance.treespec, LeafSpec.*",  # a torch deprecation that Lightning triggers
@@ -278,7 +279,7 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     best = result["best_epoch"] or result["epochs"]  # without checkpoints, the last epoch
     result["best_epoch"] = best
     if parts.best and parts.best.epoch:
-        checkpoint = torch.load(parts.best.path, weights_only=True, map_location="cpu")
+        checkpoint = torch.load(parts.best.best_model_path, weights_only=True, map_location="cpu")
         classifier.load_state_dict(checkpoint["state_dict"])
     trainer.validate(classifier, data, verbose=False)
     metrics = _logged(parts, "val")
