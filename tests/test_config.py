@@ -163,3 +163,13 @@ def test_run_is_refused_while_another_trains_there(composed, tmp_path):
             train(composed(*FAST))
         assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
     assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_rank_of_another_program(composed, tmp_path, monkeypatch, name):
+    monkeypatch.setenv(name, "0")
+    build(composed("data=mini", "trainer.accelerator=cpu"))
+    monkeypatch.setenv(name, "3")
+    with pytest.raises(ConfigError, match=rf"{name}=3: .*, but the run has one device; unset it"):
+        build(composed("data=mini", "trainer.accelerator=cpu"))
+    assert list(tmp_path.iterdir()) == []

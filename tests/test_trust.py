@@ -215,7 +215,7 @@ def test_overrides_of_ordinary_runs_are_allowed(working):
         "callbacks.checkpoint.weights='${data.root}'",
         "logger.tensorboard.save_dir=logs",
         "logger.tensorboard.sub_dir=../..",
-        "logger.mlflow.tracking_uri='sqlite:////home/victim.db'",
+        "logger.mlflow.tracking_uri='sqlite:////srv/victim.db'",
         "+logger.wandb.dir=logs",
         "trainer.default_root_dir=~/x",
         "label=../../x",

@@ -242,11 +242,18 @@ def _check_devices(trainer: "Trainer", classifier: "Classifier") -> None:
             "trainer.strategy: trains in child processes, whose result is lost; choose ddp, and "
             "run it outside a notebook"
         )
+    several = trainer.num_devices * trainer.num_nodes > 1
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        if not several and (rank := os.environ.get(name, "0")) != "0":
+            raise ConfigError(
+                f"{name}={rank}: this environment variable is for one of several processes, but "
+                "the run has one device; unset it, or set trainer=ddp trainer.devices"
+            )
     if any(isinstance(callback, Unfreeze) for callback in cast(Any, trainer).callbacks):
         if all(parameter.requires_grad for parameter in classifier.net.parameters()):
             raise ConfigError("callbacks.finetune: nothing is frozen; add model.freeze=true")
         # DDP never averages the gradients of parameters that are frozen when it starts
-        if trainer.num_devices * trainer.num_nodes > 1:
+        if several:
             raise ConfigError("callbacks.finetune: needs one device; add trainer.devices=1")
 
 

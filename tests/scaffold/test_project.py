@@ -150,6 +150,11 @@ def test_tests_of_the_core_pass(projects):
     run_in(projects["run"], "pytest", "-q", "-n", "0", *few)
 
 
+def test_all_tests_of_the_core_can_be_collected(projects):
+    run_in(projects["run"], "pytest", "-q", "-n", "0", "--collect-only")
+
+
 @pytest.mark.trust
+@pytest.mark.skipif(os.environ.get("CI") == "true", reason="takes minutes; run by make trust")
 def test_all_tests_of_the_core_pass(projects):
     run_in(projects["run"], "pytest", "-q")
