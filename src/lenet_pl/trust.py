@@ -112,8 +112,8 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
     trusted = within(target, trusted_names()) or LIGHTNING.get(target) in places
     ours = within(target, MODULES)
     refused = ConfigError(
-        f"{path}={target[:80]}: not allowed in a run folder, and not run, since it is neither of "
-        "lenet-pl nor in the working folder or on PYTHONPATH; if you trust it, set "
+        f"{path}={target[:80]}: not allowed in a run folder: it is not part of lenet-pl, and not in "
+        "the working folder or on PYTHONPATH; if you trust it, set "
         f"{VARIABLE}={module or target[:80]} (lenet-pl: --trust)"
     )
     allowed = trusted or ours or _is_users(top, folder)

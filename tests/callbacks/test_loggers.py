@@ -16,7 +16,6 @@ from pytorch_lightning import Callback
 
 from lenet_pl.config import check
 from lenet_pl.errors import ConfigError
-from lenet_pl.sweeps.plan import _create_experiment
 from lenet_pl.training import train
 
 SHORT = [*FAST, "trainer.limit_train_batches=2", "trainer.limit_val_batches=1"]
@@ -184,14 +183,6 @@ def test_wandb(composed, working):
     assert wandb_runs(working / "new")[0][0] != name
 
 
-def test_experiments_are_created_before_parallel_jobs(composed, working):
-    pytest.importorskip("mlflow")
-    cfg = composed("logger=[csv,mlflow]", "logger.csv=null", "logger.mlflow.experiment_name=mine")
-    for _ in range(2):
-        _create_experiment(cfg)
-    assert mlflow_runs("mine") == []
-
-
 def test_a_logger_that_cannot_start(composed, working, monkeypatch):
     cfg = composed(*SHORT, "logger=csv")
     (working / "run").mkdir()
@@ -205,8 +196,12 @@ def hide(*modules: str) -> None:
     sys.modules.update(dict.fromkeys(modules))
 
 
+SWEEP: list[list[str]] = [[]]
+SWEEP += [["-m"]]  # for sweeps
+
+
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
-@pytest.mark.parametrize("sweep", [[], ["-m"]])
+@pytest.mark.parametrize("sweep", SWEEP)
 def test_missing_package(tmp_path, package, sweep):
     words = ["data=mini", f"logger=[csv,{package}]", *sweep]
     done = Running(*words, cwd=tmp_path, before=partial(hide, package)).wait()

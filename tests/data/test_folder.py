@@ -250,8 +250,8 @@ def test_images_of_other_things_than_digits(composed, tmp_path):
     flat(tmp_path / "images")
     cfg = composed("data=folder", f"data.root={tmp_path / 'images'}")
     message = (
-        "class folder blue has 0 images that can be read; .* blue/0.png: no digit in it, only "
-        r"background; for images of other things than digits: data.source.channels=3 \(colour\), "
+        "class folder blue has 0 images that can be read; .* blue/0.png: no digit found, only "
+        r"background; for images other than digits, use data.source.channels=3 \(colour\), "
         "or data.source.centre=false data.source.invert=false"
     )
     with pytest.raises(UserError, match=message):

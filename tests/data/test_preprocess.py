@@ -205,7 +205,7 @@ def test_paper_without_a_digit(seed):
         (handwriting.paper(), handwriting.shadow(seed, 15, corner=True)),
         (handwriting.paper(), handwriting.shadow(seed, 15, corner=False)),
     ):
-        with pytest.raises(DataError, match="no digit in it, only background"):
+        with pytest.raises(DataError, match="no digit found, only background"):
             preprocess(handwriting.photograph(page, seed, light))
 
 
@@ -215,7 +215,7 @@ def test_several_digits(left, top):
     handwriting.draw(page, handwriting.STROKES[6], 140, 60, 20)
     handwriting.draw(page, handwriting.STROKES[9], 140, 60 + left, 20 + top)
     photograph = handwriting.photograph(page, 0)
-    with pytest.raises(DataError, match="several digits in it; crop it to one of them"):
+    with pytest.raises(DataError, match="contains several digits; crop it to one"):
         preprocess(photograph, single=True)
     preprocess(photograph)
 
@@ -240,7 +240,7 @@ def test_thin_strokes_do_not_fade():
 def test_a_blank_image_is_rejected(value):
     noise = np.random.default_rng(0).normal(value, 3, (200, 200)).clip(0, 255).astype(np.uint8)
     for image in (Image.new("L", (50, 40), value), Image.new("L", (1, 1)), Image.fromarray(noise)):
-        with pytest.raises(DataError, match="no digit in it, only background"):
+        with pytest.raises(DataError, match="no digit found, only background"):
             preprocess(image)
 
 

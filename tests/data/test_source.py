@@ -66,7 +66,7 @@ def test_what_a_source_may_leave_out():
             "train images must be uint8 [N, C, H, W], but are float32 [40, 1, ",
         ),
         (IMAGES[:, 0], LABELS, "train images must be uint8 [N, C, H, W], but are uint8 [40, 8, 8]"),
-        (IMAGES.numpy(), LABELS, "train images and labels must be tensors; torch.from_numpy"),
+        (IMAGES.numpy(), LABELS, "train images and labels must be tensors; use torch.from_numpy"),
         (IMAGES, LABELS.int(), "train labels must be int64 [40], but are int32 [40]"),
         (IMAGES, LABELS[:39], "train labels must be int64 [40], but are int64 [39]"),
     ],

@@ -59,7 +59,7 @@ def test_a_class_without_images_is_named(lenet_pl, run, images):
     assert status == 0
     assert answer["metrics"]["balanced_acc"] == pytest.approx(sum(recalls) / 9)
     assert answer["metrics"]["acc"] == answer["accuracy"]
-    note = "no images of 8: not tested, and balanced accuracy is that of the rest"
+    note = "no images of 8: not tested, and left out of balanced accuracy"
     assert answer["notes"][-1] == note
     printed = lenet_pl("test", run, "--data", images)[1]
     assert f"balanced accuracy    {percent(sum(recalls) / 9)}" in printed
@@ -244,8 +244,8 @@ def test_several_digits_are_refused_and_no_name_is_cut_in_a_pipe(lenet_pl, run, 
     assert status == 1
     assert str(folder.relative_to(tmp_path) / "one.png") in out
     several, none = (
-        "several digits in it; crop it to one of them",
-        "no digit in it, only background",
+        "contains several digits; crop it to one",
+        "no digit found, only background",
     )
     assert err == f"error: {folder}/none.png: {none}\nerror: {folder}/two.png: {several}\n"
     answers = json.loads(lenet_pl("predict", run, folder, "--json")[1])

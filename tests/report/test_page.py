@@ -39,7 +39,7 @@ def test_balanced_accuracy_of_unequal_classes_and_a_class_without_images(
     text = Path(written["path"]).read_text(encoding="utf-8")
     recalls = [(val.predicted[val.labels == i] == i).double().mean().item() for i in range(9)]
     assert f"<dt>balanced accuracy</dt><dd>{percent(sum(recalls) / 9)} <small>" in text
-    note = "Validation: no images of 9: not tested, and balanced accuracy is that of the rest."
+    note = "Validation: no images of 9: not tested, and left out of balanced accuracy."
     assert note in text
 
 

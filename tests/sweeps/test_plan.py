@@ -199,3 +199,16 @@ def test_a_search_continues_with_more_trials(
     assert run_sweep(*arguments, "hydra.sweeper.n_trials=2") == 2
     assert "s/0: holds a job of another sweep" in capsys.readouterr().err
     assert len(trained) == 1
+
+
+def test_experiments_are_created_before_parallel_jobs(composed, tmp_path, monkeypatch):
+    tracking = pytest.importorskip("mlflow.tracking")
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    cfg = composed(
+        *("logger=[csv,mlflow]", "logger.csv=null", "logger.mlflow.experiment_name=mine"),
+        f"logger.mlflow.tracking_uri={database}",
+    )
+    for _ in range(2):
+        plan._create_experiment(cfg)
+    client = tracking.MlflowClient(database)
+    assert client.search_runs([client.get_experiment_by_name("mine").experiment_id]) == []

@@ -30,7 +30,7 @@ IMAGE_SUFFIXES = {
 }
 LISTED = 5  # names in a message
 WAY_OUT = (
-    "for images of other things than digits: data.source.channels=3 (colour), or "
+    "for images other than digits, use data.source.channels=3 (colour), or "
     "data.source.centre=false data.source.invert=false"
 )
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last are not UTF-8 on disk

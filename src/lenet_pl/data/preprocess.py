@@ -27,8 +27,8 @@ MARGIN = 8  # in pixels of the first of them, for strokes that touch the border
 MIN_CONTRAST = 12.0  # grey levels of 255 between the digit and its background
 # stroke widths in pixels of MNIST's box of 20: the 5th percentile and the median of MNIST's digits
 THIN, USUAL = 1.56, 2.2
-NO_DIGIT = "no digit in it, only background"
-SEVERAL = "several digits in it; crop it to one of them"
+NO_DIGIT = "no digit found, only background"
+SEVERAL = "contains several digits; crop it to one"
 # the first ones are recognised without loading every plugin, and none of them runs a program
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 

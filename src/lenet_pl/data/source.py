@@ -28,7 +28,9 @@ class RawDataset:
         for name, split in self.splits().items():
             images, labels = split.images, split.labels
             if not (torch.is_tensor(images) and torch.is_tensor(labels)):
-                raise DataError(f"data: {name} images and labels must be tensors; torch.from_numpy")
+                raise DataError(
+                    f"data: {name} images and labels must be tensors; use torch.from_numpy"
+                )
             if images.dtype != torch.uint8 or images.dim() != 4:
                 raise DataError(f"data: {name} images must be uint8 [N, C, H, W], {_kind(images)}")
             if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:

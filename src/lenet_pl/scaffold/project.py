@@ -29,8 +29,9 @@ TOOLS = {
     + [f"conf/hydra/{group}" for group in ("hooks", "launcher", "sweeper")],
 }
 # What tests the template alone: its documentation, benchmarks and recorded numbers.
-TESTS = ("architecture", "benchmarks", "contributing", "golden", "project", "readme", "reliability")
-TEMPLATE = ["tests/golden", "tests/helpers/imports.py", *(f"tests/test_{x}.py" for x in TESTS)]
+TESTS = ("architecture", "benchmarks", "colour", "contributing", "golden", "project", "readme")
+TEMPLATE = [f"tests/test_{name}.py" for name in (*TESTS, "reliability")]
+TEMPLATE += ["tests/golden", "tests/helpers/imports.py"]
 TOOLS_OF_LINE = re.compile(
     r'^(?:.*# for ((?:\w+, )*\w+)|    "\w+": \("(\w+)", ".*)\n', re.MULTILINE
 )
@@ -40,7 +41,9 @@ def check_name(name: str) -> str:
     """The name for imports; ConfigError if the name is invalid or taken."""
     module = re.sub("[-_]+", "_", name).lower()
     if not re.fullmatch(r"[a-z]([\w-]*[a-z0-9])?", name, re.ASCII | re.IGNORECASE):
-        raise ConfigError(f"{name}: must start with a letter, and have letters, digits and - only")
+        raise ConfigError(
+            f"{name}: must be letters, digits, - and _, from a letter to a letter or digit"
+        )
     with suppress(PackageNotFoundError):
         raise ConfigError(f"{name}: is installed (version {version(name)}); choose another name")
     if find_spec(module) or keyword.iskeyword(module) or module in ("train", "helpers"):
