@@ -23,6 +23,7 @@ def test_class_weights_by_hand():
     expected = (3 * each[0] + 0.5 * each[1] + 0.5 * each[2]) / 4
     assert loss(logits, labels).item() == pytest.approx(expected.item())
     assert not loss.state_dict()
+    assert loss.double()(logits, labels).item() == pytest.approx(expected.item())  # 64-true
     unweighted = CrossEntropyLoss(label_smoothing=0.0, class_weights=None)
     assert unweighted(logits, labels).item() == pytest.approx(each.mean().item())
 

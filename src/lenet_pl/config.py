@@ -151,7 +151,7 @@ def fit_to_data(cfg: DictConfig, data: Mapping[str, Any]) -> DictConfig:
     weights, counts = cfg.loss.get("class_weights"), data["class_counts"]
     if weights == "balanced":
         cfg.loss.class_weights = [sum(counts) / (len(counts) * count) for count in counts]
-    elif weights is not None and len(weights) != len(data["classes"]):
+    elif OmegaConf.is_list(weights) and len(weights) != len(data["classes"]):
         raise ConfigError(
             f"loss.class_weights={show(weights)}: the data has {len(data['classes'])} classes"
         )

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lenet_pl.classifier import Batch, Classifier
 from lenet_pl.optim import Muon
@@ -100,7 +100,7 @@ class FastClassifier(Classifier):
 def is_capturable(optimizer: Optimizer) -> bool:
     """Whether the steps can be a CUDA graph, which excludes weight averaging and anomaly checks."""
     on_gpu = optimizer.param_groups[0]["params"][0].is_cuda
-    takes_tensors = isinstance(optimizer, SGD | Adam | Muon)  # as learning rate
+    takes_tensors = type(optimizer) in (SGD, Adam, AdamW, Muon)  # as learning rate
     needs_python = optimizer._optimizer_step_post_hooks or torch.is_anomaly_enabled()
     return on_gpu and takes_tensors and not needs_python
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, one_hot
+from torch.nn.functional import cross_entropy, mse_loss, one_hot
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
@@ -33,6 +33,12 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         super().__init__(label_smoothing=label_smoothing)
         weight = None if class_weights is None else torch.tensor([*map(float, class_weights)])
         self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Mean over images, weighted by class."""
+        # with trainer.precision=64-true, the module has another type than the logits of an epoch
+        weight = None if self.weight is None else self.weight.to(input.dtype)
+        return cross_entropy(input, target, weight, label_smoothing=self.label_smoothing)
 
 
 class OneHotMSE(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate, to_absolute_path
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.loggers import Logger
@@ -94,10 +94,12 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
     folder, main_process = Path(cfg.run_dir), is_main_process()
     parts = _prepared.pop(folder, None)
     with runs.lock_run(folder) if main_process else nullcontext():
-        result = _initial_result(cfg)
+        result, started = _initial_result(cfg), False
         try:
             parts = parts or build(cfg, cache)
             with parts.signals.handling():
+                open_loggers(parts.trainer)
+                started = True
                 result["parameters"] = sum(p.numel() for p in parts.classifier.net.parameters())
                 result["device"] = device_name(parts.trainer)
                 result["data"] = parts.data.facts()
@@ -107,7 +109,6 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                     if (report := parts.data.cleaning_report()) is not None:
                         write_json(folder / "cleaning.json", report)
                     show(_start_summary(cfg, parts))
-                open_loggers(parts.trainer)
                 _fit(cfg, parts, result)
                 _evaluate(cfg, parts, result)
             if cfg.repeat and main_process:
@@ -126,7 +127,9 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             if main_process:
                 extendable = parts is None or parts.horizon is None
                 show(end_summary(result, folder, runs.program_name(), extendable, not in_sweep()))
-                write_json(folder / "result.json", result)
+                # a run that is refused keeps the result of an earlier one in its folder
+                if started or not (folder / "result.json").exists():
+                    write_json(folder / "result.json", result)
             close_loggers(result["error"] is None)
             if main_process and result["error"] == "stopped by SIGUSR1" and not in_sweep():
                 requeue()
@@ -228,7 +231,8 @@ def _continue_loggers(cfg: DictConfig) -> dict[str, str]:
     for node in filter(None, cfg.logger.values()):
         name = node._target_.rpartition(".")[2]
         if name in ids:
-            node[RUN_ID[name]] = ids[name]
+            with open_dict(node):
+                node[RUN_ID[name]] = ids[name]
     return ids
 
 

@@ -54,6 +54,9 @@ NESTED = ("torch.nn.Module", "torch.optim.Optimizer", "enum.Enum")  # kinds of a
 WRITTEN = {"dirpath", "weights", "save_dir", "default_root_dir", "path", "root_dir", "dir"}
 WRITTEN |= {"tracking_uri", "artifact_location"}
 READ = re.compile(r"data\.|model\.|(ckpt_path|repeat)$")  # keys that may name files anywhere
+# keys of loggers that do more than name a run
+NAMES = "project|name|id|run_name|run_id|experiment_name|version|sub_dir|save_dir|_target_"
+LOGGER = re.compile(rf"logger\.\w+\.(?!({NAMES})$)")
 MAX_LENGTH = 4096  # of an override
 HYDRA = re.compile(r"hydra\b|run_dir$|.*@(hydra|_)")  # keys that Hydra never saves with a run
 SIMPLE = re.compile(r"\$\{([\w.]+|(oc\.env|now):[^${}]*)\}")  # interpolations that build no mapping
@@ -112,8 +115,8 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
     trusted = within(target, trusted_names()) or LIGHTNING.get(target) in places
     ours = within(target, MODULES)
     refused = ConfigError(
-        f"{path}={target[:80]}: not allowed in a run folder: it is not part of lenet-pl, and not in "
-        "the working folder or on PYTHONPATH; if you trust it, set "
+        f"{path}={target[:80]}: not allowed in a run folder: it is not part of lenet-pl, and not "
+        "in the working folder or on PYTHONPATH; if you trust it, set "
         f"{VARIABLE}={module or target[:80]} (lenet-pl: --trust)"
     )
     allowed = trusted or ours or _is_users(top, folder)
@@ -209,8 +212,8 @@ def _is_outside(key: str, value: Any) -> bool:
         return False
     if READ.match(key):
         return "${" in SIMPLE.sub("", value)
-    if key.endswith(".tracking_uri") and value.startswith(("http://", "https://")):
-        return False
+    if LOGGER.match(key):  # an address to send to, for example
+        return True
     path = "." if value == "${run_dir}" else value.removeprefix("${run_dir}/")
     if "${" in path or (path == value and key.rpartition(".")[2] in WRITTEN):
         return True

@@ -212,3 +212,9 @@ def test_experiments_are_created_before_parallel_jobs(composed, tmp_path, monkey
         plan._create_experiment(cfg)
     client = tracking.MlflowClient(database)
     assert client.search_runs([client.get_experiment_by_name("mine").experiment_id]) == []
+
+
+def test_losses_that_differ_cannot_be_ranked_by_their_values(run_sweep: RunSweep, capsys) -> None:
+    monitor = ["callbacks.checkpoint.monitor=val/loss", "callbacks.checkpoint.mode=min"]
+    assert run_sweep("-m", "data=mini", "loss=cross_entropy,mse", *monitor) == 2
+    assert "val/loss: cannot rank jobs with different losses" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequenc
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -123,7 +124,8 @@ class DigitsDataModule(LightningDataModule):
         self.mean, self.std = facts["mean"], facts["std"]
 
     def _key(self) -> Hashable:
-        files = [(path.absolute(), path.stat()) for path in self.source.paths() if path.exists()]
+        paths = filter(Path.exists, map(Path, self.source.paths()))
+        files = [(path.absolute(), path.stat()) for path in paths]
         return self.options, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in files)
 
     def _cached(self) -> DataSplits | None:

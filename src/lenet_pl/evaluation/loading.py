@@ -77,5 +77,6 @@ def preprocessing(run: Run) -> "partial[Tensor]":
     source = source_class(run)
     centre = "auto" if getattr(source, "centred", source is None) else False
     centre = run.setting("data.source.centre", centre)
-    invert = run.setting("data.source.invert", "auto")
+    # a source of your own loads its images as they are
+    invert = run.setting("data.source.invert", False if source is None else "auto")
     return partial(preprocess, size=size, channels=channels, invert=invert, centre=centre)

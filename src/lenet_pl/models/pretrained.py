@@ -21,7 +21,7 @@ class Pretrained(nn.Module):
         weights: ``DEFAULT`` for torchvision's best weights, cached or downloaded; the path of a
             state dict, from torchvision or a ``best.pth`` of this class; None for random weights.
         image_size: side in pixels to which images are resized, and for which vision transformers
-            are built; None resizes only if the architecture needs more than 28 pixels.
+            are built; None resizes only images that are too small for the architecture.
         freeze: train only the last layer; the network then stays in evaluation mode.
         num_classes: number of logits.
 
@@ -39,9 +39,12 @@ class Pretrained(nn.Module):
             near = ", ".join(get_close_matches(str(name), known, n=4, cutoff=0.4) or known)
             raise ValueError(f"name={name}: not a torchvision classifier; choose from {near}")
         self.name = name
-        smallest = models.get_model_weights(name).DEFAULT.meta["min_size"][0]
-        self.image_size = image_size or (smallest if smallest > 28 else None)
-        options = {"image_size": self.image_size} if name.startswith("vit_") else {}
+        self.image_size = image_size
+        self.smallest = models.get_model_weights(name).DEFAULT.meta["min_size"][0]
+        vision_transformer = name.startswith("vit_")
+        if vision_transformer:  # built for a single size
+            self.image_size = image_size or self.smallest
+        options = {"image_size": self.image_size} if vision_transformer else {}
         if weights == "DEFAULT":
             self.backbone = _download(name, options)
         else:
@@ -58,8 +61,9 @@ class Pretrained(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images ``[N, 1 or 3, H, W]`` to logits ``[N, num_classes]``."""
-        if self.image_size is not None and x.shape[-1] != self.image_size:
-            size = (self.image_size, self.image_size)
+        side = self.image_size or max(x.shape[-1], self.smallest)
+        if x.shape[-1] != side:
+            size = (side, side)
             x = interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
         x = self.backbone(x.expand(-1, 3, -1, -1))  # grey images as three equal channels
         return x

@@ -182,7 +182,7 @@ def ended_too_early(c: Context) -> Finding | None:
     losses, rates, last = c.val_losses, c.rates, c.val_losses[-1]
     if c.result.get("stopped_early"):
         patience = c.setting("callbacks.early_stopping.patience")
-        best = c.result.get("best_epoch") or c.run.epoch
+        best = c.accuracies.index(max(c.accuracies)) + 1
         rising = patience is not None and best >= c.epochs - 1
         return c.finding("stopped_too_early", best=best, patience=patience) if rising else None
     back = max(1, c.epochs // 4)

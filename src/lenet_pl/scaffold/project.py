@@ -46,7 +46,11 @@ def check_name(name: str) -> str:
         )
     with suppress(PackageNotFoundError):
         raise ConfigError(f"{name}: is installed (version {version(name)}); choose another name")
-    if find_spec(module) or keyword.iskeyword(module) or module in ("train", "helpers"):
+    if (
+        find_spec(module)
+        or keyword.iskeyword(module)
+        or module in ("train", "helpers", "data", *COPIED)
+    ):
         raise ConfigError(f"{name}: {module} is a module or a keyword; choose another name")
     return module
 

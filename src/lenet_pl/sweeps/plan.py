@@ -88,6 +88,12 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         configs, total = [config], sweeper.get("n_trials")
     if len(set(map(monitored_metric, configs))) > 1:
         raise ConfigError("callbacks.checkpoint.monitor: must be the same in all jobs of a sweep")
+    losses = {OmegaConf.to_yaml(cfg.loss) for cfg in configs}
+    if monitored_metric(configs[0]) == "val/loss" and len(losses) > 1:
+        raise ConfigError(
+            "callbacks.checkpoint.monitor=val/loss: cannot rank jobs with different losses; add "
+            "callbacks.checkpoint.monitor=val/acc callbacks.checkpoint.mode=max"
+        )
     rungs = check_halving(sweeper, configs) if halving else ()
     for cfg in configs:
         _check_devices(cfg)
@@ -130,7 +136,7 @@ def _create_experiment(cfg: DictConfig) -> None:
         if node._target_.endswith(".MLFlowLogger"):
             from mlflow.tracking import MlflowClient
 
-            client = MlflowClient(node.tracking_uri)
+            client = MlflowClient(node.get("tracking_uri"))
             if client.get_experiment_by_name(node.experiment_name) is None:
                 client.create_experiment(node.experiment_name)
 
