@@ -194,7 +194,7 @@ FIRING = {
         {"rows": metric_rows([0.3], [0.2], [0.95])},
         [
             "Trained for a single epoch",
-            "Validation accuracy is 99.00 % after 860 steps; whether",
+            "Validation accuracy is 99.00 % after 860 steps; one epoch",
         ],
         ["trainer.max_epochs=10"],
     ),
@@ -292,7 +292,11 @@ FIRING = {
         diagnosis.underfitting,
         {**UNDERFIT, "class_counts": [100] * 9 + [24]},
         ["Underfitting"],
-        ["loss.class_weights=balanced", "callbacks.checkpoint.monitor=val/balanced_acc"],
+        [
+            "loss.class_weights=balanced",
+            "callbacks.checkpoint.monitor=val/balanced_acc",
+            "callbacks.checkpoint.mode=max",
+        ],
     ),
     "underfitting, with label smoothing": Case(
         diagnosis.underfitting,

@@ -75,8 +75,9 @@ def preprocessing(run: Run) -> "partial[Tensor]":
         shape = f"{channels} × {size} × {width}"
         raise ConfigError(f"{run.folder}: images cannot be converted to its {shape}")
     source = source_class(run)
-    centre = "auto" if getattr(source, "centred", source is None) else False
-    centre = run.setting("data.source.centre", centre)
-    # a source of your own loads its images as they are
-    invert = run.setting("data.source.invert", False if source is None else "auto")
+    centred = getattr(source, "centred", source is None)
+    centre = run.setting("data.source.centre", "auto" if centred else False)
+    # other sources than those of lenet_pl may have dark strokes on white
+    known = centred or str(getattr(source, "__module__", "")).startswith("lenet_pl.")
+    invert = run.setting("data.source.invert", "auto" if known else False)
     return partial(preprocess, size=size, channels=channels, invert=invert, centre=centre)
