@@ -192,6 +192,17 @@ def test_a_logger_that_cannot_start(composed, working, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_a_resumed_run_that_is_refused_keeps_its_result(composed, working):
+    train(composed(*SHORT, "logger=none", "trainer.max_epochs=1"))
+    names = ("result.json", "val_predictions.npz")
+    before = [(working / "run" / name).read_bytes() for name in names]
+    (working / "run" / "csv").touch()
+    resumed = [f"ckpt_path={working / LAST}", "logger=csv", "trainer.max_epochs=2"]
+    with pytest.raises(ConfigError, match="^logger: CSVLogger"):
+        train(composed(*SHORT, *resumed))
+    assert [(working / "run" / name).read_bytes() for name in names] == before
+
+
 def hide(*modules: str) -> None:
     sys.modules.update(dict.fromkeys(modules))
 
