@@ -198,7 +198,7 @@ def test_a_resumed_run_that_is_refused_keeps_its_result(composed, working):
     before = [(working / "run" / name).read_bytes() for name in names]
     (working / "run" / "csv").touch()
     resumed = [f"ckpt_path={working / LAST}", "logger=csv", "trainer.max_epochs=2"]
-    with pytest.raises(ConfigError, match="^logger: CSVLogger"):
+    with pytest.raises(ConfigError, match=r"^logger: CSVLogger"):
         train(composed(*SHORT, *resumed))
     assert [(working / "run" / name).read_bytes() for name in names] == before
 
