@@ -3,14 +3,13 @@
 import csv
 import json
 import os
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers.commands import Running
+from helpers.commands import Running, hide, log_out
 from helpers.runs import FAST, rows, train_with
 from pytorch_lightning import Callback
 
@@ -203,10 +202,6 @@ def test_a_resumed_run_that_is_refused_keeps_its_result(composed, working):
     assert [(working / "run" / name).read_bytes() for name in names] == before
 
 
-def hide(*modules: str) -> None:
-    sys.modules.update(dict.fromkeys(modules))
-
-
 SWEEP: list[list[str]] = [[]]
 SWEEP += [["-m"]]  # for sweeps
 
@@ -220,10 +215,6 @@ def test_missing_package(tmp_path, package, sweep):
         f'error: logger={package}: needs the package {package}; pip install "lenet-pl[{package}]"\n'
     )
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
-
-
-def log_out(home: str) -> None:
-    os.environ.update({"HOME": home, "WANDB_MODE": "online", "WANDB_API_KEY": ""})
 
 
 def test_wandb_without_credentials(tmp_path):

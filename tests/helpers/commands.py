@@ -29,6 +29,16 @@ class Done(NamedTuple):
     stderr: str
 
 
+def hide(*modules: str) -> None:
+    """Make imports of some modules fail in this process."""
+    sys.modules.update(dict.fromkeys(modules))
+
+
+def log_out(home: str) -> None:
+    """Leave W&B without credentials."""
+    os.environ.update({"HOME": home, "WANDB_MODE": "online", "WANDB_API_KEY": ""})
+
+
 class Running:
     """``python train.py WORDS`` in the folder ``cwd``, like ``subprocess.Popen``.
 

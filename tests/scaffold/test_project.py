@@ -115,7 +115,7 @@ def test_what_belongs_to_the_tools_comes_with_them(projects):
     for folder in (everything / "src" / "all_of_it", everything / "tests"):
         assert tools & {path.name for path in folder.iterdir()} == {*ALL}
     assert not list((core / "src").glob("hydra_plugins/*"))
-    assert [path.name for path in (everything / "src").glob("hydra_plugins/*")] == [
+    assert [path.name for path in (everything / "src").glob("hydra_plugins/*.py")] == [
         "all_of_it_halving.py"
     ]
     configs = [tomllib.loads((path / "pyproject.toml").read_text()) for path in (core, everything)]
