@@ -66,7 +66,7 @@ def check_hydra(hydra: DictConfig) -> None:
 
 
 def monitored_metric(cfg: DictConfig) -> str:
-    """The validation metric that the best epoch, and the best job of a sweep, are selected by."""
+    """The validation metric that selects the best epoch and the best job of a sweep."""
     return str(OmegaConf.select(cfg, "callbacks.checkpoint.monitor") or "val/acc")
 
 

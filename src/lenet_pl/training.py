@@ -311,7 +311,7 @@ def _verify(parts: Parts, best: int, metrics: dict[str, float]) -> None:
     images = len(parts.classifier.outputs["val"][1])
     tolerances = {"val/loss": 1e-4, "val/acc": 1.5 / images}
     for name, now in metrics.items():
-        before = parts.history.rows[best - 1].get(name, now)  # older checkpoints have fewer metrics
+        before = parts.history.rows[best - 1].get(name, now)  # it may be newer than the run
         tolerance = 0 if exact else tolerances.get(name, inf) * max(1, abs(before))
         if not abs(now - before) <= tolerance:
             raise VerificationError(

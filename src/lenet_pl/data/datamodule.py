@@ -163,11 +163,11 @@ class DigitsDataModule(LightningDataModule):
                 f"data: no training image is left of class {', '.join(empty)}; it needs more "
                 "images, or a split and a fraction that leave it some"
             )
-        mean, std = moments(train.images)
         if fixed := MOMENTS.get(self.normalise):
-            mean, std = (
-                value if isinstance(mean, float) else [value] * len(mean) for value in fixed
-            )
+            channels = train.images.shape[1]
+            mean, std = (value if channels == 1 else [value] * channels for value in fixed)
+        else:
+            mean, std = moments(train.images)
         official = [tensor for split in raw.splits().values() for tensor in vars(split).values()]
         chosen = [indices[name] for name in ("train", "val", "test") if ratios or name != "test"]
         facts = {

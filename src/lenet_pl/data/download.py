@@ -65,7 +65,7 @@ class File:
         return stored if found == self.md5 else None
 
     def is_plausible(self, data: bytes) -> bool:
-        """Whether a file with a wrong checksum may be someone's own, rather than damaged.
+        """Whether a file with the wrong checksum may be another valid file, not a damaged one.
 
         It then has the size of the published content, or is a gzipped file that can be unpacked.
         """

@@ -48,12 +48,7 @@ class Folder:
     centred = True  # unless ``centre`` is false
 
     def __init__(
-        self,
-        root: str | None,
-        invert: Auto,
-        centre: Auto,
-        size: int,
-        channels: int,
+        self, root: str | None, invert: Auto, centre: Auto, size: int, channels: int
     ) -> None:
         self.root = root
         self.convert = partial(

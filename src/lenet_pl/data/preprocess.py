@@ -242,7 +242,7 @@ def _find_strokes(bright: Tensor) -> Tensor:
 
 
 def _background(bright: Tensor) -> Tensor:
-    """The level from which each pixel rises: the highest at which it is connected to the border.
+    """Each pixel's background level: the highest level that connects it to the border.
 
     What crosses the border is background, such as shadows, ruled lines and edges of the paper, and
     so is what is wider than a third of the image. Source: L. Vincent, "Morphological grayscale
@@ -261,7 +261,7 @@ def _background(bright: Tensor) -> Tensor:
 
 
 def _main_components(strokes: Tensor) -> Tensor:
-    """Where the connected components of large mass and their surroundings are: not in specks."""
+    """Mask of the large connected components and their surroundings, without specks."""
     step = -(-max(strokes.shape) // COARSE_SIDE)
     total = functional.avg_pool2d(strokes[None], step, ceil_mode=True, divisor_override=1)[0]
     coarse = (total > 0).float()

@@ -52,7 +52,7 @@ def _kind(tensor: torch.Tensor) -> str:
 
 
 class Source(Protocol):
-    """What loads a data set; :class:`DescribedSource` has the members that it may leave out."""
+    """Loads a data set; :class:`DescribedSource` lists the optional members."""
 
     def prepare(self) -> Any:
         """Make sure that the files are on disk; raises DataError."""
@@ -63,7 +63,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class DescribedSource:
-    """A source as the data module uses it, with defaults for what it leaves out."""
+    """A source as the data module uses it, with defaults for optional members."""
 
     prepare: Callable[[], Any]
     load: Callable[[], RawDataset]

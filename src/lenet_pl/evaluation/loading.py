@@ -69,7 +69,7 @@ def source_class(run: Run) -> type | None:
 
 
 def preprocessing(run: Run) -> "partial[Tensor]":
-    """What preprocesses an image like those of the training."""
+    """Return a function that preprocesses an image as for training."""
     channels, size, width = image_shape(run)
     if channels not in (1, 3) or size != width:
         shape = f"{channels} × {size} × {width}"

@@ -45,7 +45,7 @@ class Finding:
 
 
 class Context:
-    """What the checks and the texts read of an evaluated run."""
+    """The values of an evaluated run that checks and templates use."""
 
     def __init__(self, evaluation: RunEvaluation) -> None:
         self.evaluation, self.run, self.rows = evaluation, evaluation.run, evaluation.rows
