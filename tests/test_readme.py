@@ -4,9 +4,11 @@ import re
 import shlex
 
 import pytest
+import yaml
 from helpers.commands import ROOT
 from helpers.runs import result
 
+from lenet_pl import __version__
 from lenet_pl.cli import COMMANDS, prefer_own_presets
 from lenet_pl.config import check
 from lenet_pl.training import train
@@ -38,7 +40,7 @@ def test_documented_command_parses(composed, line):
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file()
         else:
-            programs = {"pip", "pytest", "git", "cd", "tensorboard", "uv", "bash", "make"}
+            programs = {"git", "cd", "python3", "source", "pip", "pytest", "tensorboard", "uv"}
             assert words[0] in programs, line
 
 
@@ -55,8 +57,37 @@ def test_readme_has_the_two_commands():
     assert 'pip install -e ".[dev]" && pytest' in commands
 
 
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 180
+
+
+def test_chinese_readme_has_the_same_commands_figures_and_files():
+    english, chinese = (
+        (ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md")
+    )
+    for pattern in (
+        r"```console\n.*?```",  # what a command prints
+        r"`[^`\n]+`",  # commands, options and paths within the text
+        r"\d[\d.,]*\d|\d",  # figures
+        r"\]\(([^)]+)\)",  # links
+    ):
+        find = re.compile(pattern, re.DOTALL)
+        assert sorted(find.findall(chinese)) == sorted(find.findall(english)), pattern
+    code = [re.findall(r"```(?:bash)?\n.*?```", text, re.DOTALL) for text in (english, chinese)]
+    for blocks in zip(*code, strict=True):
+        # without comments, which are translated
+        lines = [[re.split(r"(?<=[^\s│])  +|^# | +---", line)[0] for line in b.splitlines()] for b in blocks]
+        assert lines[0] == lines[1]
+
+
+def test_citation_has_the_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+
+
 @pytest.mark.parametrize(
-    "path", [*DOCS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda path: path.name
+    "path",
+    [*DOCS, ROOT / "README.zh-CN.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"],
+    ids=lambda path: path.name,
 )
 def test_links_lead_to_files_and_headings(path):
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
