@@ -214,3 +214,64 @@ def test_drawing_is_preprocessed_like_mnist(page, test_split):
         pixels = page.evaluate("text => [...preprocess(decode(text), 448, 28)]", encoded)
         difference = np.abs(np.array(pixels).reshape(28, 28) - image.numpy().astype(int))
         assert difference.mean() < 3, difference.mean()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(390, 664), (360, 640), (664, 390)])
+def test_drawing_on_a_telephone(file, size, scheme):
+    screen = {"viewport": {"width": size[0], "height": size[1]}, "device_scale_factor": 3}
+    options = {"has_touch": True, "is_mobile": True, "offline": True, "color_scheme": scheme}
+    with chromium.open_page(**screen, **options) as page:
+        page.goto(file.as_uri())
+        assert page.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [size[0]] * 2
+        invitation, prediction = page.get_by_text("Draw an image"), page.locator("#prediction")
+        confidence = page.locator("#confidence")
+        before = layout(page)
+        expect(invitation).to_be_visible()
+        expect(prediction).to_have_text("?")
+
+        draw_by_touch(page, [(0.5, y) for y in np.linspace(0.2, 0.8, 9)])
+        expect(prediction).to_have_text("1")
+        expect(confidence).to_have_text(page.locator(".best .percentage").inner_text())
+        expect(invitation).to_be_hidden()
+        assert layout(page) == before  # nothing has moved, scrolled or zoomed
+
+        page.locator("#clear").tap()
+        expect(invitation).to_be_visible()
+        expect(prediction).to_have_text("?")
+        page.locator("#undo").tap()
+        expect(prediction).to_have_text("1")
+        assert layout(page) == before
+
+
+def layout(page) -> dict[str, dict[str, float]]:
+    """The boxes of what must be on the first screen, in CSS pixels."""
+    boxes = {name: page.locator(f"#{name}").bounding_box() for name in ("drawing", "undo", "clear")}
+    for name in ("prediction", "confidence"):  # their width depends on the text
+        box = page.locator(f"#{name}").bounding_box()
+        assert inside(box, page.viewport_size), (name, box)
+        boxes[name] = {"y": box["y"], "height": box["height"]}
+    for name in ("drawing", "undo", "clear"):
+        assert inside(boxes[name], page.viewport_size), (name, boxes[name])
+    assert min(boxes["undo"]["height"], boxes["clear"]["height"]) >= 44
+    assert page.locator("#examples button").first.bounding_box()["height"] >= 44
+    view = "({ scrollX, scrollY, scale: visualViewport.scale, top: visualViewport.offsetTop })"
+    return boxes | {"view": page.evaluate(view)}
+
+
+def inside(box, screen) -> bool:
+    right, bottom = box["x"] + box["width"], box["y"] + box["height"]
+    return min(box["x"], box["y"]) >= 0 < box["width"] * box["height"] and (
+        right <= screen["width"] and bottom <= screen["height"]
+    )
+
+
+def draw_by_touch(page, points) -> None:
+    """Draw a stroke through points, given as fractions of the canvas, with a finger."""
+    box = page.locator("#drawing").bounding_box()
+    session = page.context.new_cdp_session(page)
+    for i, (x, y) in enumerate(points):
+        point = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
+        parameters = {"type": "touchMove" if i else "touchStart", "touchPoints": [point]}
+        session.send("Input.dispatchTouchEvent", parameters)
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})

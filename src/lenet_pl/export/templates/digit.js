@@ -223,13 +223,13 @@ function showPrediction(probabilities) {
     percentage.textContent = probabilities ? percent(value) : "–";
     row.classList.toggle("best", i === best);
   });
-  const name = probabilities ? spec.classes[best] : "";
-  const confidence = probabilities ? percent(probabilities[best]) : "";
-  document.getElementById("prediction").textContent = name || "?";
+  const name = probabilities ? spec.classes[best] : "?";
+  const confidence = probabilities ? percent(probabilities[best]) : "– %";
+  document.getElementById("prediction").textContent = name;
   document.getElementById("confidence").textContent = confidence;
   clearTimeout(announcement); // screen readers announce the prediction after a pause
   announcement = setTimeout(() => {
-    document.getElementById("announcement").textContent = name ? `${name}, ${confidence}` : "";
+    document.getElementById("announcement").textContent = probabilities ? `${name}, ${confidence}` : "";
   }, 700);
 }
 
