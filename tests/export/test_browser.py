@@ -148,6 +148,14 @@ def file(run, tmp_path_factory):
     return file
 
 
+@pytest.fixture(scope="module")
+def digits_file(run, tmp_path_factory):
+    """The exported page with the names of the digits."""
+    file = tmp_path_factory.mktemp("page") / "digit.html"
+    export(open_run(str(run)), "html", file)
+    return file
+
+
 @pytest.fixture
 def page(file):
     """The page in an offline browser."""
@@ -218,13 +226,13 @@ def test_drawing_is_preprocessed_like_mnist(page, test_split):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(390, 664), (360, 640), (664, 390)])
-def test_drawing_on_a_telephone(file, size, scheme):
+def test_drawing_on_a_telephone(digits_file, size, scheme):
     screen = {"viewport": {"width": size[0], "height": size[1]}, "device_scale_factor": 3}
     options = {"has_touch": True, "is_mobile": True, "offline": True, "color_scheme": scheme}
     with chromium.open_page(**screen, **options) as page:
-        page.goto(file.as_uri())
+        page.goto(digits_file.as_uri())
         assert page.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [size[0]] * 2
-        invitation, prediction = page.get_by_text("Draw an image"), page.locator("#prediction")
+        invitation, prediction = page.get_by_text("Draw a digit"), page.locator("#prediction")
         confidence = page.locator("#confidence")
         before = layout(page)
         expect(invitation).to_be_visible()
