@@ -9,6 +9,7 @@ import torch
 from helpers import chromium
 from helpers.commands import ROOT
 from helpers.programs import require
+from playwright.sync_api import expect
 from torch import nn
 
 from lenet_pl.errors import ConfigError
@@ -138,51 +139,76 @@ def test_a_large_network_is_an_error(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def page(run, tmp_path_factory):
-    """The page in an offline browser; the name of its first class contains markup."""
+def file(run, tmp_path_factory):
+    """The exported page; the name of its first class contains markup."""
     opened = open_run(str(run))
     opened.state["DigitsDataModule"]["classes"] = CLASSES
-    folder = tmp_path_factory.mktemp("page")
-    export(opened, "html", folder / "markup.html")
-    with chromium.Page(folder / "profile") as page:
-        page.open(folder / "markup.html", width=1280, height=1600)
+    file = tmp_path_factory.mktemp("page") / "markup.html"
+    export(opened, "html", file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def digits_file(run, tmp_path_factory):
+    """The exported page with the names of the digits."""
+    file = tmp_path_factory.mktemp("page") / "digit.html"
+    export(open_run(str(run)), "html", file)
+    return file
+
+
+@pytest.fixture
+def page(file):
+    """The page in an offline browser."""
+    with chromium.open_page(viewport={"width": 1280, "height": 1600}, offline=True) as page:
+        page.goto(file.as_uri())
         yield page
 
 
-def test_page_shows_the_predictions_of_pytorch(page, probabilities, test_split):
+def test_page_shows_the_predictions_of_pytorch(file, probabilities, test_split):
     images = test_split.images[::10].flatten(1).tolist()
-    classify = "(pixels) => [show(pixels), prediction.textContent]"
-    shown = page.evaluate(f"{json.dumps(images)}.map({classify})")
+    requests, messages = [], []
+    with chromium.open_page(offline=True) as page:
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.goto(file.as_uri())
+        shown = page.evaluate(
+            "images => images.map((pixels) => [show(pixels), prediction.textContent])", images
+        )
+        assert page.evaluate("document.querySelector('#probabilities b')") is None
     expected = probabilities[::10]
     actual = np.array([values for values, _ in shown])
     assert len(actual) == 100
     assert np.abs(actual - expected.numpy()).max() < 1e-4
     assert [text for _, text in shown] == [CLASSES[i] for i in expected.argmax(1)]
-    assert page.requests == [page.url]
-    assert page.messages == []
-    assert page.evaluate("document.querySelector('#probabilities b')") is None
+    assert requests == [file.as_uri()]
+    assert messages == []
 
 
 def test_page_cannot_send_requests(page):
-    outcome = page.evaluate("fetch('https://example.org/').then(() => 'sent', () => 'refused')")
+    with page.expect_console_message() as message:
+        outcome = page.evaluate("fetch('https://example.org/').then(() => 'sent', () => 'refused')")
     assert outcome == "refused"
-    assert any("Content Security Policy" in message for message in page.messages)
+    assert "Content Security Policy" in message.value.text
 
 
 def test_drawing_with_the_mouse(page):
-    page.evaluate("clear.click()")
-    left, top, width = page.evaluate(
-        "[drawing.getBoundingClientRect()].map((box) => [box.left, box.top, box.width])[0]"
-    )
+    box = page.locator("#drawing").bounding_box()
+    prediction = page.locator("#prediction")
     before = page.evaluate("document.querySelector('.map').toDataURL()")
-    page.draw([(left + width / 2, top + y * width) for y in np.linspace(0.2, 0.8, 9)])
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
-    assert page.evaluate("prediction.textContent") == "1"
+    x, tops = box["x"] + box["width"] / 2, [box["y"] + y * box["height"] for y in (0.2, 0.8)]
+    page.mouse.move(x, tops[0])
+    page.mouse.down()
+    page.mouse.move(x, tops[1], steps=8)
+    page.mouse.up()
+    expect(prediction).to_have_text("1")
     assert page.evaluate("document.querySelector('.map').toDataURL()") != before
-    page.evaluate("undo.click()")
-    assert page.evaluate("prediction.textContent") == "?"
-    page.evaluate("undo.click()")  # restores what was cleared
-    assert page.evaluate("prediction.textContent") != "?"
+    page.click("#clear")
+    expect(prediction).to_have_text("?")
+    page.click("#undo")  # restores what was cleared
+    expect(prediction).to_have_text("1")
+    page.click("#undo")
+    expect(prediction).to_have_text("?")
 
 
 def test_drawing_is_preprocessed_like_mnist(page, test_split):
@@ -193,6 +219,67 @@ def test_drawing_is_preprocessed_like_mnist(page, test_split):
         drawings[i, 3 * i : 3 * i + 252, 150 - 5 * i : 402 - 5 * i] = image
     for drawing, image in zip(drawings, images, strict=True):
         encoded = base64.b64encode(drawing.tobytes()).decode()
-        pixels = page.evaluate(f"[...preprocess(decode('{encoded}'), 448, 28)]")
+        pixels = page.evaluate("text => [...preprocess(decode(text), 448, 28)]", encoded)
         difference = np.abs(np.array(pixels).reshape(28, 28) - image.numpy().astype(int))
         assert difference.mean() < 3, difference.mean()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(390, 664), (360, 640), (664, 390)])
+def test_drawing_on_a_telephone(digits_file, size, scheme):
+    screen = {"viewport": {"width": size[0], "height": size[1]}, "device_scale_factor": 3}
+    options = {"has_touch": True, "is_mobile": True, "offline": True, "color_scheme": scheme}
+    with chromium.open_page(**screen, **options) as page:
+        page.goto(digits_file.as_uri())
+        assert page.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [size[0]] * 2
+        invitation, prediction = page.get_by_text("Draw a digit"), page.locator("#prediction")
+        confidence = page.locator("#confidence")
+        before = layout(page)
+        expect(invitation).to_be_visible()
+        expect(prediction).to_have_text("?")
+
+        draw_by_touch(page, [(0.5, y) for y in np.linspace(0.2, 0.8, 9)])
+        expect(prediction).to_have_text("1")
+        expect(confidence).to_have_text(page.locator(".best .percentage").inner_text())
+        expect(invitation).to_be_hidden()
+        assert layout(page) == before  # nothing has moved, scrolled or zoomed
+
+        page.locator("#clear").tap()
+        expect(invitation).to_be_visible()
+        expect(prediction).to_have_text("?")
+        page.locator("#undo").tap()
+        expect(prediction).to_have_text("1")
+        assert layout(page) == before
+
+
+def layout(page) -> dict[str, dict[str, float]]:
+    """The boxes of what must be on the first screen, in CSS pixels."""
+    boxes = {name: page.locator(f"#{name}").bounding_box() for name in ("drawing", "undo", "clear")}
+    for name in ("prediction", "confidence"):  # their width depends on the text
+        box = page.locator(f"#{name}").bounding_box()
+        assert inside(box, page.viewport_size), (name, box)
+        boxes[name] = {"y": box["y"], "height": box["height"]}
+    for name in ("drawing", "undo", "clear"):
+        assert inside(boxes[name], page.viewport_size), (name, boxes[name])
+    assert min(boxes["undo"]["height"], boxes["clear"]["height"]) >= 44
+    assert page.locator("#examples button").first.bounding_box()["height"] >= 44
+    view = "({ scrollX, scrollY, scale: visualViewport.scale, top: visualViewport.offsetTop })"
+    return boxes | {"view": page.evaluate(view)}
+
+
+def inside(box, screen) -> bool:
+    right, bottom = box["x"] + box["width"], box["y"] + box["height"]
+    return min(box["x"], box["y"]) >= 0 < box["width"] * box["height"] and (
+        right <= screen["width"] and bottom <= screen["height"]
+    )
+
+
+def draw_by_touch(page, points) -> None:
+    """Draw a stroke through points, given as fractions of the canvas, with a finger."""
+    box = page.locator("#drawing").bounding_box()
+    session = page.context.new_cdp_session(page)
+    for i, (x, y) in enumerate(points):
+        point = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
+        parameters = {"type": "touchMove" if i else "touchStart", "touchPoints": [point]}
+        session.send("Input.dispatchTouchEvent", parameters)
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})

@@ -3,19 +3,18 @@
 const spec = JSON.parse(document.getElementById("network").textContent);
 const network = new Network(spec, document.getElementById("weights").textContent.trim());
 const side = spec.side;
-const drawing = document.getElementById("drawing");
+const [drawing, input, undo, clear] = ["drawing", "input", "undo", "clear"].map((id) =>
+  document.getElementById(id),
+);
 const context = drawing.getContext("2d", { willReadFrequently: true });
 const size = drawing.width;
-const input = document.getElementById("input");
 
 /* The user's actions in order, for undo: strokes, as lists of points, and images. */
 const actions = [];
 let stroke = null; // the one being drawn
 
 /** Returns class probabilities for side × side pixels from 0 to 255, row by row, light on dark. */
-function classify(pixels) {
-  return network.classify(pixels);
-}
+const classify = (pixels) => network.classify(pixels);
 
 /** Replaces the drawing with side × side pixels; returns the class probabilities. */
 function show(pixels) {
@@ -31,7 +30,7 @@ function update() {
   const pixels = image || preprocess(readDrawing(), size, side);
   const blank = pixels.every((pixel) => pixel === 0);
   const values = network.run(pixels);
-  const probabilities = softmax(values[values.length - 1]);
+  const probabilities = softmax(values.at(-1));
   paint(input, pixels, side, side, 255);
   for (const view of views) view.update(blank ? null : values[view.index]);
   showPrediction(blank ? null : probabilities);
@@ -128,7 +127,7 @@ function findLayers() {
   const layers = [];
   const steps = spec.steps.slice(0, -1); // the last step computes the logits
   steps.forEach((step, i) => {
-    const previous = layers[layers.length - 1];
+    const previous = layers.at(-1);
     const [input] = Object.values(step.args);
     const follows = previous && input.value === previous.index;
     if ([...RESHAPING, ...SELECTING].includes(step.op)) return;
@@ -191,7 +190,6 @@ function createView({ name, types, index, shape }) {
 /** Paints a vector as rows of squares. */
 function paintCells(canvas, values, total, limit) {
   const target = canvas.getContext("2d");
-  target.clearRect(0, 0, canvas.width, canvas.height);
   for (let i = 0; i < total; i++) {
     const value = values ? values[i] : 0;
     const [x, y] = [CELL * (i % COLUMNS), CELL * Math.floor(i / COLUMNS)];
@@ -223,13 +221,13 @@ function showPrediction(probabilities) {
     percentage.textContent = probabilities ? percent(value) : "–";
     row.classList.toggle("best", i === best);
   });
-  const name = probabilities ? spec.classes[best] : "";
-  const confidence = probabilities ? percent(probabilities[best]) : "";
-  document.getElementById("prediction").textContent = name || "?";
+  const name = probabilities ? spec.classes[best] : "?";
+  const confidence = probabilities ? percent(probabilities[best]) : "– %";
+  document.getElementById("prediction").textContent = name;
   document.getElementById("confidence").textContent = confidence;
   clearTimeout(announcement); // screen readers announce the prediction after a pause
   announcement = setTimeout(() => {
-    document.getElementById("announcement").textContent = name ? `${name}, ${confidence}` : "";
+    document.getElementById("announcement").textContent = probabilities ? `${name}, ${confidence}` : "";
   }, 700);
 }
 
@@ -261,7 +259,7 @@ drawing.addEventListener("pointerdown", (event) => {
 });
 drawing.addEventListener("pointermove", (event) => {
   if (!stroke || event.pointerId !== stroke.id) return;
-  const events = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
+  const events = event.getCoalescedEvents?.() ?? [];
   stroke.points.push(...(events.length ? events : [event]).map(position));
   scheduleUpdate();
 });
@@ -272,8 +270,6 @@ for (const name of ["pointerup", "pointercancel"]) {
 }
 drawing.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
 
-const undo = document.getElementById("undo");
-const clear = document.getElementById("clear");
 undo.addEventListener("click", () => {
   actions.pop();
   update();
