@@ -64,9 +64,7 @@ def test_page_shows_the_results(first, tested, html):
         "curves-loss",
         "curves-accuracy",
         "confusion",
-        "confusion-shares",
         "reliability",
-        "pairs",
         "mistakes",
         "uncertain",
         "filters",
@@ -109,7 +107,7 @@ def test_class_names_are_escaped(first, copied):
     html = Path(page.write_report(evaluation)["path"]).read_text(encoding="utf-8")
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
-    path = Path(write_comparison(evaluation, first)["path"])
+    path = Path(write_comparison([evaluation, first])["path"])
     assert "<script" not in path.read_text(encoding="utf-8")
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
@@ -32,13 +33,11 @@ def report(options: argparse.Namespace) -> None:
     if len(names) > MAX_RUNS:
         raise ConfigError(f"{len(names)} runs: name up to {MAX_RUNS}")
     runs = [open_run(name) for name in names]
-    checkpoints = [run.checkpoint.resolve() for run in runs]
-    for number, path in enumerate(checkpoints):
-        if (other := checkpoints.index(path)) < number:
-            raise ConfigError(f"{names[other]} and {names[number]} are the same run: name two")
-    evaluations = [first := evaluate_run(runs[0])]
-    evaluations += [evaluate_run(run, first.data) for run in runs[1:]]
-    answer = write_comparison(evaluations) if len(runs) > 1 else write_report(first)
+    if len({run.checkpoint.resolve() for run in runs}) < len(runs):
+        raise ConfigError(f"{', '.join(names)}: name each run once")
+    first = evaluate_run(runs[0])
+    others = [evaluate_run(run, first.data) for run in runs[1:]]
+    answer = write_comparison([first, *others]) if others else write_report(first)
     if options.json:
         print(json.dumps(answer, indent=2))
         return
@@ -73,8 +72,6 @@ def list(options: argparse.Namespace) -> None:
     elif not entries:
         console.print(f"{folder}: no runs", markup=False)
     else:
-        for number, line in enumerate(table(entries)):
-            text = Text(line, style="" if number else "dim")
-            if console.is_terminal:
-                text.truncate(console.width, overflow="ellipsis")
-            console.print(text, soft_wrap=True)
+        lines = Text("\n").join(map(Text, table(entries)))
+        overflow: Any = "ellipsis" if console.is_terminal else "ignore"  # pipes get whole lines
+        console.print(lines, no_wrap=True, overflow=overflow, crop=False)

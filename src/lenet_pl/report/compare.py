@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from itertools import chain, combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,18 +15,6 @@ from lenet_pl.errors import ConfigError, shorten
 from lenet_pl.evaluation.evaluate import RunEvaluation, compute_metrics
 from lenet_pl.naming import differences, override_values, parameter_overrides
 from lenet_pl.report.page import image_cards, most_errors, write_page
-
-
-class Comparison(NamedTuple):
-    """The best run and another one, on the same images."""
-
-    run: str  # name of the other run
-    both: int  # images that both classify correctly
-    only_best: int
-    only_other: int
-    neither: int
-    p: float  # of McNemar's test of equal accuracy
-    p_adjusted: float  # by Holm's method, for all pairs of runs
 
 
 def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
@@ -50,7 +38,6 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
     names, correct = run_names(evaluations), torch.stack([x.correct for x in shown])
     computed = list(map(compute_metrics, runs, shown))
     best = max(range(len(runs)), key=lambda run: computed[run]["correct"])
-    others = [run for run in range(len(runs)) if run != best]
     comparisons = compare(names, correct, best)
     against = shorten("-".join(["against", *(run.name for run in runs[1:])]))
     folder = runs[0].folder / "report" / re.sub(r"[^\w.-]+", "-", against)
@@ -63,13 +50,13 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
             for name, run, values in zip(names, runs, computed, strict=True)
         ],
         "best": names[best],
-        "comparisons": [comparison._asdict() for comparison in comparisons],
+        "comparisons": comparisons,
     }
     if len(runs) == 2:
         [pair] = comparisons
-        one, two = (pair.only_best, pair.only_other)[:: -1 if best else 1]
-        counts = {"both": pair.both, "only_first": one, "only_second": two}
-        answer |= {**counts, "neither": pair.neither, "p": pair.p}
+        only = (pair["only_best"], pair["only_other"])
+        counts = {"both": pair["both"], "only_first": only[best], "only_second": only[1 - best]}
+        answer |= {**counts, "neither": pair["neither"], "p": pair["p"]}
     curves = {n: (x.rows, x.run.epoch) for n, x in zip(names, evaluations, strict=True)}
     matrices = [torch.tensor(values["matrix"]) for values in computed]
 
@@ -90,9 +77,11 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
         "metrics": computed,
         "most_errors": most_errors(*matrices),
         "settings": config_diff([run.config for run in runs]),
-        "comparisons": [
-            (comparison, disagreement(best, run), disagreement(run, best))
-            for comparison, run in zip(comparisons, others, strict=True)
+        "disagreements": [
+            (names[right], names[wrong], disagreement(right, wrong))
+            for other in range(len(runs))
+            for right, wrong in ((best, other), (other, best))
+            if other != best
         ],
     }
     write_page(folder, "compare.html.j2", context)
@@ -118,7 +107,7 @@ def run_names(evaluations: Sequence[RunEvaluation]) -> list[str]:
     ]
 
 
-def compare(names: Sequence[str], correct: Tensor, best: int) -> list[Comparison]:
+def compare(names: Sequence[str], correct: Tensor, best: int) -> list[dict[str, Any]]:
     """Compare a run with each other one, given which images are classified correctly.
 
     ``correct`` is bool ``[runs, images]``. The p-values are adjusted for all pairs of runs, not
@@ -126,34 +115,30 @@ def compare(names: Sequence[str], correct: Tensor, best: int) -> list[Comparison
     """
     pairs = list(combinations(range(len(names)), 2))
     p_values = [metrics.mcnemar(correct[a], correct[b]) for a, b in pairs]
-    adjusted, comparisons = metrics.holm(p_values), []
-    for (a, b), p, p_adjusted in zip(pairs, p_values, adjusted, strict=True):
-        if best in (a, b):
-            other = a if b == best else b
-            outcome = 2 * (~correct[best]).long() + (~correct[other]).long()
-            both, only_best, only_other, neither = outcome.bincount(minlength=4).tolist()
-            values = (both, only_best, only_other, neither, p, p_adjusted)
-            comparisons.append(Comparison(names[other], *values))
+    comparisons = []
+    for pair, p, adjusted in zip(pairs, p_values, metrics.holm(p_values), strict=True):
+        if best in pair:
+            other = sum(pair) - best
+            wrong = 2 * (~correct[best]).long() + (~correct[other]).long()
+            both, only_best, only_other, neither = wrong.bincount(minlength=4).tolist()
+            counts = {"both": both, "only_best": only_best, "only_other": only_other}
+            counts |= {"neither": neither}
+            comparisons.append({"run": names[other], **counts, "p": p, "p_adjusted": adjusted})
     return comparisons
 
 
-def verdict(best: str, comparisons: Sequence[Comparison]) -> str:
+def verdict(best: str, comparisons: Sequence[dict[str, Any]]) -> str:
     """Which run is the most accurate, and whether significantly so, in one sentence."""
-    if all(x.only_best == x.only_other for x in comparisons):
+    if all(x["only_best"] == x["only_other"] for x in comparisons):
         return f"{'Both' if len(comparisons) == 1 else 'All'} runs are equally accurate."
-    worse = [x.run for x in comparisons if x.p_adjusted < 0.05]
-    rest = [x.run for x in comparisons if x.run not in worse]
-    if len(comparisons) == 1:
-        p = f"(p = {comparisons[0].p:.2g})"
-        if worse:
-            return f"{best} is significantly more accurate than {worse[0]} {p}."
-        return f"{best} is more accurate than {rest[0]}, but not significantly {p}."
-    if not rest:
-        return f"{best} is significantly more accurate than the other {len(worse)} runs."
-    if not worse:
-        return f"{best} is the most accurate, but not significantly."
-    worse_names, other_names = (" and ".join(x) for x in (worse, rest))
-    return f"{best} is significantly more accurate than {worse_names}, but not than {other_names}."
+    texts: dict[bool, list[str]] = {True: [], False: []}  # by significance
+    for x in comparisons:
+        texts[x["p_adjusted"] < 0.05].append(f"{x['run']} (p = {x['p_adjusted']:.2g})")
+    significant, other = (" and ".join(texts[key]) for key in (True, False))
+    if not significant:
+        return f"{best} is not significantly more accurate than {other}."
+    rest = f", but not than {other}" if other else ""
+    return f"{best} is significantly more accurate than {significant}{rest}."
 
 
 def config_diff(configs: Sequence[DictConfig]) -> list[tuple[str, list[str]]]:

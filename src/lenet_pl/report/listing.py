@@ -13,49 +13,39 @@ from lenet_pl.rules import NATURAL, gain
 from lenet_pl.runs import read_outcome
 
 Entry = dict[str, Any]
+MARKS = (".hydra", "multirun.yaml", "result.json")  # of the folder of a run or a sweep
 
 
 def list_folder(root: Path) -> list[Entry]:
-    """The runs and sweeps in a folder and below, the newest last.
-
-    A folder that cannot be read has the status ``damaged``, and the reason as its error.
-    """
+    """The runs and sweeps in a folder and below, the newest last."""
     found = []
     for path, folders, files in os.walk(root):
-        marks = [x for x in (".hydra", "multirun.yaml", "result.json") if x in (*folders, *files)]
-        if marks:
+        if mark := next((x for x in MARKS if x in folders + files), None):
             folders.clear()
-            found.append((Path(path, marks[0]).stat().st_mtime_ns, Path(path), marks[0]))
-    entries = []
-    for _, folder, mark in sorted(found):
-        try:
-            entries.append(read_sweep(folder) if mark == "multirun.yaml" else read_run(folder))
-        except ConfigError as error:
-            reason = str(error).removeprefix("damaged run folder: ").replace(f"{folder}/", "")
-            entries.append({"folder": str(folder), "status": "damaged", "error": reason})
-    _describe([entry for entry in entries if "overrides" in entry])
+            found.append((Path(path, mark).stat().st_mtime_ns, Path(path)))
+    entries = [read_entry(folder) for _, folder in sorted(found)]
+    describe([entry for entry in entries if "overrides" in entry])
     return entries
 
 
-def _describe(runs: Sequence[Entry]) -> None:
-    """Name the values that differ between runs, for those without a name."""
-    values = [override_values(parameter_overrides(run["overrides"])) for run in runs]
-    for run, text in zip(runs, differences(values), strict=True):
-        run["description"] = run["name"] or text
+def read_entry(folder: Path) -> Entry:
+    """The outcome of a run or a sweep; with the status ``damaged`` if it cannot be read."""
+    try:
+        return read_sweep(folder) if (folder / "multirun.yaml").exists() else read_run(folder)
+    except ConfigError as error:
+        reason = str(error).removeprefix("damaged run folder: ").replace(f"{folder}/", "")
+        return {"folder": str(folder), "status": "damaged", "error": reason}
 
 
 def read_run(folder: Path) -> Entry:
     """The outcome of a run; ``score`` is the monitored metric of its best epoch."""
     result = read_outcome(folder)
-    metrics, monitor, overrides = result["metrics"], result["monitor"], result.get("overrides")
+    overrides = result.get("overrides")
     return {
         "folder": str(folder),
-        "name": result.get("name"),
-        "status": result["status"],
-        "error": result.get("error"),
-        "monitor": monitor,
-        "score": metrics.get(monitor),
-        "test/acc": metrics.get("test/acc"),
+        **{key: result.get(key) for key in ("name", "status", "error", "monitor")},
+        "score": result["metrics"].get(result["monitor"]),
+        "test/acc": result["metrics"].get("test/acc"),
         "overrides": read_overrides(folder) if overrides is None else overrides,
     }
 
@@ -63,35 +53,39 @@ def read_run(folder: Path) -> Entry:
 def read_sweep(folder: Path) -> Entry:
     """The outcome of a sweep: how many of its jobs have ended, and the best finished one."""
     plan = read_json(folder / "plan.json", {"total?": NATURAL}) or {}  # Hydra's own has none
-    jobs = [read_run(path.parent) for path in folder.glob("*/.hydra")]
-    _describe(jobs)
-    done = sum(job["status"] in ("finished", "pruned", "failed") for job in jobs)
+    jobs = [read_run(path.parent) for path in sorted(folder.glob("*/.hydra"))]
+    describe(jobs)
+    ended = sum(job["status"] in ("finished", "pruned", "failed") for job in jobs)
     total = max(plan.get("total") or 0, len(jobs))
     finished = [job for job in jobs if job["status"] == "finished" and job["score"] is not None]
     best = max(finished, key=lambda job: gain(job["monitor"], job["score"]), default={})
     return {
         "folder": str(folder),
-        "jobs": {"total": total, "ended": done},
-        "status": "finished" if done == total else "unfinished",
+        "status": "finished" if ended == total else "unfinished",
+        "jobs": {"total": total, "ended": ended},
         **{key: best.get(key) for key in ("monitor", "score", "test/acc", "description")},
     }
 
 
+def describe(runs: Sequence[Entry]) -> None:
+    """Add a description: the name of a run, or the values that not all runs have."""
+    values = [override_values(parameter_overrides(run["overrides"])) for run in runs]
+    for run, text in zip(runs, differences(values), strict=True):
+        run["description"] = run["name"] or text
+
+
 def table(entries: Sequence[Entry]) -> list[str]:
-    """A line for each entry: folder, score, test accuracy, status and what it is called."""
+    """A header, and a line for each entry: folder, score, test accuracy, status and description."""
     rows = [("folder", "score", "test", "")]
     for entry in entries:
-        score, test, error = (entry.get(key) for key in ("score", "test/acc", "error"))
-        jobs = entry.get("jobs")
-        status = f"{jobs['ended']} of {jobs['total']} jobs" if jobs else entry["status"]
-        notes = ("" if status == "finished" else status, error or entry.get("description"))
-        rows.append(
-            (
-                entry["folder"],
-                "" if score is None else named_score(entry["monitor"], score),
-                "" if test is None else percent(test),
-                ": ".join(filter(None, notes)),
+        score, test, jobs = (entry.get(key) for key in ("score", "test/acc", "jobs"))
+        status = entry["status"] if entry["status"] != "finished" else ""
+        if jobs:
+            status = (
+                f"{jobs['ended']} of {jobs['total']} jobs" if status else f"{jobs['total']} jobs"
             )
-        )
+        text = ": ".join(filter(None, (status, entry.get("error") or entry.get("description"))))
+        value = "" if score is None else named_score(entry["monitor"], score)
+        rows.append((entry["folder"], value, "" if test is None else percent(test), text))
     first, second, third, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     return [f"{a:<{first}}  {b:>{second}}  {c:>{third}}  {d}".rstrip() for a, b, c, d in rows]
