@@ -89,7 +89,7 @@ TEXT: Rule = (
     lambda x: isinstance(x, str) and max(map(len, x.split("/"))) < 256,
 )
 NAME: Rule = (  # also a folder's
-    "text: up to 120 letters, digits, spaces and . , + - _ (quote a number: name='\"3\"')",
+    "text: up to 120 letters, digits, spaces and . , + - _",
     lambda x: isinstance(x, str) and bool(re.fullmatch(r"\w([\w.,+\- ]{0,118}\w)?", x)),
 )
 STRING: Rule = ("text", lambda x: isinstance(x, str))

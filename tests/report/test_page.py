@@ -205,6 +205,30 @@ def test_colour_images_from_files(first):
     assert [card["id"] for card in cards] == [f"{n}.png" for n in errors.tolist()]
 
 
+def test_cells_have_their_images_once_in_order_of_interest(first, monkeypatch):
+    shown, classes = first.shown, first.run.classes
+    confidence = shown.logits.softmax(1).amax(1)
+    cells = page.cell_cards(shown, classes)
+    pairs = list(zip(shown.labels.tolist(), shown.predicted.tolist(), strict=True))
+    assert cells.keys() == set(pairs)
+    for (label, predicted), cards in cells.items():
+        members = [i for i, pair in enumerate(pairs) if pair == (label, predicted)]
+        assert len(cards) == min(len(members), page.CELL_IMAGES)
+        sign = 1 if label == predicted else -1
+        expected = sorted(members, key=lambda i, sign=sign: sign * confidence[i].item())
+        assert [card["id"] for card in cards] == [f"image {i}" for i in expected[: len(cards)]]
+    monkeypatch.setattr(page, "CELL_BYTES", 10 * 400)  # an image has about 300 bytes
+    fewer = page.cell_cards(shown, classes)
+    assert sum(len(card["png"]) for cards in fewer.values() for card in cards) <= 10 * 400
+    assert sum(map(len, fewer.values())) >= 10
+    assert all(len(fewer[i, i]) in (1, 2) for i in range(10))  # the large cells come first
+
+
+def test_large_images_are_reduced():
+    file = BytesIO(page.thumbnail(torch.zeros(3, 300, 150, dtype=torch.uint8)))
+    assert Image.open(file).size == (72, 144)
+
+
 def test_thumbnails_keep_every_pixel():
     grey = torch.randint(0, 256, (1, 9, 7), dtype=torch.uint8)
     colour = torch.randint(0, 256, (3, 9, 7), dtype=torch.uint8)

@@ -1,6 +1,7 @@
 """The page about a run, as one file: images are data URIs, and there are no scripts."""
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO
@@ -98,7 +99,8 @@ def cell_cards(
         descending=True, stable=True
     )
     pairs = list(zip(shown.labels.tolist(), shown.predicted.tolist(), strict=True))
-    cells: dict[tuple[int, int], list[Any]] = {pair: [] for pair in sorted(set(pairs))}
+    # large cells first, which are the most interesting if not all images fit
+    cells: dict[tuple[int, int], list[Any]] = {pair: [] for pair, _ in Counter(pairs).most_common()}
     for i in order.tolist():
         cells[pairs[i]].append(i)
     # the first image of every cell, then the second of every cell, and so on
