@@ -16,6 +16,8 @@ from lenet_pl.evaluation.evaluate import RunEvaluation, compute_metrics
 from lenet_pl.naming import differences, override_values, parameter_overrides
 from lenet_pl.report.page import image_cards, most_errors, write_page
 
+CORRECT = ("both", "only_best", "only_other", "neither")  # which of two runs are
+
 
 def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
     """Write ``RUN/report/against-OTHERS/index.html``, with its figures as PNG files beside it.
@@ -120,9 +122,7 @@ def compare(names: Sequence[str], correct: Tensor, best: int) -> list[dict[str, 
         if best in pair:
             other = sum(pair) - best
             wrong = 2 * (~correct[best]).long() + (~correct[other]).long()
-            both, only_best, only_other, neither = wrong.bincount(minlength=4).tolist()
-            counts = {"both": both, "only_best": only_best, "only_other": only_other}
-            counts |= {"neither": neither}
+            counts = dict(zip(CORRECT, wrong.bincount(minlength=4).tolist(), strict=True))
             comparisons.append({"run": names[other], **counts, "p": p, "p_adjusted": adjusted})
     return comparisons
 
