@@ -8,7 +8,7 @@ from helpers.commands import ROOT
 from helpers.imports import MODULES, PACKAGE, imports, local_imports, room
 
 BLOCKS = {"errors", "files", "metrics", "plots", "console", "data", "models", "config"}
-BLOCKS |= {"records", "runs", "trust"}
+BLOCKS |= {"naming", "records", "runs", "trust"}
 ALLOWED: dict[str, set[str]] = {
     **{name: set() for name in ("errors", "files", "metrics", "models", "optim", "processes")},
     "console": {"errors", "files"},
@@ -20,14 +20,15 @@ ALLOWED: dict[str, set[str]] = {
     "callbacks": {"metrics", "plots", "console", "errors", "files", "records", "rules"},
     "records": {"errors", "rules"},
     "trust": {"errors", "records"},
-    "runs": {"config", "data", "errors", "files", "models", "records", "trust"},
+    "naming": {"records"},
+    "runs": {"config", "data", "errors", "files", "models", "records", "rules", "trust"},
     # what it checks is imported where it has been built already
     "config": {"errors", "records", "rules", "optim", "callbacks", "classifier", "data"},
     "training": BLOCKS | {"callbacks", "classifier", "optim", "processes"},
     "cli": {"config", "errors", "rules", "runs", "training", "trust"},
     "evaluation": BLOCKS,
     "export": BLOCKS,
-    "report": BLOCKS | {"evaluation"},
+    "report": BLOCKS | {"evaluation", "rules"},
     "scaffold": BLOCKS,
     # its Hydra callback connects the two halves
     "sweeps": BLOCKS | {"rules", "evaluation", "cli", "training"},

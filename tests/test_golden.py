@@ -363,7 +363,9 @@ def arguments(text: str) -> list[str]:
     return sorted(re.sub(r" [A-Z]+$", "", head) for head in heads)
 
 
-@pytest.mark.parametrize("command", ["", "test", "predict", "report", "export", "sweep", "new"])
+@pytest.mark.parametrize(
+    "command", ["", "test", "predict", "report", "list", "export", "sweep", "new"]
+)
 def test_help_of_the_commands(
     command: str,
     golden: Check,

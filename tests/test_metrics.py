@@ -121,6 +121,13 @@ def test_mcnemar_with_ten_thousand_disagreements():
     assert metrics.mcnemar(a, torch.zeros_like(a)) == 0.0  # 2 ** -9,999
 
 
+def test_holm_adjusts_each_p_value_for_those_that_are_not_smaller():
+    # 3 · 0.01; then 2 · 0.02; the largest is not below the one before
+    assert metrics.holm([0.03, 0.01, 0.02]) == [0.04, 0.03, 0.04]
+    assert metrics.holm([0.9, 0.6]) == [1.0, 1.0]
+    assert metrics.holm([0.2]) == [0.2]
+
+
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 9, 10, 99])
 def test_student_distribution_equals_that_of_scipy(df):
     for t in (0.0, 0.1, 1.0, 2.5, 12.7, 300.0):

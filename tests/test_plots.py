@@ -13,13 +13,15 @@ def test_curves_show_every_point_and_the_legend_covers_nothing(metric):
     values = [0.1, 0.9, 0.98, 0.99, 0.992, 0.993]
     names = ("train/loss", "val/loss", "train/acc", "val/acc")
     rows = [{"epoch": n, **dict.fromkeys(names, value)} for n, value in enumerate(values, 1)]
-    for runs in ({"run": (rows, 6)}, {"A": (rows, 6), "B": (rows, 5)}):
+    six = {f"lr {n}, batch_size 64, hidden 128-64": (rows, 6) for n in range(6)}
+    for runs in ({"run": (rows, 6)}, {"run": (rows[:1], 1)}, {"A": (rows, 6), "B": (rows, 5)}, six):
         figure = plots.curves(runs, metric)
         figure.canvas.draw()
         [axes] = figure.axes
         low, high = axes.get_ylim()
         assert low <= 0.1
-        assert high >= 0.993
+        assert high >= max(values[: len(next(iter(runs.values()))[0])])
+        assert len([y for y in axes.get_yticks() if low <= y <= high]) >= 2
         legend = axes.get_legend()
         assert legend.get_window_extent().y0 >= axes.get_window_extent().y1
         assert legend.get_window_extent().x1 <= figure.bbox.x1
@@ -38,11 +40,17 @@ def test_curves_mark_the_best_epoch():
     assert labels == ["training", "validation", "best, epoch 2"]
 
 
-def test_confusion_matrix_shows_counts_or_percentages():
-    matrix = torch.tensor([[3, 1], [0, 2]])
-    for normalise, numbers in ((False, ["3", "1", "2"]), (True, ["75.0", "25.0", "100.0"])):
-        [axes] = plots.confusion_matrix(matrix, ["a", "b"], normalise=normalise).axes
-        assert [text.get_text() for text in axes.texts] == numbers
+def test_curves_of_several_runs_are_named_in_distinct_colours():
+    rows = [{"epoch": n, "train/loss": 0.5, "val/loss": 0.1 * n} for n in (1, 2)]
+    [axes] = plots.curves({f"lr {n}": (rows, 1) for n in range(6)}, "loss").axes
+    handles, labels = axes.get_legend_handles_labels()
+    assert labels == [f"lr {n}" for n in range(6)]
+    assert len({handle.get_color() for handle in handles}) == 6
+
+
+def test_confusion_matrix_shows_counts():
+    [axes] = plots.confusion_matrix(torch.tensor([[3, 1], [0, 2]]), ["a", "b"]).axes
+    assert [text.get_text() for text in axes.texts] == ["3", "1", "2"]
 
 
 def test_image_grid_inverts_greyscale_bytes_only():

@@ -130,6 +130,16 @@ def test_a_run_is_repeated_in_a_new_folder(tmp_path):
     assert resume_arguments([f"from={run}"])[:2] == ["data=mini", "ckpt_path=other/last.ckpt"]
 
 
+def test_a_resumed_run_keeps_its_name_and_a_repeated_one_has_its_own(tmp_path):
+    run = make_run(tmp_path, overrides="[data=mini, name=first]")
+    finish(run)
+    assert "name=first" in resume_arguments([f"resume={run}", "trainer.max_epochs=9"])
+    renamed = resume_arguments([f"resume={run}", "trainer.max_epochs=9", "name=second"])
+    assert [x for x in renamed if x.startswith("name=")] == ["name=second"]
+    assert resume_arguments([f"from={run}"]) == ["data=mini", f"repeat='{run}'"]
+    assert resume_arguments([f"from={run}", "name=again"])[-1] == "name=again"
+
+
 def test_figures_of_a_repeated_run_are_compared(tmp_path):
     first, second = make_run(tmp_path / "1"), make_run(tmp_path / "2")
     for run in (first, second):

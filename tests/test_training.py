@@ -37,7 +37,7 @@ FLOOR = 0.95  # seeds 0 to 9 gave 0.959 to 0.971
 def finished(tmp_path_factory) -> Path:
     """A run as a user starts it: eight epochs of the digits that ship."""
     folder = tmp_path_factory.mktemp("finished")
-    overrides = ["trainer.max_epochs=8", f"hydra.run.dir={folder / 'run'}"]
+    overrides = ["trainer.max_epochs=8", "name=eight epochs", f"hydra.run.dir={folder / 'run'}"]
     command = [sys.executable, str(ROOT / "train.py"), *FAST, *overrides]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -52,7 +52,7 @@ def test_digits_are_learnt(finished):
 
 def test_files_of_the_run_folder(finished):
     names = {path.relative_to(finished).as_posix() for path in finished.rglob("*")}
-    events = {name for name in names if name.startswith("events.out.tfevents")}
+    events = {name for name in names if name.startswith("eight epochs/events.out.tfevents")}
     assert events
     assert names - events == {
         ".hydra",
@@ -63,7 +63,8 @@ def test_files_of_the_run_folder(finished):
         "checkpoints",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
-        "hparams.yaml",
+        "eight epochs",
+        "eight epochs/hparams.yaml",
         "metrics.csv",
         "result.json",
         "train.log",
@@ -74,6 +75,7 @@ def test_files_of_the_run_folder(finished):
 def test_result_json(finished):
     record = result(finished)
     assert list(record) == [
+        "name",
         "status",
         "error",
         "overrides",
@@ -93,7 +95,8 @@ def test_result_json(finished):
     ]
     assert record["status"] == "finished"
     assert record["error"] is None
-    assert record["overrides"] == [*FAST, "trainer.max_epochs=8"]
+    assert record["name"] == "eight epochs"
+    assert record["overrides"] == [*FAST, "trainer.max_epochs=8", "name=eight epochs"]
     assert record["parameters"] == 61_706
     assert record["data"]["counts"] == {"train": 5000, "val": 1000, "test": 1000}
     assert record["data"]["name"] == "mini"
@@ -179,7 +182,7 @@ def test_console_output(finished):
 
 
 def test_tensorboard_content(finished):
-    events = EventAccumulator(str(finished), {"images": 0, "scalars": 0})
+    events = EventAccumulator(str(finished / "eight epochs"), {"images": 0, "scalars": 0})
     events.Reload()
     tags = events.Tags()
     table = rows(finished)

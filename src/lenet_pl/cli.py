@@ -38,7 +38,8 @@ from lenet_pl.trust import VARIABLE, add_working_folder, parse_override
 COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("evaluation", "evaluate a network: metrics, predictions, robustness"),
     "predict": ("evaluation", "classify photographs and scans of single digits"),
-    "report": ("report", "write a page about a run, or compare two runs"),
+    "report": ("report", "write a page about a run, or compare several"),
+    "list": ("report", "list runs and sweeps with their scores"),
     "export": ("export", "write the network as ONNX, torch.export program or web page"),
     "sweep": ("sweeps", "summarise a sweep, also while it runs"),
     "new": ("scaffold", "start a project of your own from this one"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trainer")
 SEVERAL = ("augment", "callbacks", "logger")
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # extras have the same names
-REFERRING = ("data", "classifier", "hparams")  # to other keys, which an error should name
+REFERRING = ("data", "classifier", "hparams", "logger")  # to other keys, which an error should name
 
 # what must not change when a run is resumed; the data is compared by digest
 RESUME_KEYS = (

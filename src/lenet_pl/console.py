@@ -204,6 +204,11 @@ def score(metric: str, value: float) -> str:
     return percent(value) if metric.endswith("acc") else f"{value:.4f}"
 
 
+def named_score(metric: str, value: float) -> str:
+    """``98.76 %`` for ``val/acc``, ``loss 0.0532`` for ``val/loss``."""
+    return f"{metric.partition('/')[2]} {score(metric, value)}".removeprefix("acc ")
+
+
 def table(*columns: str, left: int) -> Table:
     """Create a table whose first ``left`` columns are left-aligned, the others right-aligned."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")

@@ -150,6 +150,19 @@ def mcnemar(correct_a: Tensor, correct_b: Tensor) -> float:
     return min(1.0, 2 * sum(ways) / (1 << n))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values of several tests, which control the probability of any false rejection.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Stat. 6
+    (1979), p. 67.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
+        adjusted[number] = largest
+    return adjusted
+
+
 def t_probability(t: float, df: int) -> float:
     """The probability that Student's t with ``df`` degrees of freedom lies within ±t."""
     angle = atan(t / sqrt(df))  # over which the density is proportional to cos ** (df - 1)

@@ -21,6 +21,8 @@ Rows = Sequence[Mapping[str, float]]  # of metrics.csv
 
 FILE_DPI = 180  # stays sharp on high-resolution screens
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8f98"
+# of runs, distinct for the colour-blind: M. Okabe, K. Ito, "Color universal design" (2002)
+COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
 STYLE = rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
 styled = rc_context(STYLE)
 
@@ -29,28 +31,37 @@ styled = rc_context(STYLE)
 def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
     """Plot training (dashed) and validation (solid) per epoch, with the best epoch marked.
 
-    The metric is ``loss`` or ``acc``. One or two runs, by name, have rows and a best epoch each.
+    The metric is ``loss`` or ``acc``. Up to six runs, by name, have rows and a best epoch each.
     """
     figure, axes = _epoch_axes(3.3)
-    for (name, (rows, best)), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
-        prefix = f"{name}, " if len(runs) > 1 else ""
+    for (name, (rows, best)), colour in zip(runs.items(), COLOURS, strict=False):
+        several = len(runs) > 1  # then the legend has the runs only
         epochs = [row["epoch"] for row in rows]
         training, validation = ([row[f"{x}/{metric}"] for row in rows] for x in ("train", "val"))
         points: Any = {"color": colour, "marker": "o" * (len(rows) < 3), "ms": 4}
-        axes.plot(epochs, training, ls=(0, (4, 2)), alpha=0.6, label=f"{prefix}training", **points)
-        axes.plot(epochs, validation, label=f"{prefix}validation", **points)
+        axes.plot(
+            epochs,
+            training,
+            ls=(0, (4, 2)),
+            alpha=0.6,
+            label="" if several else "training",
+            **points,
+        )
+        axes.plot(epochs, validation, label=name if several else "validation", **points)
         if best in epochs:
             circle: Any = {"ms": 8, "mfc": "white", "mec": colour, "mew": 2, "zorder": 5}
-            value, label = validation[epochs.index(best)], f"{prefix}best, epoch {best}"
+            value, label = validation[epochs.index(best)], "" if several else f"best, epoch {best}"
             axes.plot([best], [value], "o", label=label, **circle)
+    axes.margins(y=0.1)
+    low, high = axes.dataLim.intervaly
     if metric == "acc":
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    elif all((np.asarray(line.get_ydata()) > 0).all() for line in axes.lines):
+    elif 0 < 5 * low < high:  # a smaller range may have one tick only
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
-    columns = 3 if len(runs) == 1 else 2
+    columns = 1 if max(map(len, runs)) > 32 else 3 if len(runs) == 1 else 2
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, ncols=columns)
     return figure
 
@@ -74,10 +85,8 @@ def learning_rate(rows: Rows) -> Figure:
 
 
 @styled
-def confusion_matrix(
-    matrix: Tensor, classes: Sequence[str], title: str = "", normalise: bool = False
-) -> Figure:
-    """Draw a confusion matrix of counts ``[classes, classes]``, or of each row in percent.
+def confusion_matrix(matrix: Tensor, classes: Sequence[str], title: str = "") -> Figure:
+    """Draw a confusion matrix of counts ``[classes, classes]``.
 
     Rows are labels and columns predictions. Colour shows the errors only.
     """
@@ -85,20 +94,19 @@ def confusion_matrix(
     side = min(1.9 + 0.36 * count, 9.0) + 0.06 * min(20, longest)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    total = matrix.sum(1, keepdim=True).clamp_min(1)
-    values = 100 * matrix / total if normalise else matrix.double()
-    errors = values.clone().fill_diagonal_(0)
+    errors = matrix.clone().fill_diagonal_(0)
     # 1.6 times the largest error, so that dark numbers are legible on every colour
-    limit = max(0.1 if normalise else 1.0, errors.max().item() * 1.6)
+    limit = max(1.0, errors.max().item() * 1.6)
     axes.imshow(np.ma.masked_equal(errors.numpy(), 0), cmap="Oranges", vmin=0, vmax=limit)
     axes.imshow(np.ma.masked_equal(np.eye(count), 0), cmap="Greys", vmin=0, vmax=12)
     axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
     axes.grid(which="minor")
     for row, column in matrix.nonzero().tolist() if count < 25 else ():  # else illegible
-        text = f"{values[row, column]:.{1 if normalise else 0}f}"
         options: Any = {"weight": "bold" if row == column else "normal", "in_layout": False}
-        axes.text(column, row, text, ha="center", va="center", size=8, **options)
+        axes.text(
+            column, row, f"{matrix[row, column]}", ha="center", va="center", size=8, **options
+        )
     rotation, align = (45, "right") if longest > 3 else (0, "center")
     axes.set_xticks(range(count), classes, rotation=rotation, ha=align)
     axes.set_yticks(range(count), classes)

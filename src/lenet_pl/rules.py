@@ -1,5 +1,6 @@
 """Rules for values: those of every key of ``conf/``, and schemas of files."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from math import nextafter
 from sys import float_info
@@ -87,6 +88,10 @@ TEXT: Rule = (
     "text, up to 255 characters between slashes",
     lambda x: isinstance(x, str) and max(map(len, x.split("/"))) < 256,
 )
+NAME: Rule = (  # also a folder's
+    "text: up to 120 letters, digits, spaces and . , + - _",
+    lambda x: isinstance(x, str) and bool(re.fullmatch(r"\w([\w.,+\- ]{0,118}\w)?", x)),
+)
 STRING: Rule = ("text", lambda x: isinstance(x, str))
 TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))
 MAPPING: Rule = ("a mapping", lambda x: isinstance(x, dict))
@@ -129,8 +134,8 @@ CLASSIFIER: dict[str, Rule] = {
 # are not listed, such as your own, are not checked
 RULES: dict[str, dict[str, Rule]] = {
     "config": {  # keys without a group
-        **each("ckpt_path repeat label", optional(TEXT)),
-        **{"run_dir": TEXT, "pause_after": optional(COUNT)},
+        **each("ckpt_path repeat", optional(TEXT)),
+        **{"run_dir": TEXT, "name": optional(NAME), "pause_after": optional(COUNT)},
         **{"seed": SEED, "test": BOOL, "hparams": HPARAMS},
     },
     "DigitsDataModule": {

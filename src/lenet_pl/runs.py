@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,9 +21,10 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from lenet_pl import __version__, records, trust
-from lenet_pl.config import check_values, fit_to_data
+from lenet_pl.config import check_values, fit_to_data, monitored_metric
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.files import display_path, quoted, reserved, shell_override
+from lenet_pl.rules import gain
 
 if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not need it
     from torch import nn
@@ -53,6 +55,30 @@ def find_run(name: str) -> Path:
     return Path(os.path.normpath(path / "../..")) if path.suffix == ".ckpt" else path
 
 
+def read_outcome(folder: Path) -> dict[str, Any]:
+    """The content of ``result.json``, with the monitored metric.
+
+    Before the run has ended, the status is ``unfinished``, and the best epoch is that of
+    ``metrics.csv``.
+    """
+    result = records.read_result(folder)
+    if not result.get("monitor"):
+        result["monitor"] = monitored_metric(records.read_config(folder) or OmegaConf.create())
+    if "status" not in result:
+        rows = records.read_metrics(folder)
+        best = best_row(rows, result["monitor"])
+        result |= {"status": "unfinished", "epochs": len(rows)}
+        result["best_epoch"] = int(best["epoch"]) if best else None
+        result["metrics"] = {key: best[key] for key in best if key.startswith("val/")}
+    return result
+
+
+def best_row(rows: Iterable[dict[str, float]], monitor: str) -> dict[str, float]:
+    """The row with the best value of a metric, the first of equals; empty without validation."""
+    validated = (row for row in rows if monitor in row)
+    return max(validated, key=lambda row: gain(monitor, row[monitor]), default={})
+
+
 def resume_arguments(arguments: list[str]) -> list[str]:
     """Replace ``resume=RUN`` and ``from=RUN`` by overrides; choose the folder of a Slurm job.
 
@@ -76,6 +102,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     else:
         raise ConfigError(f"from={run}: no finished epoch to compare with")
     replaced = {"pause_after", *map(records.override_key, [*added, *given])}
+    replaced |= {"name"} if key == "from" else set()  # of the run that is repeated
     # either classifier resumes the other's checkpoints, without its options
     if "classifier" in replaced:
         replaced.add("classifier.steps_per_execution")
@@ -211,8 +238,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The last two parts of the folder's path."""
-        return "/".join(self.folder.absolute().parts[-2:])
+        """The value of ``name``, or the last two parts of the folder's path."""
+        return self.result.get("name") or "/".join(self.folder.absolute().parts[-2:])
 
     @property
     def epoch(self) -> int:

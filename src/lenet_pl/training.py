@@ -347,6 +347,7 @@ def _initial_result(cfg: DictConfig) -> dict[str, Any]:
     """``result.json`` before anything has been built."""
     hydra = HydraConfig.initialized()
     return {
+        "name": cfg.name,
         "status": None,
         "error": None,
         "overrides": list(HydraConfig.get().overrides.task) if hydra else [],
@@ -386,6 +387,7 @@ def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
             text = f"cannot trigger: patience {patience}, {epochs} epochs"
         notes.append(f"early stop  on {callback.monitor}, {text}")
     title = f"{model_name(net)} on {data.source.name} · {device_name(trainer)} · seed {cfg.seed}"
+    title += f" · {cfg.name}" if cfg.name else ""
     counts = {
         name: torch.bincount(split.labels, minlength=len(data.classes)).tolist()
         for name, split in data.splits.items()

@@ -32,7 +32,8 @@ def test_two_runs_are_compared(lenet_pl, tested, untested):
     status, output, _ = lenet_pl("report", tested, untested, "--json")
     assert status == 0
     answer = json.loads(output)
-    keys = ["path", "verdict", "both", "only_first", "only_second", "neither", "p"]
+    keys = ["path", "verdict", "runs", "best", "comparisons"]
+    keys += ["both", "only_first", "only_second", "neither", "p"]
     assert list(answer) == keys
     assert "At least one of the runs was not tested" in Path(answer["path"]).read_text()
     status, printed, _ = lenet_pl("report", tested, untested)
@@ -94,5 +95,6 @@ def test_paths_that_are_not_a_run(tested, tmp_path, lenet_pl):
     ):
         path = tmp_path / name
         assert lenet_pl("report", path) == (2, "", f"error: {path}: {message}\n")
-    same = f"error: {tested} and {tested}/ are the same run: name two\n"
+    same = f"error: {tested}, {tested}/: name each run once\n"
     assert lenet_pl("report", tested, f"{tested}/") == (2, "", same)
+    assert lenet_pl("report", *"1234567") == (2, "", "error: 7 runs: name up to 6\n")

@@ -64,9 +64,7 @@ def test_page_shows_the_results(first, tested, html):
         "curves-loss",
         "curves-accuracy",
         "confusion",
-        "confusion-shares",
         "reliability",
-        "pairs",
         "mistakes",
         "uncertain",
         "filters",
@@ -109,7 +107,7 @@ def test_class_names_are_escaped(first, copied):
     html = Path(page.write_report(evaluation)["path"]).read_text(encoding="utf-8")
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
-    path = Path(write_comparison(evaluation, first)["path"])
+    path = Path(write_comparison([evaluation, first])["path"])
     assert "<script" not in path.read_text(encoding="utf-8")
 
 
@@ -205,6 +203,30 @@ def test_colour_images_from_files(first):
     assert set(page.explain(evaluation, errors)) == {"filters", "features-1", "saliency"}
     cards = page.image_cards(shown, tuple("0123456789"), errors)
     assert [card["id"] for card in cards] == [f"{n}.png" for n in errors.tolist()]
+
+
+def test_cells_have_their_images_once_in_order_of_interest(first, monkeypatch):
+    shown, classes = first.shown, first.run.classes
+    confidence = shown.logits.softmax(1).amax(1)
+    cells = page.cell_cards(shown, classes)
+    pairs = list(zip(shown.labels.tolist(), shown.predicted.tolist(), strict=True))
+    assert cells.keys() == set(pairs)
+    for (label, predicted), cards in cells.items():
+        members = [i for i, pair in enumerate(pairs) if pair == (label, predicted)]
+        assert len(cards) == min(len(members), page.CELL_IMAGES)
+        sign = 1 if label == predicted else -1
+        expected = sorted(members, key=lambda i, sign=sign: sign * confidence[i].item())
+        assert [card["id"] for card in cards] == [f"image {i}" for i in expected[: len(cards)]]
+    monkeypatch.setattr(page, "CELL_BYTES", 10 * 400)  # an image has about 300 bytes
+    fewer = page.cell_cards(shown, classes)
+    assert sum(len(card["png"]) for cards in fewer.values() for card in cards) <= 10 * 400
+    assert sum(map(len, fewer.values())) >= 10
+    assert all(len(fewer[i, i]) in (1, 2) for i in range(10))  # the large cells come first
+
+
+def test_large_images_are_reduced():
+    file = BytesIO(page.thumbnail(torch.zeros(3, 300, 150, dtype=torch.uint8)))
+    assert Image.open(file).size == (72, 144)
 
 
 def test_thumbnails_keep_every_pixel():

@@ -231,6 +231,7 @@ def test_parallel_jobs_equal_sequential_ones(run_sweep: RunSweep, tmp_path: Path
 
 def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> None:
     overrides = [*SHORT, "logger=tensorboard", "optimizer.momentum=0,0.9", "optimizer.lr=0.05"]
+    overrides.append("name=base")
     assert run_sweep("-m", *overrides, "hydra.sweep.dir=s") == 0
     for path in tmp_path.rglob("*"):
         assert "=" not in path.name
@@ -258,7 +259,9 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
         if len(groups) == 2 and all(names >= expected for names in tags):
             break
         time.sleep(0.1)
-    assert sorted(request("runs")) == ["0/momentum 0", "1/momentum 0.9"]
+    assert sorted(request("runs")) == ["0/base, momentum 0", "1/base, momentum 0.9"]
+    names = [result["name"] for result in read_results(tmp_path / "s").values()]
+    assert names == ["base, momentum 0", "base, momentum 0.9"]
     columns = request("plugin/hparams/experiment", {})["hparamInfos"]
     assert [column["name"] for column in columns] == ["momentum"]  # no constants
     shown = {}
@@ -276,7 +279,7 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
     page = pytest.importorskip("lenet_pl.report.page")
     page.add_to_tensorboard(job, {"figure": Figure(figsize=(1, 1))}, 1)
     [record] = job.rglob(f"*{page.SUFFIX}")
-    assert record.parent == job / "momentum 0"  # beside the job's curves
+    assert record.parent == job / "base, momentum 0"  # beside the job's curves
 
 
 @pytest.mark.parametrize(
@@ -301,9 +304,13 @@ def test_whole_groups_and_lists_can_be_swept(run_sweep: RunSweep, tmp_path: Path
     short = [x for x in QUICK if "epochs" not in x] + ["trainer.max_epochs=1", "logger=tensorboard"]
     groups = ["model=lenet,mlp", "augment=[affine,noise],[noise]", "hydra.sweep.dir=groups"]
     assert run_sweep("-m", *short, *groups, "test=false") == 0
-    lists = ["model=mlp", "model.hidden=[8],[16,8]", "hydra/launcher=joblib"]
+    lists = ["model=mlp", "model.hidden=[8],[16,8]", "name=a,b", "hydra/launcher=joblib"]
     assert run_sweep("-m", *short, *lists, "hydra.launcher.n_jobs=2", "hydra.sweep.dir=lists") == 0
-    assert [row["model.hidden"] for row in sorted_table(tmp_path / "lists")] == ["[8]", "[16,8]"]
+    assert [row["model.hidden"] for row in sorted_table(tmp_path / "lists")] == [
+        *("[8]", "[8]", "[16,8]", "[16,8]")
+    ]
+    names = [result["name"] for result in read_results(tmp_path / "lists").values()]
+    assert names == ["a, hidden -8", "b, hidden -8", "a, hidden -16,8", "b, hidden -16,8"]
     table = sorted_table(tmp_path / "groups")
     assert [(row["model"], row["augment"]) for row in table] == [
         *(("lenet", "[affine,noise]"), ("lenet", "[noise]")),

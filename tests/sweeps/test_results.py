@@ -11,7 +11,7 @@ from helpers.sweeps import read_table, write_job, write_plan
 from rich.console import Console
 
 from lenet_pl.errors import ConfigError
-from lenet_pl.sweeps.results import Sweep, short_names
+from lenet_pl.sweeps.results import Sweep
 from lenet_pl.sweeps.summary import Summary
 
 
@@ -262,11 +262,6 @@ def test_overrides_added_by_resuming_a_job_are_no_parameters(grid: Path) -> None
     sweep = Sweep(grid)
     assert not {"test", "ckpt_path", "resume"} & {*sweep.varied, *sweep.jobs[0].values}
     assert Summary(sweep).command == f"python train.py {shlex.join(overrides)} +model.name=a"
-
-
-def test_short_names_are_unique() -> None:
-    assert short_names(["optimizer.lr", "seed"]) == {"optimizer.lr": "lr", "seed": "seed"}
-    assert list(short_names(["a.size", "b.size"]).values()) == ["a.size", "b.size"]
 
 
 def test_the_metric_is_that_of_the_jobs_that_have_started(tmp_path: Path) -> None:

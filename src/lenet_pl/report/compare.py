@@ -1,81 +1,150 @@
-"""The page that compares two runs: which is better, is it chance, and on which images."""
+"""The page that compares runs: which is the best, is it chance, and on which images they differ."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
+from itertools import chain, combinations
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from lenet_pl import metrics, plots
 from lenet_pl.config import flatten
-from lenet_pl.errors import ConfigError
+from lenet_pl.errors import ConfigError, shorten
 from lenet_pl.evaluation.evaluate import RunEvaluation, compute_metrics
-from lenet_pl.report.page import image_cards, write_page
+from lenet_pl.naming import differences, override_values, parameter_overrides
+from lenet_pl.report.page import image_cards, most_errors, write_page
+
+CORRECT = ("both", "only_best", "only_other", "neither")  # which of two runs are
 
 
-def write_comparison(first: RunEvaluation, second: RunEvaluation) -> dict[str, Any]:
-    """Write ``RUN/report/against-RUN2/index.html``, with its figures as PNG files beside it.
+def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
+    """Write ``RUN/report/against-OTHERS/index.html``, with its figures as PNG files beside it.
 
-    The runs are compared on the test split if both were tested, else on the validation split.
-    Returns, for JSON, the path, the verdict, how many images both, one or neither of the runs
-    classify correctly, and the p-value of McNemar's test. Raises ConfigError if the runs were
-    evaluated on different images.
+    RUN is the first run. The runs are compared on the test split if all were tested, else on the
+    validation split. Returns, for JSON, the path, the verdict, the runs, and the most accurate one
+    compared with each other run; for two runs also how many images both, one or neither classify
+    correctly, and the p-value. Raises ConfigError if the runs were evaluated on different images.
     """
-    classes, a, b = first.run.classes, first.test, second.test
-    if not a or not b:
-        a, b = first.val, second.val
-    if not torch.equal(a.images, b.images) or not torch.equal(a.labels, b.labels):
-        raise ConfigError(
-            f"{first.run.folder} and {second.run.folder}: their {a.meaning} images are not the "
-            "same; data, data.val_size and data.split_seed select them"
-        )
-    outcome = 2 * (~a.correct).long() + (~b.correct).long()
-    names = ("both", "only_first", "only_second", "neither")  # runs that are correct
-    counts = dict(zip(names, torch.bincount(outcome, minlength=4).tolist(), strict=True))
-    p = metrics.mcnemar(a.correct, b.correct)
-    folder = first.run.folder / "report" / re.sub(r"[^\w.-]+", "-", f"against-{second.run.name}")
-    answer = {
+    runs, shown = [x.run for x in evaluations], [x.test for x in evaluations if x.test]
+    if len(shown) < len(runs):
+        shown = [x.val for x in evaluations]
+    first, classes = shown[0], runs[0].classes
+    for run, x in zip(runs, shown, strict=True):
+        if not (torch.equal(x.images, first.images) and torch.equal(x.labels, first.labels)):
+            raise ConfigError(
+                f"{runs[0].folder} and {run.folder}: their {x.meaning} images are not the same; "
+                "data, data.val_size and data.split_seed select them"
+            )
+    names, correct = run_names(evaluations), torch.stack([x.correct for x in shown])
+    computed = list(map(compute_metrics, runs, shown))
+    best = max(range(len(runs)), key=lambda run: computed[run]["correct"])
+    comparisons = compare(names, correct, best)
+    against = shorten("-".join(["against", *(run.name for run in runs[1:])]))
+    folder = runs[0].folder / "report" / re.sub(r"[^\w.-]+", "-", against)
+    figures = ("accuracy", "low", "high", "loss", "nll", "ece")
+    answer: dict[str, Any] = {
         "path": str(folder / "index.html"),
-        "verdict": verdict(counts, p, first.run.name, second.run.name),
-        **counts,
-        "p": p,
+        "verdict": verdict(names[best], comparisons),
+        "runs": [
+            {"name": name, "folder": str(run.folder), **{x: values[x] for x in figures}}
+            for name, run, values in zip(names, runs, computed, strict=True)
+        ],
+        "best": names[best],
+        "comparisons": comparisons,
     }
-    computed = [compute_metrics(first.run, a), compute_metrics(second.run, b)]
+    if len(runs) == 2:
+        [pair] = comparisons
+        only = (pair["only_best"], pair["only_other"])
+        counts = {"both": pair["both"], "only_first": only[best], "only_second": only[1 - best]}
+        answer |= {**counts, "neither": pair["neither"], "p": pair["p"]}
+    curves = {n: (x.rows, x.run.epoch) for n, x in zip(names, evaluations, strict=True)}
     matrices = [torch.tensor(values["matrix"]) for values in computed]
-    curves = {"A": (first.rows, first.run.epoch), "B": (second.rows, second.run.epoch)}
+
+    def disagreement(right: int, wrong: int) -> list[dict[str, Any]]:
+        """Images that only the first of two runs classifies correctly."""
+        x, selected = shown[wrong], correct[right] & ~correct[wrong]
+        count = 24 if len(runs) == 2 else 12
+        return image_cards(x, classes, metrics.by_confidence(x.logits, selected, count))
+
     context = {
-        "figures": {
-            "curves-loss": plots.curves(curves, "loss"),
-            "curves-accuracy": plots.curves(curves, "acc"),
-            "confusion-first": plots.confusion_matrix(matrices[0], classes),
-            "confusion-second": plots.confusion_matrix(matrices[1], classes),
-        },
-        "runs": (first, second),
-        "shown": a,
+        "figures": {f"curves-{x}": plots.curves(curves, x) for x in ("loss", "acc")},
+        "evaluations": evaluations,
+        "names": names,
+        "colours": plots.COLOURS,
+        "best": best,
+        "shown": first,
         "answer": answer,
         "metrics": computed,
-        "settings": config_diff(first.run.config, second.run.config),
-        "only_first": image_cards(b, classes, metrics.by_confidence(b.logits, outcome == 1, 24)),
-        "only_second": image_cards(a, classes, metrics.by_confidence(a.logits, outcome == 2, 24)),
+        "most_errors": most_errors(*matrices),
+        "settings": config_diff([run.config for run in runs]),
+        "disagreements": [
+            (names[right], names[wrong], disagreement(right, wrong))
+            for other in range(len(runs))
+            for right, wrong in ((best, other), (other, best))
+            if other != best
+        ],
     }
     write_page(folder, "compare.html.j2", context)
     return answer
 
 
-def verdict(counts: Mapping[str, int], p: float, first: str, second: str) -> str:
-    """Which run is more accurate, and whether significantly so, in one sentence."""
-    difference = counts["only_first"] - counts["only_second"]
-    if not difference:
-        return "Both runs are equally accurate."
-    better, worse = (first, second) if difference > 0 else (second, first)
-    if p < 0.05:
-        return f"{better} is significantly more accurate than {worse} (p = {p:.2g})."
-    return f"{better} is more accurate than {worse}, but not significantly (p = {p:.2g})."
+def run_names(evaluations: Sequence[RunEvaluation]) -> list[str]:
+    """A unique name for each run: its ``name``, or the overrides that differ between the runs."""
+    values = [override_values(parameter_overrides(x.overrides)) for x in evaluations]
+    for key in dict.fromkeys(chain.from_iterable(values)):
+        for own, evaluation in zip(values, evaluations, strict=True):
+            value = evaluation.run.setting(key)  # also of a run without this override
+            if value is not None and not OmegaConf.is_config(value):
+                own[key] = str(value)
+    texts = differences(values)
+    names = [
+        x.run.result.get("name") or shorten(text, 60) or ("default" if any(texts) else "run")
+        for x, text in zip(evaluations, texts, strict=True)
+    ]
+    return [
+        f"{name} #{names[: number + 1].count(name)}" if names.count(name) > 1 else name
+        for number, name in enumerate(names)
+    ]
 
 
-def config_diff(first: DictConfig, second: DictConfig) -> list[tuple[str, str, str]]:
-    """The configuration keys whose values differ, with both values."""
-    a, b = (flatten(OmegaConf.to_container(config)) for config in (first, second))
-    keys = sorted({**a, **b}.keys() - {"run_dir", "ckpt_path", "repeat"})  # of any two runs
-    return [(k, str(a.get(k)), str(b.get(k))) for k in keys if str(a.get(k)) != str(b.get(k))]
+def compare(names: Sequence[str], correct: Tensor, best: int) -> list[dict[str, Any]]:
+    """Compare a run with each other one, given which images are classified correctly.
+
+    ``correct`` is bool ``[runs, images]``. The p-values are adjusted for all pairs of runs, not
+    only those compared here, since the same images determine which run is the best.
+    """
+    pairs = list(combinations(range(len(names)), 2))
+    p_values = [metrics.mcnemar(correct[a], correct[b]) for a, b in pairs]
+    comparisons = []
+    for pair, p, adjusted in zip(pairs, p_values, metrics.holm(p_values), strict=True):
+        if best in pair:
+            other = sum(pair) - best
+            wrong = 2 * (~correct[best]).long() + (~correct[other]).long()
+            counts = dict(zip(CORRECT, wrong.bincount(minlength=4).tolist(), strict=True))
+            comparisons.append({"run": names[other], **counts, "p": p, "p_adjusted": adjusted})
+    return comparisons
+
+
+def verdict(best: str, comparisons: Sequence[dict[str, Any]]) -> str:
+    """Which run is the most accurate, and whether significantly so, in one sentence."""
+    if all(x["only_best"] == x["only_other"] for x in comparisons):
+        return f"{'Both' if len(comparisons) == 1 else 'All'} runs are equally accurate."
+    texts: dict[bool, list[str]] = {True: [], False: []}  # by significance
+    for x in comparisons:
+        texts[x["p_adjusted"] < 0.05].append(f"{x['run']} (p = {x['p_adjusted']:.2g})")
+    significant, other = (" and ".join(texts[key]) for key in (True, False))
+    if not significant:
+        return f"{best} is not significantly more accurate than {other}."
+    rest = f", but not than {other}" if other else ""
+    return f"{best} is significantly more accurate than {significant}{rest}."
+
+
+def config_diff(configs: Sequence[DictConfig]) -> list[tuple[str, list[str]]]:
+    """The configuration keys whose values differ, with the value of each run."""
+    flat = [flatten(OmegaConf.to_container(config)) for config in configs]
+    # keys that differ between any two runs
+    keys = sorted({*chain.from_iterable(flat)} - {"run_dir", "ckpt_path", "repeat", "name"})
+    rows = [(key, [str(values.get(key)) for values in flat]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]

@@ -1,9 +1,11 @@
 """The page about a run, as one file: images are data URIs, and there are no scripts."""
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
 
 SUFFIX = ".report"  # of the TensorBoard event file that a report writes
+THUMBNAIL = 144  # pixels of the longer side: sharp on high-resolution screens
+# the images that the cells of a confusion matrix link to
+CELL_IMAGES, CELL_BYTES = 24, 2**21
 
 
 def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
@@ -32,11 +37,15 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
     """
     run, shown, findings = evaluation.run, evaluation.shown, diagnose(Context(evaluation))
     computed = compute_metrics(run, shown)
-    drawn = draw(evaluation, torch.tensor(computed["matrix"]))
+    matrix = torch.tensor(computed["matrix"])
+    drawn = draw(evaluation, matrix)
     context = {
         "evaluation": evaluation,
         "shown": shown,
         "findings": findings,
+        "cells": cell_cards(shown, run.classes),
+        "most_errors": most_errors(matrix),
+        "pairs": confused_pairs(matrix)[:6],
         "metrics": computed,
         "model": model_name(evaluation.network.net),
         "monitor": monitored_metric(run.config).replace("val/", "validation "),
@@ -62,29 +71,47 @@ def draw(evaluation: RunEvaluation, matrix: Tensor) -> dict[str, Any]:
         "curves-loss": plots.curves(curves, "loss"),
         "curves-accuracy": plots.curves(curves, "acc"),
         "confusion": plots.confusion_matrix(matrix, classes),
-        "confusion-shares": plots.confusion_matrix(matrix, classes, normalise=True),
         "reliability": plots.reliability(metrics.calibration(shown.logits, shown.labels)),
     }
     if len({row["lr"] for row in rows}) > 1:
         figures["learning-rate"] = plots.learning_rate(rows)
-    low, high = torch.stack([shown.labels, shown.predicted]).sort(0).values
     chosen = partial(metrics.by_confidence, shown.logits)
-    cards = partial(image_cards, shown, classes)
-    pairs = [
-        (a, b, count, cards(chosen((low == a) & (high == b), 8)))
-        for a, b, count in confused_pairs(matrix)[:6]
-    ]
     errors = chosen(~shown.correct, 32)
-    sections = {
-        "mistakes": cards(errors),
-        "uncertain": cards(chosen(shown.correct, 16, descending=False)),
-        "pairs": [card for *_, similar in pairs for card in similar],
-    }
-    for name, listed in sections.items():
-        if listed:
-            images = [card["image"] for card in listed]
-            figures[name] = plots.image_grid(images, [card["caption"] for card in listed])
-    return {**sections, "pairs": pairs, "figures": figures | explain(evaluation, errors[:8])}
+    sections = {"mistakes": errors, "uncertain": chosen(shown.correct, 16, descending=False)}
+    cards = {name: image_cards(shown, classes, indices) for name, indices in sections.items()}
+    for name, indices in sections.items():
+        if len(indices):
+            captions = [card["caption"] for card in cards[name]]
+            figures[name] = plots.image_grid(shown.images[indices], captions)
+    return {**cards, "figures": figures | explain(evaluation, errors[:8])}
+
+
+def cell_cards(
+    shown: SplitPredictions, classes: Sequence[str]
+) -> dict[tuple[int, int], list[dict[str, Any]]]:
+    """Images of the cells of the confusion matrix, by label and prediction.
+
+    They are the most confident errors and the least confident correct predictions: up to 24 of a
+    cell, or fewer if the page would become too large.
+    """
+    confidence = shown.logits.softmax(1).amax(1)
+    order = torch.where(shown.correct, -confidence, confidence).argsort(
+        descending=True, stable=True
+    )
+    pairs = list(zip(shown.labels.tolist(), shown.predicted.tolist(), strict=True))
+    # large cells first, which are the most interesting if not all images fit
+    cells: dict[tuple[int, int], list[Any]] = {pair: [] for pair, _ in Counter(pairs).most_common()}
+    for i in order.tolist():
+        cells[pairs[i]].append(i)
+    # the first image of every cell, then the second of every cell, and so on
+    turns = zip_longest(*(indices[:CELL_IMAGES] for indices in cells.values()))
+    chosen = [i for turn in turns for i in turn if i is not None]
+    cells, size = {pair: [] for pair in cells}, 0
+    for i, card in zip(chosen, image_cards(shown, classes, torch.tensor(chosen)), strict=True):
+        size += len(card["png"])
+        if size <= CELL_BYTES:
+            cells[pairs[i]].append(card)
+    return cells
 
 
 def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
@@ -108,6 +135,11 @@ def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
     return figures
 
 
+def most_errors(*matrices: Tensor) -> int:
+    """The largest count of confusion matrices off their diagonals, at least 1."""
+    return max(1, *(int(matrix.clone().fill_diagonal_(0).max()) for matrix in matrices))
+
+
 def image_cards(
     predictions: SplitPredictions, classes: Sequence[str], indices: Tensor
 ) -> list[dict[str, Any]]:
@@ -115,7 +147,7 @@ def image_cards(
     best_two = map(Tensor.tolist, predictions.logits[indices].softmax(1).topk(2))
     return [
         {
-            "image": predictions.images[i],
+            "png": thumbnail(predictions.images[i]),
             "label": (label := classes[int(predictions.labels[i])]),
             "caption": f"{label} → {classes[first]}",
             "confidence": f"{100 * p:.0f} %",
@@ -127,9 +159,14 @@ def image_cards(
 
 
 def thumbnail(image: Tensor) -> bytes:
-    """A PNG file of an image ``uint8 [C, H, W]``; greyscale is inverted to black on white."""
+    """A PNG file of an image ``uint8 [C, H, W]``; greyscale is inverted to black on white.
+
+    Large images are reduced.
+    """
     pixels = (255 - image[0]) if len(image) == 1 else image.permute(1, 2, 0)
-    Image.fromarray(pixels.numpy()).save(file := BytesIO(), format="png")
+    picture = Image.fromarray(pixels.numpy())
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.save(file := BytesIO(), format="png")
     return file.getvalue()
 
 
@@ -147,7 +184,6 @@ def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
         percent=percent,
         metric=metric_title,
         parameter_count=lambda network: sum(p.numel() for p in network.parameters()),
-        thumbnail=thumbnail,
         uri=lambda png: "data:image/png;base64," + b64encode(png).decode(),
         width=lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels
     )

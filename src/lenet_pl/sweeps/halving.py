@@ -21,7 +21,8 @@ from lenet_pl.errors import ConfigError
 from lenet_pl.files import quoted, write_json
 from lenet_pl.records import read_metrics
 from lenet_pl.rules import COUNT, METRIC, Checks, Rule, integer, invalid, one_of, optional
-from lenet_pl.sweeps.results import best_row, ended, job_names, rank, readable_result, setting_key
+from lenet_pl.runs import best_row
+from lenet_pl.sweeps.results import ended, job_names, rank, readable_result, setting_key
 
 # keys that determine the rungs, and the images and metric that settings are ranked by
 COMPARABLE = (

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -29,18 +30,12 @@ from lenet_pl.config import monitored_metric
 from lenet_pl.console import ConsoleHandler, console
 from lenet_pl.errors import FAILED, INVALID, UserError, exit_on_error, fail, one_line
 from lenet_pl.files import display_path, quoted, reserved, shell_override, write_bytes, write_json
+from lenet_pl.naming import describe, override_values, parameter_overrides, typed, varied_values
 from lenet_pl.records import override_key
 from lenet_pl.runs import program_name
 from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
-from lenet_pl.sweeps.progress import Progress, label, print_line
-from lenet_pl.sweeps.results import (
-    Sweep,
-    ended,
-    parameter_overrides,
-    readable_result,
-    typed,
-    varied_values,
-)
+from lenet_pl.sweeps.progress import Progress, print_line
+from lenet_pl.sweeps.results import Sweep, ended, readable_result
 from lenet_pl.sweeps.summary import Summary
 
 log = logging.getLogger(__name__)
@@ -163,7 +158,10 @@ class SweepCallback(Callback):
             cfg.ckpt_path = str(checkpoint)
         else:
             _clear(folder)
-        cfg.label = label(plan, overrides)
+        varied = [key for key in plan.varied if key != "name"]
+        name = ", ".join(filter(None, (cfg.name, describe(override_values(overrides), varied))))
+        # as the rule for names requires
+        cfg.name = re.sub(r"[^\w.,+\- ]+", "-", name)[:120].strip(" .,+-") or None
         if plan.threads and cfg.callbacks and "progress" in cfg.callbacks:
             cfg.callbacks.progress = None  # progress bars of parallel jobs overwrite each other
         _add_hparams(cfg, plan.varied)
@@ -272,5 +270,5 @@ def _clear(folder: Path) -> None:
 
 def _add_hparams(cfg: DictConfig, varied: tuple[str, ...]) -> None:
     """Limit TensorBoard's HParams tab, which shows only five columns, to the varied keys."""
-    values = varied_values(HydraConfig.get().overrides.task, varied).items()
+    values = varied_values(override_values(HydraConfig.get().overrides.task), varied).items()
     cfg.hparams = {name.replace(".", "_"): typed(x) for name, x in values} or cfg.hparams

@@ -16,10 +16,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lenet_pl.config import check, check_hydra, flatten, monitored_metric, task_config
 from lenet_pl.errors import ConfigError
+from lenet_pl.naming import NOT_PARAMETERS, parameter_overrides
 from lenet_pl.records import checking, read_config, read_overrides
 from lenet_pl.rules import MONITORED
 from lenet_pl.sweeps.halving import check_halving
-from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
+from lenet_pl.sweeps.results import job_folders
 
 EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
     "hydra_joblib_launcher": "parallel",

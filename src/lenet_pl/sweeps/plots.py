@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from lenet_pl.console import percent
 from lenet_pl.files import replacing
-from lenet_pl.sweeps.results import Setting, Sweep, readable, setting_key, typed
+from lenet_pl.naming import readable, typed
+from lenet_pl.sweeps.results import Setting, Sweep, setting_key
 
 DPI = 180
 MAX_INCHES = 40  # height or width of the table

@@ -1,25 +1,23 @@
 """The progress of a sweep: a line when a job starts and when it ends."""
 
-import re
 import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 
-from lenet_pl.console import console, score
+from lenet_pl.console import console, named_score, score
 from lenet_pl.errors import ConfigError
+from lenet_pl.naming import describe, override_values
 from lenet_pl.sweeps.plan import Plan
-from lenet_pl.sweeps.results import Job, ended, named_score, readable, varied_values
+from lenet_pl.sweeps.results import Job, ended
 
 POLL_SECONDS = 0.5  # between checks of jobs in other processes
 
 
 def label(plan: Plan, overrides: Iterable[str]) -> str:
-    """The varied values of a job, as text for a file name: ``lr 0.01, batch_size 64``."""
-    values = varied_values(overrides, plan.varied)
-    text = ", ".join(f"{name} {readable(value)}" for name, value in values.items())
-    return re.sub(r"[^\w.,+\- ]+", "-", text)[:120]
+    """The varied values of a job: ``lr 0.01, batch_size 64``."""
+    return describe(override_values(overrides), plan.varied)
 
 
 def print_line(*parts: str) -> None:

@@ -10,14 +10,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
-from lenet_pl.config import monitored_metric
-from lenet_pl.console import score
 from lenet_pl.errors import ConfigError
+from lenet_pl.naming import override_values, parameter_overrides, readable, short_names
 from lenet_pl.records import (
     override_key,
-    read_config,
     read_json,
     read_metrics,
     read_overrides,
@@ -25,12 +21,11 @@ from lenet_pl.records import (
     read_val_predictions,
 )
 from lenet_pl.rules import NATURAL, STRING, gain
+from lenet_pl.runs import read_outcome
 
 if TYPE_CHECKING:
     import numpy as np
 
-# overrides that do not affect training: a preset, the final test, and what resuming a job adds
-NOT_PARAMETERS = {"sweep", "resume", "ckpt_path", "pause_after", "test"}
 STATUSES = ("finished", "pruned", "paused", "unfinished", "interrupted", "pending", "failed")
 AT_RUNG = ("paused", "pruned")  # stopped at a rung of successive halving
 # plan.json: the command that continues the sweep, and the jobs that are known in advance
@@ -45,17 +40,11 @@ class Job:
     """
 
     def __init__(self, folder: Path, planned: Sequence[str] | None = None) -> None:
-        result, rows = read_result(folder), read_metrics(folder)
-        config = read_config(folder) if not result.get("monitor") else None
+        result, rows = read_outcome(folder), read_metrics(folder)
         # the metric that defines the best epoch, and ranks the jobs
-        monitor = result.get("monitor") or monitored_metric(config or OmegaConf.create())
-        if not result:
-            best = best_row(rows, monitor)
-            result = {"status": "unfinished" if planned is None else "pending"}
-            result |= {"epochs": len(rows), "best_epoch": int(best["epoch"]) if best else None}
-            result["metrics"] = {key: best[key] for key in best if key.startswith("val/")}
-        self.folder, self.name, self.monitor = folder, folder.name, monitor
-        self.status, self.error = result["status"], result.get("error")
+        self.folder, self.name, self.monitor = folder, folder.name, result["monitor"]
+        pending = result["status"] == "unfinished" and planned is not None
+        self.status, self.error = "pending" if pending else result["status"], result.get("error")
         self.epochs, self.best_epoch = result["epochs"], result.get("best_epoch")
         self.device: str | None = result.get("device")
         # of the best epoch, and of the test set once evaluated
@@ -67,12 +56,12 @@ class Job:
         self.parameters = parameter_overrides(self.overrides)
         self.raw_values = override_values(self.parameters)  # by key, as typed
         self.values = {key: value.strip("'\"") for key, value in self.raw_values.items()}
-        needed = {"val/acc", "val/loss", monitor}
+        needed = {"val/acc", "val/loss", self.monitor}
         self.validated = self.status != "failed" and needed <= self.metrics.keys()
         self.scored = self.validated and self.status == "finished"  # it can win
         # a sort key, smaller for better jobs: by status, then by rung, then by score
         rung = -self.epochs if self.status == "pruned" else 0
-        scores = rank(monitor, [self.metrics]) if self.validated else (inf, inf)
+        scores = rank(self.monitor, [self.metrics]) if self.validated else (inf, inf)
         self.rank = (STATUSES.index(self.status), rung, *scores)
 
     @cached_property
@@ -207,12 +196,6 @@ def rank(monitor: str, scores: Sequence[Mapping[str, float]]) -> tuple[float, fl
     return -gain(monitor, mean), loss
 
 
-def best_row(rows: Iterable[dict[str, float]], monitor: str) -> dict[str, float]:
-    """The row with the best value of a metric, the first of equals; empty without validation."""
-    validated = (row for row in rows if monitor in row)
-    return max(validated, key=lambda row: gain(monitor, row[monitor]), default={})
-
-
 def readable_result(folder: Path) -> dict[str, Any]:
     """The content of ``result.json``; empty if it is damaged, so that the job starts over."""
     with suppress(ConfigError):
@@ -227,53 +210,9 @@ def ended(folder: Path, epochs: int | None) -> bool:
     return result.get("status") == "finished" or (at_rung and result["epochs"] >= epochs)
 
 
-def parameter_overrides(overrides: Iterable[str]) -> list[str]:
-    """The overrides of a job that determine what is trained."""
-    return [item for item in overrides if override_key(item) not in NOT_PARAMETERS]
-
-
 def setting_key(overrides: Iterable[str]) -> tuple[str, ...]:
     """The overrides that jobs of a setting have in common: all but the seed."""
     return tuple(x for x in parameter_overrides(overrides) if override_key(x) != "seed")
-
-
-def override_values(overrides: Iterable[str]) -> dict[str, str]:
-    """The values of overrides by key, with any quotes."""
-    return {override_key(item): item.partition("=")[2] for item in overrides}
-
-
-def typed(text: str | None) -> Any:
-    """The text as a number if it is one that is safe to calculate with, otherwise as it is."""
-    for kind in (int, float):
-        with suppress(ValueError):
-            if abs(number := kind(text or "")) < 1e100:
-                return number
-    return text
-
-
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """A name for each key: its last part where that is unique, otherwise the whole key."""
-    last = {key: key.rpartition(".")[2] for key in keys}
-    counts = Counter(last.values())
-    return {key: name if counts[name] == 1 else key for key, name in last.items()}
-
-
-def readable(value: str) -> str:
-    """A value as typed; a long number, such as a sampled one, with three significant digits."""
-    number = typed(value)
-    return value if len(value) <= 7 or isinstance(number, str) else f"{number:.3g}"
-
-
-def varied_values(overrides: Iterable[str], varied: Iterable[str]) -> dict[str, str]:
-    """The values of the varied keys of a job by short name, without quotes."""
-    values = override_values(overrides)
-    names = short_names(varied).items()
-    return {name: values[key].strip("'\"") for key, name in names if key in values}
-
-
-def named_score(metric: str, value: float) -> str:
-    """``98.76 %`` for ``val/acc``, ``loss 0.0532`` for ``val/loss``."""
-    return f"{metric.partition('/')[2]} {score(metric, value)}".removeprefix("acc ")
 
 
 def job_names(names: Sequence[str]) -> str:

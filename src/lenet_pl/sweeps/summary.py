@@ -6,10 +6,11 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from lenet_pl.console import score
+from lenet_pl.console import named_score, score
 from lenet_pl.files import write_bytes, write_csv, write_json
+from lenet_pl.naming import readable, typed
 from lenet_pl.rules import MONITORED
-from lenet_pl.sweeps.results import Setting, Sweep, job_names, named_score, readable, typed
+from lenet_pl.sweeps.results import Setting, Sweep, job_names
 from lenet_pl.sweeps.verdict import judge, winner_overrides
 
 INTERVAL = "95 % interval"  # of the mean

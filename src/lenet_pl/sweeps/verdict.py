@@ -9,9 +9,11 @@ from omegaconf import OmegaConf
 
 from lenet_pl.config import check_values
 from lenet_pl.errors import ConfigError
+from lenet_pl.naming import readable, typed
 from lenet_pl.records import checking, override_key, read_config
 from lenet_pl.rules import gain
-from lenet_pl.sweeps.results import Job, Setting, Sweep, best_row, job_names, readable, typed
+from lenet_pl.runs import best_row
+from lenet_pl.sweeps.results import Job, Setting, Sweep, job_names
 
 LEVEL = 0.05  # significance level
 SEEDS = ("0", "1", "2", "3", "4")  # of the next sweep if settings are undecided
