@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "classifier": {"metrics", "models"},
     "fast": {"classifier", "optim"},
     "callbacks": {"metrics", "plots", "console", "errors", "files", "records", "rules"},
-    "records": {"errors", "rules"},
+    "records": {"errors", "files", "rules"},
     "trust": {"errors", "records"},
     "runs": {"config", "data", "errors", "files", "models", "records", "trust"},
     # what it checks is imported where it has been built already
