@@ -1,14 +1,16 @@
 """Invalid configurations: one line that names the key and the choices, nothing left behind."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.runs import FAST
 
-from lenet_pl.config import check, flatten
+from lenet_pl.config import check, check_types, flatten
 from lenet_pl.data import mnist
 from lenet_pl.errors import ConfigError, UserError
+from lenet_pl.rules import show
 from lenet_pl.training import build, train
 
 
@@ -153,6 +155,29 @@ def test_leftovers_of_a_replaced_option(composed):
         check(composed("experiment=fast", "augment=none"))
     check(composed("experiment=fast", "scheduler=none", "~scheduler.warmup"))
     check(composed("experiment=fast", "augment=none", "augment.affine=null"))
+
+
+class Typed:
+    def __init__(self, hidden: int, sizes: list[int] | None, rate: float, bias: bool) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("hidden", "abc", "int"),
+        ("hidden", True, "int"),
+        ("sizes", [1, "x"], "list[int] | None"),
+        ("rate", "fast", "float"),
+        ("bias", "no", "bool"),
+    ],
+)
+def test_arguments_have_the_types_of_their_hints(key, value, expected):
+    valid = {"_target_": f"{__name__}.Typed", "hidden": 3, "sizes": None, "rate": 1, "bias": True}
+    check_types({"parts": [valid, valid | {"sizes": [1, 2]}]}, "model")
+    with pytest.raises(
+        ConfigError, match=re.escape(f"model.{key}={show(value)}: must be {expected}")
+    ):
+        check_types(valid | {key: value}, "model")
 
 
 def test_flatten():

@@ -156,6 +156,8 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     ``cache`` is passed to :class:`DigitsDataModule`. Raises ConfigError or DataError.
     """
     config.check(cfg)
+    for group in (*config.SEVERAL, *config.SINGLE):
+        config.check_types(OmegaConf.to_container(cfg[group], resolve=True), group)
     # a dead unit's momentum decays to subnormal numbers, which make an epoch three times as long
     torch.set_flush_denormal(True)
     keep_freed_memory()
