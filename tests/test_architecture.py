@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "classifier": {"metrics", "models"},
     "fast": {"classifier", "optim"},
     "callbacks": {"metrics", "plots", "console", "errors", "files", "records", "rules"},
-    "records": {"errors", "rules"},
+    "records": {"errors", "files", "rules"},
     "trust": {"errors", "records"},
     "naming": {"records"},
     "runs": {"config", "data", "errors", "files", "models", "records", "rules", "trust"},

@@ -2,14 +2,17 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers.commands import ROOT
 from helpers.runs import FAST
 
 from lenet_pl import cli
+from lenet_pl.config import check
 from lenet_pl.runs import lock_run
 
 MAIN = "from lenet_pl.cli import main; main()"
@@ -22,11 +25,18 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "seed=-1": "seed=-1: must be an integer from 0 to 4,294,967,295",
     "model=lenett": "model=lenett: no such choice; choose from lenet, lstm, mlp, pretrained",
     "data.split=[7,2]": "data.split=[7, 2]: must be null or three numbers above 0, as in [7,2,1]",
-    "modle=lenet": "modle: no such key; choose from model",
-    "trainer.max_epoch=3": "trainer.max_epoch: no such key; choose from max_epochs",
+    "modle=lenet": "modle: no such key; did you mean model=lenet?",
+    "trainer.max_epoch=3": "trainer.max_epoch: no such key; did you mean trainer.max_epochs=3?",
     "model=null": "model=null: must be one of lenet, lstm, mlp, pretrained",
     "model=[lenet,mlp]": "model: takes one option; to sweep over several: -m model=A,B",
-    "momentum=0.5": "momentum: no such key; choose from optimizer.momentum",
+    "momentum=0.5": "momentum: no such key; did you mean optimizer.momentum=0.5?",
+    "epochs=3": "epochs: no such key; did you mean trainer.max_epochs=3?",
+    "gpus=1": "gpus: no such key; did you mean trainer.devices=1?",
+    "patience=2": "patience: no such key; did you mean callbacks.early_stopping.patience=2?",
+    "optimiser.lr=[1, 2]": "optimiser: no such key; did you mean 'optimizer.lr=[1, 2]'?",
+    "+lr=0.1": "lr: nothing reads this key; did you mean optimizer.lr=0.1?",
+    "callbacks=[ema,swa]": "callbacks=[ema,swa]: ema and swa both set callbacks.average; "
+    "choose one",
     "x=[": "x=[: not an override of the form key=value",
     "callbacks.checkpoint.monitor=test/acc": "callbacks.checkpoint.monitor=test/acc: must be a "
     "validation metric, val/acc or val/loss or val/balanced_acc",
@@ -102,6 +112,39 @@ def test_mistyped_command_line(command, tmp_path, line):
     assert done.stderr.count("\n") == 1
     assert len(done.stderr) < 1000
     assert list(tmp_path.iterdir()) == []
+
+
+def test_further_keys_may_be_referred_to(composed):
+    check(composed("data=mini", "+channels=1", "model.channels=${channels}"))
+
+
+@pytest.mark.parametrize("words", ["train.py --help", "-m lenet_pl.cli --help"])
+def test_reader_of_the_help_may_exit(words):
+    line = f"{sys.executable} {words} | true"
+    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+COMPLETION = """
+eval "$(python train.py -sc install=bash)"
+COMP_LINE="python train.py model=" COMP_POINT=22 COMP_CWORD=2
+hydra_bash_completion
+echo "${COMPREPLY[*]}"
+"""
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_completion_in_bash():
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", COMPLETION], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "model=lenet model=lstm model=mlp model=pretrained\n"
+
+
+@pytest.mark.parametrize(("name", "opens_runs"), [("test", True), ("new", False)])
+def test_only_commands_that_open_runs_have_the_option_trust(lenet_pl, name, opens_runs):
+    assert ("--trust" in lenet_pl(name, "--help")[1]) == opens_runs
 
 
 def test_group_that_is_removed_is_none():

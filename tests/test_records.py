@@ -28,9 +28,11 @@ from lenet_pl.records import (
     read_result,
     read_tensors,
     read_val_predictions,
+    search_path,
 )
 from lenet_pl.rules import BOOL, FINITE, NATURAL, STRING, invalid, with_schema
 from lenet_pl.runs import open_run, resume_arguments
+from lenet_pl.trust import parse_override
 
 ALIASES = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
@@ -159,6 +161,16 @@ def test_files_that_may_be_missing(tmp_path):
     assert hydra_mode(tmp_path) == ""
     with pytest.raises(ConfigError, match="not a run folder"):
         read_overrides(tmp_path)
+
+
+def test_search_path_is_quoted_for_hydra(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    folders = ["file://conf", "file:///it's mine, [x]/conf"]
+    content = {"hydra": {"mode": "RUN", "searchpath": folders}}
+    (tmp_path / ".hydra" / "hydra.yaml").write_text(json.dumps(content))
+    [override] = search_path(tmp_path)
+    assert override == r"hydra.searchpath=[file://conf,'file:///it\'s mine, [x]/conf']"
+    assert parse_override(override).value() == folders
 
 
 @pytest.mark.parametrize("file", ["result.json", ".hydra/config.yaml", "checkpoints/best.ckpt"])

@@ -5,23 +5,32 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lenet_pl.config import SINGLE, check, check_hydra, conf_dir, options, task_config
+from lenet_pl.config import (
+    SINGLE,
+    check,
+    check_hydra,
+    check_options,
+    conf_dir,
+    options,
+    similar_keys,
+    task_config,
+)
 from lenet_pl.errors import (
     ConfigError,
     UserError,
@@ -76,10 +85,12 @@ def main() -> None:
         module = import_module(f"lenet_pl.{package}.commands")
         parser = Parser(prog=f"lenet-pl {name}", description=text)
         getattr(module, f"add_{name}_arguments")(parser)
-        text = "allow classes of this module in a run folder (or LENET_PL_TRUST=NAME,NAME)"
-        parser.add_argument("--trust", metavar="NAME", action="append", default=[], help=text)
+        if any(action.dest == "run" for action in parser._actions):  # it opens a run
+            text = "allow classes of this module in a run folder (or LENET_PL_TRUST=NAME,NAME)"
+            parser.add_argument("--trust", metavar="NAME", action="append", default=[], help=text)
         options = parser.parse_args(sys.argv[2:])
-        os.environ[VARIABLE] = ",".join([os.environ.get(VARIABLE, ""), *options.trust])
+        trust = getattr(options, "trust", [])
+        os.environ[VARIABLE] = ",".join([os.environ.get(VARIABLE, ""), *trust])
         status = getattr(module, name)(options)
         check_output()
         raise SystemExit(status)
@@ -153,6 +164,9 @@ def check_arguments(arguments: list[str]) -> list[str]:
         key, value = override.key_or_group, override.value()
         if key == "run_dir" or key.startswith("hydra.callbacks.preflight"):
             raise ConfigError(f"{argument}: cannot be changed; the run folder is hydra.run.dir")
+        for several in value.list if isinstance(value, ChoiceSweep) else [value]:
+            if isinstance(several, list):
+                check_options(key, [name for name in several if name in options(key)])
         if (choices := options(key)) and not override.is_sweep_override():
             names = value if isinstance(value, list) else [value]
             removed = override.is_delete() or value in (None, False, [], {})
@@ -176,13 +190,9 @@ def explain(error: Exception) -> str | None:
         return None
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        values: Any = OmegaConf.to_container(cast(DictConfig, cause.parent_node))
-        key, known = str(cause.key), [str(x) for x in values if x != "hydra"]
-        nearest = [f"{group}.{key}" for group in known if options(group) and key in values[group]]
-        nearest = nearest or get_close_matches(key, known) or known
-        group = str(cause.full_key).partition(".")[0]
-        nearest = nearest or [f"{group}={option}" for option in options(group)]
-        return f"{cause.full_key}: no such key; choose from {', '.join(nearest)}"
+        node: Any = cause.parent_node
+        path, key = str(node._get_full_key(None)), str(cause.full_key)
+        return f"{key}: no such key; {similar_keys(key, node, path)}"
     lines = f"{error}\n{cause or ''}".splitlines()
     noise = ("full_key:", "object_type=", "reference_type=")
     text = " ".join(line for line in lines if not line.strip().startswith(noise))

@@ -5,18 +5,25 @@ import torch, so a mistyped value is reported immediately.
 """
 
 import os
+import re
+import shlex
+import sys
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from importlib.util import find_spec
+from inspect import formatannotation
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Union, cast, get_args, get_origin, get_type_hints
 
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.records import DATA_KEY, load_weights, read_checkpoint
-from lenet_pl.rules import MONITORED, invalid, show, with_rules
+from lenet_pl.rules import MONITORED, RULES, invalid, show, with_rules
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -28,6 +35,8 @@ SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trai
 SEVERAL = ("augment", "callbacks", "logger")
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # extras have the same names
 REFERRING = ("data", "classifier", "hparams", "logger")  # to other keys, which an error should name
+# of keys, by names that users may try
+SYNONYMS = {"learning_rate": "lr", "gpus": "devices", "epochs": "max_epochs"}
 
 # what must not change when a run is resumed; the data is compared by digest
 RESUME_KEYS = (
@@ -49,6 +58,39 @@ def conf_dir() -> Path:
 def options(group: str) -> list[str]:
     """The options of a group of ``conf/``; empty if there is no such group."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def similar_keys(key: str, node: DictConfig, path: str = "") -> str:
+    """Suggest keys in a node, which is at ``path``, or below it, for one that does not exist."""
+    values: Any = OmegaConf.to_container(node)
+    values.pop(key, None)  # of :func:`check`
+    own = [str(name) for name in values if not str(name).startswith(("_", "hydra"))]
+    paths: dict[str, list[str]] = {}  # by the last part of the key
+    for name, value in (dict.fromkeys(own) | flatten(values)).items():
+        if not (name.startswith(("hydra.", "hparams.")) or "${" in str(value)):
+            paths.setdefault(name.rpartition(".")[2], []).append(f"{path}.{name}".lstrip("."))
+    name, group = key.rpartition(".")[2], key.partition(".")[0]
+    name = name if name in paths else SYNONYMS.get(name, name)
+    close = get_close_matches(name, own, 1, 0.7) if name not in paths else [name]
+    if not (close := close or get_close_matches(name, paths, 1, 0.7)):
+        return f"choose from {', '.join(own or [f'{group}={x}' for x in options(group)])}"
+    given = (x.lstrip("+").partition(key) for x in sys.argv)
+    value = next((rest for before, _, rest in given if not before and rest[:1] in ("=", ".")), "")
+    return f"did you mean {' or '.join(shlex.quote(x + value) for x in paths[close[0]])}?"
+
+
+def check_options(group: str, names: list[str]) -> None:
+    """Check that no part of a group such as ``callbacks`` is defined by two of its options."""
+    definitions: dict[str, tuple[str, Any]] = {}
+    for name in names:
+        node: Any = OmegaConf.load(conf_dir() / group / f"{name}.yaml")
+        for key, part in node.items():
+            first, other = definitions.setdefault(key, (name, part))
+            if part != other and all("_target_" in (x or ()) for x in (part, other)):
+                raise ConfigError(
+                    f"{group}=[{','.join(names)}]: {first} and {name} both set {group}.{key}; "
+                    "choose one"
+                )
 
 
 def check_hydra(hydra: DictConfig) -> None:
@@ -81,6 +123,13 @@ def task_config(config: DictConfig, folder: Path) -> DictConfig:
 
 def check(cfg: DictConfig) -> None:
     """Check values and their combinations, as far as possible without data and network."""
+    for name in map(str, cfg):
+        known = name in RULES["config"] or options(name)
+        # the code may read the other keys of config.yaml, and interpolations any
+        if not known and name not in OmegaConf.load(conf_dir() / "config.yaml"):
+            interpolation = rf"\$\{{[^{{}}]*(?<![\w.]){re.escape(name)}\b"
+            if not re.search(interpolation, OmegaConf.to_yaml(cfg)):
+                raise ConfigError(f"{name}: nothing reads this key; {similar_keys(name, cfg)}")
     settings = check_values(cfg, sorted(map(str, cfg), key=lambda name: name in REFERRING))
     for group in (*SINGLE, *SEVERAL):
         node = settings.get(group)
@@ -179,6 +228,37 @@ def resume_settings(cfg: DictConfig) -> dict[str, Any]:
             part = path.removesuffix("._target_")
             settings[part] = value if part == path else str(value).rpartition(".")[2]
     return settings
+
+
+def check_types(node: Any, path: str) -> None:
+    """Check arguments in a resolved configuration against the type hints of its classes."""
+    if isinstance(node, dict) and "_target_" in node:
+        try:
+            call: Any = get_object(node["_target_"])
+            hints = get_type_hints(call.__init__ if isinstance(call, type) else call)  # type: ignore[misc]
+        except Exception:  # of many types; building it reports those that matter
+            hints = {}
+        for name, value in node.items():
+            hint = hints.get(name)
+            if value is not None and not _has_type(value, hint):
+                expected = formatannotation(hint)
+                raise ConfigError(f"{path}.{name}={show(value)}: must be {expected}")
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for name, part in items:
+        if isinstance(part, dict | list):
+            check_types(part, f"{path}.{name}")
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a value has a plain type, or one of a union or list of them; True for others."""
+    parts = [part for part in get_args(hint) if part is not ...]
+    if get_origin(hint) in (Union, UnionType):
+        return any(_has_type(value, part) for part in parts)
+    if get_origin(hint) in (list, tuple):
+        items = value if isinstance(value, list) else [value]
+        return items is value and all(any(_has_type(x, part) for part in parts) for x in items)
+    types = {int: (int,), float: (int, float), bool: (bool,), str: (str,), NoneType: (NoneType,)}
+    return type(value) in types.get(hint, (type(value),))
 
 
 def with_key(path: str, error: BaseException) -> str:

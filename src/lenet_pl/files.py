@@ -92,12 +92,13 @@ def display_path(path: Path) -> Path:
     return path.relative_to(start) if path.is_relative_to(start) else path
 
 
-def quoted(path: Path) -> str:
-    """A path as the value of an override, quoted for Hydra."""
-    return "'" + path.as_posix().replace("'", r"\'") + "'"
+def quoted(path: Path | str, always: bool = True) -> str:
+    """A path as the value of an override, quoted for Hydra, ``always`` or where required."""
+    text = path.as_posix() if isinstance(path, Path) else path
+    plain = not always and re.fullmatch(r"[\w./:~+-]+", text)
+    return text if plain else "'" + text.replace("'", r"\'") + "'"
 
 
 def shell_override(key: str, path: Path) -> str:
     """``hydra.run.dir=PATH`` for Hydra, quoted where Hydra and the shell require it."""
-    plain = re.fullmatch(r"[\w./:~+-]+", path.as_posix())
-    return shlex.quote(f"{key}={path.as_posix() if plain else quoted(path)}")
+    return shlex.quote(f"{key}={quoted(path, always=False)}")

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl import __version__, rules
 from lenet_pl.errors import ConfigError, one_line
+from lenet_pl.files import quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -226,7 +227,7 @@ def hydra_mode(folder: Path) -> str:
 
 def search_path(folder: Path) -> list[str]:
     """The override with a run's search path for configurations; empty if it had none."""
-    folders = _read_hydra(folder).get("searchpath")
+    folders = [quoted(path, always=False) for path in _read_hydra(folder).get("searchpath") or ()]
     return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 
@@ -261,23 +262,24 @@ def read_tensors(path: Path, schema: Any, problem: str = "damaged run folder") -
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, which must have been written by this version of lenet-pl."""
     try:
-        state = read_tensors(path, CHECKPOINT)
-        with checking(path):
-            json.dumps(state["settings"])  # plain values, not nested too deeply
-            epochs, callbacks = state["epoch"] + 1, state["callbacks"]
-            best = callbacks.get("BestAndLast", {"epoch": 0})["epoch"]
-            if len(callbacks["EpochHistory"]["rows"]) != epochs or best > epochs:
-                raise ValueError(f"callbacks: do not match epoch {epochs}")
+        state = read_tensors(path, {VERSION_KEY + "?": rules.STRING})
+        written = state.get(VERSION_KEY)
+        if known := (written or "").split(".")[:2] == __version__.split(".")[:2]:
+            with checking(path):
+                epochs, callbacks = _valid(state, CHECKPOINT)["epoch"] + 1, state["callbacks"]
+                json.dumps(state["settings"])  # plain values, not nested too deeply
+                best = callbacks.get("BestAndLast", {"epoch": 0})["epoch"]
+                if len(callbacks["EpochHistory"]["rows"]) != epochs or best > epochs:
+                    raise ValueError(f"callbacks: do not match epoch {epochs}")
     except ConfigError as error:
         if path.name != "last.ckpt":
             raise
         advice = "once it is deleted, resume= starts the run from the beginning"
         raise ConfigError(f"{error}; {advice}") from error
-    written = state.get(VERSION_KEY, "0.1.0")  # the last version that did not write its own
-    if written.split(".")[:2] != __version__.split(".")[:2]:
+    if not known:
+        writer = f"lenet-pl {written}" if written else "another project or a version before 0.2"
         raise ConfigError(
-            f"{path}: written by lenet-pl {written}; lenet-pl {__version__} cannot open it; "
-            f"install lenet-pl {written} or train again"
+            f"{path}: written by {writer}; lenet-pl {__version__} cannot open it; train again"
         )
     return cast("dict[str, Any]", state)
 

@@ -342,15 +342,15 @@ def without_weights(config: DictConfig) -> DictConfig:
     return config
 
 
-def program_name(folder: Path | None = None) -> str:
-    """The command that started this process, for suggested commands.
+def program_name() -> str:
+    """The program that trains, for suggested commands: the one that started this process."""
+    return "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
 
-    With the search path given to it, or to the run in this folder.
-    """
-    name = "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
+
+def train_command() -> str:
+    """:func:`program_name` with the search path that it was given."""
     search = [word for word in sys.argv[1:] if word.startswith("hydra.searchpath=")]
-    search = search or (records.search_path(folder) if folder else [])
-    return " ".join([name, *map(shlex.quote, search)])
+    return f"{program_name()} {shlex.join(search)}".rstrip()
 
 
 def package_versions() -> dict[str, str]:

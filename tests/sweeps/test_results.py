@@ -182,6 +182,21 @@ def test_files_hold_the_ranked_jobs_and_the_winner(grid: Path) -> None:
     )
 
 
+def test_commands_have_the_search_path_once(grid: Path) -> None:
+    hydra = {"hydra": {"mode": "MULTIRUN", "searchpath": ["file://my conf"]}}
+    for job in grid.iterdir():
+        (job / ".hydra" / "hydra.yaml").write_text(json.dumps(hydra))
+    search = """'hydra.searchpath=['"'"'file://my conf'"'"']'"""
+    write_plan(grid, {}, f"python train.py {search} -m seed=0,1", total=5)
+    summary, console = Summary(Sweep(grid)), Console(file=io.StringIO(), width=300)
+    console.print(summary.text("lenet-pl train"))
+    lines = console.file.getvalue().splitlines()
+    again = f"{search} data=mini optimizer.lr=0.1 data.batch_size=64"
+    assert f"train again  lenet-pl train {again}" in lines
+    assert f"to continue  lenet-pl train {search} -m seed=0,1" in lines
+    assert f"```bash\npython train.py {again}\n" in summary.markdown()
+
+
 def test_console_table_is_not_truncated_in_a_narrow_window(grid: Path) -> None:
     narrow = Console(file=io.StringIO(), width=20)
     narrow.print(Summary(Sweep(grid)).text("python train.py"), soft_wrap=True)

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 from lenet_pl.callbacks.stopping import StoppedError
 from lenet_pl.console import console, percent, score
@@ -98,26 +99,62 @@ def _line(row: Row, max_epochs: int | None, monitor: str, best: bool) -> str:
 
 
 class ProgressBar(Callback):
-    """Shows completed steps and remaining time, if the console is a terminal."""
+    """Shows epoch, steps, mean training loss and remaining time, if the console is a terminal.
+
+    The loss is computed from the logits of the epoch's batches so far, at most once per redraw, and
+    once per second on a GPU, which has to finish its steps first.
+    """
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
-        self._drawn = 0.0
+        self._drawn = self._computed = 0.0
+        self._batches = self._images = 0  # included in the loss
+        self._loss = 0.0
 
-    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not (console.is_terminal and trainer.is_global_zero):
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-        total = trainer.estimated_stepping_batches
-        self._task = self._bar.add_task("", total=total, completed=trainer.global_step)
+        names = ("{task.description}", "{task.fields[steps]}  loss {task.fields[loss]}")
+        columns = (names[0], BarColumn(None), names[1], TimeRemainingColumn())
+        options: Any = {"console": console, "transient": True, "expand": True}
+        self._bar = Progress(*columns, auto_refresh=False, **options)
+        self._task = self._bar.add_task("", total=trainer.estimated_stepping_batches, steps="")
+        self._draw(trainer)
         self._bar.start()
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self._bar and (now := time.monotonic()) - self._drawn > REFRESH:
-            self._drawn = now
-            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            self._bar.update(self._task, description=epoch, completed=trainer.global_step)
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._batches = self._images = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        now = time.monotonic()
+        if self._bar is None or now - self._drawn < REFRESH:
+            return
+        self._drawn = now
+        if pl_module.device.type == "cpu" or now - self._computed > 1:
+            self._computed = now
+            self._update_loss(pl_module)
+        self._draw(trainer)
+
+    def _update_loss(self, pl_module: Any) -> None:
+        """Include the batches since the last call in the mean."""
+        batches = pl_module.batches["train"]
+        logits, labels = map(torch.cat, zip(*batches[self._batches :], strict=True))
+        with torch.no_grad():
+            loss = pl_module.loss(logits.float(), labels).item()
+        self._batches, self._images = len(batches), self._images + len(labels)
+        self._loss += (loss - self._loss) * len(labels) / self._images
+
+    def _draw(self, trainer: Trainer) -> None:
+        assert self._bar is not None
+        step, total, last = trainer.global_step, self._bar.tasks[0].total, str(trainer.max_epochs)
+        self._bar.update(
+            self._task,
+            completed=step,
+            description=f"epoch {trainer.current_epoch + 1:{len(last)}}/{last}",
+            steps=f"{step:{len(str(total))}}/{total}",
+            loss=f"{self._loss:.4f}" if self._images else "-.----",
+            refresh=True,
+        )
 
     def on_train_end(self, *_: Any) -> None:
         if self._bar:

