@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lenet_pl.callbacks.loggers import log_metrics
 from lenet_pl.callbacks.stopping import StoppedError
 from lenet_pl.console import console, percent, score
 from lenet_pl.files import write_csv
@@ -66,9 +67,7 @@ class EpochHistory(Callback):
         if not trainer.is_global_zero:
             return
         self._write()
-        for logger in trainer.loggers:
-            logger.log_metrics({x: row[x] for x in row if x != "epoch"}, int(row["epoch"]))
-            logger.save()
+        log_metrics(trainer, {x: row[x] for x in row if x != "epoch"}, int(row["epoch"]))
         best = now > max(before, default=-math.inf)
         log.info(_line(row, trainer.max_epochs, self.monitor, best))
 
