@@ -95,7 +95,7 @@ def test_what_is_given_is_kept(composed):
 
 def test_tensorboard_shows_colour(run):
     events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
-    for tag in ("train/images", "net/first filters"):
+    for tag in ("plots/training images", "plots/weights of the first layer"):
         [event] = events.Images(tag)
         assert has_colour(Image.open(Path(tmp_file(run, event.encoded_image_string))))
 

@@ -80,14 +80,25 @@ def test_reliability_has_a_bar_per_used_bin():
     assert [bar.get_height() for bar in lower.patches] == [1, 2]
 
 
+def test_captions_that_are_longer_than_an_image_have_two_lines():
+    images = torch.zeros(2, 1, 2, 2)
+    for size, caption, drawn in [
+        (7, "truck → ship 98%", "truck → ship 98%"),
+        (7, "truck → airplane 98%", "truck →\nairplane 98%"),
+        (11, "8 → 5 100%", "8 → 5 100%"),
+        (11, "truck → ship 98%", "truck →\nship 98%"),
+    ]:
+        [axes] = plots.image_grid(images, [caption] * 2, size=size).axes
+        text = axes.texts[0]
+        assert (text.get_text(), text.get_size()) == (drawn, size)
+
+
 def test_figures_become_arrays_and_files():
-    figure = plots.filters(torch.randn(4, 1, 5, 5), "dollars in $names$ 手")
+    figure = plots.image_grid(torch.rand(4, 1, 5, 5), title="dollars in $names$ 手")
     array = plots.rgb_array(figure)
     assert array.dtype == np.uint8
-    assert array.shape[2] == 3
     png = plots.png(figure)
-    width = int.from_bytes(png[16:20])
     assert png.startswith(b"\x89PNG")
-    assert width == pytest.approx(
-        array.shape[1] * plots.FILE_DPI / plots.STYLE["figure.dpi"], abs=2
-    )
+    height, width = (int.from_bytes(png[start : start + 4]) for start in (20, 16))
+    assert array.shape == (height, width, 3)
+    assert width == pytest.approx(figure.get_figwidth() * plots.FILE_DPI, abs=1)

@@ -186,18 +186,20 @@ def test_tensorboard_content(finished):
     events.Reload()
     tags = events.Tags()
     table = rows(finished)
-    for name in ("train/loss", "train/acc", "val/loss", "val/acc", "lr", "seconds"):
-        points = events.Scalars(name)
+    names = {f"{x}/{y}": f"{y}/{x}" for x in ("train", "val") for y in ("acc", "loss")}
+    names |= {"val/balanced_acc": "other/balanced_acc/val", "lr": "other/lr"}
+    for name, tag in {**names, "seconds": "other/seconds"}.items():
+        points = events.Scalars(tag)
         assert [point.step for point in points] == [row["epoch"] for row in table]  # the x-axis
         if name != "seconds":
             assert [point.value for point in points] == pytest.approx([row[name] for row in table])
     best = result(finished)
-    for name in ("val/acc", "val/loss"):
-        [point] = events.Scalars(f"best/{name}")
+    for name in ("acc", "loss", "balanced_acc"):
+        [point] = events.Scalars(f"val_best/{name}")
         assert point.step == best["best_epoch"]
-        assert point.value == pytest.approx(best["metrics"][name])
-    assert {"val/confusion", "val/misclassified", "net/first filters"} <= set(tags["images"])
-    assert any(tag.startswith("train/images") for tag in tags["images"])
+        assert point.value == pytest.approx(best["metrics"][f"val/{name}"])
+    images = ("confusion", "misclassified", "training images", "weights of the first layer")
+    assert sorted(tags["images"]) == [f"plots/{name}" for name in images]
     assert "config/text_summary" in tags["tensors"]
     assert "custom_scalars__config__" in tags["tensors"]
     assert tags["graph"]

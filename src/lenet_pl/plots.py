@@ -85,13 +85,16 @@ def learning_rate(rows: Rows) -> Figure:
 
 
 @styled
-def confusion_matrix(matrix: Tensor, classes: Sequence[str], title: str = "") -> Figure:
+def confusion_matrix(
+    matrix: Tensor, classes: Sequence[str], title: str = "", cell: float = 0.36
+) -> Figure:
     """Draw a confusion matrix of counts ``[classes, classes]``.
 
-    Rows are labels and columns predictions. Colour shows the errors only.
+    Rows are labels and columns predictions. Colour shows the errors only. The figure grows by
+    ``cell`` inches per class.
     """
     longest, count = max(map(len, classes)), len(classes)
-    side = min(1.9 + 0.36 * count, 9.0) + 0.06 * min(20, longest)
+    side = min(1.9 + cell * count, 9.0) + 0.06 * min(20, longest)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     errors = matrix.clone().fill_diagonal_(0)
@@ -121,17 +124,19 @@ def image_grid(
     captions: Sequence[str] = (),
     title: str = "",
     columns: int = 8,
+    size: float = 7,
 ) -> Figure:
     """Draw images ``[C, H, W]``, each below its caption, in a grid with ``columns`` in a row.
 
     Pixels are float in [0, 1] or uint8; uint8 greyscale images are inverted to black on white.
+    Captions are ``size`` points high.
     """
     columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
-    if any(len(caption) > 17 for caption in captions):  # the longest that fits in one inch
+    if any(len(caption) * size > 120 for caption in captions):  # longer than one inch
         captions = [caption.replace(" → ", " →\n") for caption in captions]
     lines = max((1 + caption.count("\n") for caption in captions), default=0)
-    x_step, y_step = 1.07, 1.07 + 0.06 * bool(lines) + 0.13 * lines  # inches
+    x_step, y_step = 1.07, 1.07 + 0.06 * bool(lines) + 0.0186 * size * lines  # inches
     width, height = columns * x_step, rows * y_step + (0.3 if title else 0)
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))  # ten times faster than one axes for each image
@@ -145,13 +150,13 @@ def image_grid(
         extent = (x, x + 1, y, y + 1)
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
         if captions:
-            axes.text(x + 0.5, y + 1.05, captions[number], size=7, ha="center", va="bottom")
+            axes.text(x + 0.5, y + 1.05, captions[number], size=size, ha="center", va="bottom")
     axes.set(xlim=(0, width), ylim=(0, height), aspect="auto")  # imshow has changed them
     axes.text(width / 2, height - 0.06, title, size=10, ha="center", va="top")
     return figure
 
 
-def filters(weight: Tensor, title: str = "") -> Figure:
+def filters(weight: Tensor) -> Figure:
     """Draw the first 64 kernels of a convolution ``[out, in, H, W]``.
 
     Those of colour images are in colour, with grey as zero; of others, the mean over ``in``.
@@ -159,8 +164,8 @@ def filters(weight: Tensor, title: str = "") -> Figure:
     weight = weight[:64]
     if weight.shape[1] == 3:
         limit = weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-        return image_grid((weight / limit + 1) / 2, title=title)
-    return image_grid(signed_colours(weight.mean(1, keepdim=True)), title=title)
+        return image_grid((weight / limit + 1) / 2)
+    return image_grid(signed_colours(weight.mean(1, keepdim=True)))
 
 
 def signed_colours(maps: Tensor) -> Tensor:
@@ -200,16 +205,15 @@ def reliability(bins: Calibration) -> Figure:
 
 
 @styled
-def png(figure: Figure, dpi: float = FILE_DPI, transparent: bool = True) -> bytes:
+def png(figure: Figure, transparent: bool = True) -> bytes:
     """Render a figure as a PNG file."""
     file = BytesIO()
     # class names may have characters that the font lacks
     with warnings.catch_warnings(action="ignore", category=UserWarning):
-        figure.savefig(file, format="png", dpi=dpi, transparent=transparent)
+        figure.savefig(file, format="png", dpi=FILE_DPI, transparent=transparent)
     return file.getvalue()
 
 
 def rgb_array(figure: Figure) -> NDArray[np.uint8]:
-    """Render a figure as ``uint8 [H, W, 3]`` in screen resolution."""
-    file = BytesIO(png(figure, figure.dpi, transparent=False))
-    return np.asarray(Image.open(file).convert("RGB"))
+    """Render a figure as ``uint8 [H, W, 3]``."""
+    return np.asarray(Image.open(BytesIO(png(figure, transparent=False))).convert("RGB"))

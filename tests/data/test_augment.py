@@ -325,7 +325,7 @@ def test_a_resumed_or_logged_run_with_augmentation_is_the_same(composed, tmp_pat
 
     events = EventAccumulator(str(logged), {"images": 0})
     events.Reload()
-    assert len(events.Images("train/images")) == 1
+    assert len(events.Images("plots/training images")) == 1
 
 
 def test_a_logger_does_not_touch_the_global_generator(composed):

@@ -152,7 +152,7 @@ def test_tensorboard_has_the_figures_once(first, tested):
     assert {"report/confusion", "report/mistakes", "report/saliency"} <= set(tags)
     assert all(len(events.Images(tag)) == 1 for tag in tags)
     assert events.Images("report/confusion")[0].step == first.run.epoch
-    assert "val/confusion" in events.Tags()["images"]  # what training wrote is still there
+    assert "plots/confusion" in events.Tags()["images"]  # what training wrote is still there
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -251,7 +251,7 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
         "allowedStatuses": [f"STATUS_{x}" for x in ("UNKNOWN", "SUCCESS", "RUNNING")],
         "colParams": [],
     }
-    expected = {"best/val/acc", "best/val/loss"}
+    expected = {"val_best/acc", "val_best/loss"}
     groups: list[dict] = []
     for _ in range(300):  # TensorBoard reads the files in a thread
         groups = request("plugin/hparams/session_groups", query)["sessionGroups"]
@@ -274,8 +274,8 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
     assert "see the curves" in text.getvalue()
     for name, momentum in (("0", 0.0), ("1", 0.9)):
         metrics = read_results(tmp_path / "s")[name]["metrics"]
-        for key in ("val/acc", "val/loss"):
-            assert shown[momentum][f"best/{key}"] == pytest.approx(metrics[key])
+        for key in ("acc", "loss"):
+            assert shown[momentum][f"val_best/{key}"] == pytest.approx(metrics[f"val/{key}"])
     page = pytest.importorskip("lenet_pl.report.page")
     page.add_to_tensorboard(job, {"figure": Figure(figsize=(1, 1))}, 1)
     [record] = job.rglob(f"*{page.SUFFIX}")

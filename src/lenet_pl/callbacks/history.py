@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
+from lenet_pl.callbacks.loggers import log_metrics
 from lenet_pl.callbacks.stopping import StoppedError
 from lenet_pl.console import console, percent, score
 from lenet_pl.files import write_csv
@@ -67,9 +68,7 @@ class EpochHistory(Callback):
         if not trainer.is_global_zero:
             return
         self._write()
-        for logger in trainer.loggers:
-            logger.log_metrics({x: row[x] for x in row if x != "epoch"}, int(row["epoch"]))
-            logger.save()
+        log_metrics(trainer, {x: row[x] for x in row if x != "epoch"}, int(row["epoch"]))
         best = now > max(before, default=-math.inf)
         log.info(_line(row, trainer.max_epochs, self.monitor, best))
 

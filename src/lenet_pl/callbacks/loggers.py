@@ -20,9 +20,33 @@ log = logging.getLogger(__name__)
 
 # the constructor argument that continues a run of the logger's service, by class
 RUN_ID = {"WandbLogger": "id", "MLFlowLogger": "run_id"}
-# training and validation in the same chart
-CHARTS = {x: ["Multiline", [f"train/{x}", f"val/{x}"]] for x in ("loss", "acc")}
-IMAGES = 32  # in a grid
+# training and validation in the same chart, by title
+CHARTS = {
+    "accuracy": ["Multiline", ["acc/train", "acc/val"]],
+    "loss": ["Multiline", ["loss/train", "loss/val"]],
+}
+# legible in TensorBoard, which shows images 350 pixels wide
+GRID: Any = {"columns": 4, "size": 11}
+IMAGES = 16  # in a grid
+CELL = 0.16  # inches, of a confusion matrix
+
+
+def log_metrics(trainer: Any, metrics: Mapping[str, float], epoch: int) -> None:
+    """Log the metrics of an epoch; to TensorBoard, with accuracy and loss as the first tags.
+
+    TensorBoard sorts tags by name, and opens the first two groups of tags.
+    """
+    for logger in _loggers(trainer):
+        tag = _tag if isinstance(logger, TensorBoardLogger) else str
+        logger.log_metrics({tag(name): metrics[name] for name in metrics}, epoch)
+        logger.save()
+
+
+def _tag(name: str) -> str:
+    """``acc/val`` for ``val/acc``, ``other/lr`` for ``lr``."""
+    stage, _, metric = name.rpartition("/")
+    tag = f"{metric}/{stage}" if stage else metric
+    return tag if metric in ("acc", "loss") else f"other/{tag}"
 
 
 class LoggedRun(Callback):
@@ -61,16 +85,18 @@ class LoggedRun(Callback):
     def log_result(self, trainer: Trainer, metrics: Mapping[str, float], epoch: int) -> None:
         """Log the metrics of the best epoch, ``best/val/acc`` and so on, and those on the test set.
 
-        The names differ from those of an epoch, since HParams shows the last value of a name.
+        The names differ from those of an epoch, since HParams shows the last value of a name. In
+        TensorBoard, ``val_best/acc`` is among the last tags.
         """
-        best = {f"best/{name}": metrics[name] for name in metrics if name.startswith("val/")}
+        best = {name: metrics[name] for name in sorted(metrics) if name.startswith("val/")}
         test = {name: metrics[name] for name in metrics if name.startswith("test/")}
         for logger in _loggers(trainer):
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(self.hparams, best, epoch)
+                columns = {name.replace("val/", "val_best/"): best[name] for name in best}
+                logger.log_hyperparams(self.hparams, columns, epoch)
                 _add_validation_images(logger.experiment, trainer, epoch)
             else:
-                logger.log_metrics(best | test, epoch)
+                logger.log_metrics({f"best/{name}": best[name] for name in best} | test, epoch)
             logger.save()
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,8 +142,8 @@ def _add_training_images(writer: SummaryWriter, trainer: Any) -> None:
         images = images.mul(255).round().byte()
     captions = [data.classes[label] for label in labels[:IMAGES]]
     augmentation = ", ".join(data.augment) or "not augmented"
-    figure = plots.image_grid(images, captions, f"training images, {augmentation}")
-    writer.add_image("train/images", plots.rgb_array(figure), dataformats="HWC")
+    figure = plots.image_grid(images, captions, f"training images, {augmentation}", **GRID)
+    writer.add_image("plots/training images", plots.rgb_array(figure), dataformats="HWC")
 
 
 def _add_validation_images(writer: SummaryWriter, trainer: Any, epoch: int) -> None:
@@ -133,13 +159,16 @@ def _add_validation_images(writer: SummaryWriter, trainer: Any, epoch: int) -> N
     ]
     matrix, images = confusion_matrix(logits, labels), data.splits["val"].images[wrong]
     title = f"label → prediction, epoch {epoch}"
+    # a group after the curves and before a report's
     figures = {
-        "val/confusion": plots.confusion_matrix(matrix, data.classes, f"validation, epoch {epoch}"),
-        "val/misclassified": plots.image_grid(images, captions, title),
+        "plots/confusion": plots.confusion_matrix(
+            matrix, data.classes, f"validation, epoch {epoch}", cell=CELL
+        ),
+        "plots/misclassified": plots.image_grid(images, captions, title, **GRID),
     }
     convolution = next((m for m in classifier.net.modules() if isinstance(m, nn.Conv2d)), None)
     if convolution is not None:
         kernels = convolution.weight.detach().float().cpu()
-        figures["net/first filters"] = plots.filters(kernels, f"first layer, epoch {epoch}")
+        figures["plots/weights of the first layer"] = plots.filters(kernels)
     for tag, figure in figures.items():
         writer.add_image(tag, plots.rgb_array(figure), epoch, dataformats="HWC")
