@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import ChoiceSweep
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -149,8 +150,12 @@ class Preflight(Callback):
                 if (choice := config.hydra.runtime.choices[group]) != "basic":
                     raise ConfigError(f"{group}={choice}: for sweeps only; add -m")
             cfg = task_config(config, Path(config.hydra.run.dir))
-            check(cfg)  # before importing torch
-            import_training().prepare(cfg)
+            check(cfg, single=True)  # before importing torch
+            training = import_training()
+            if "find" in cfg:
+                instantiate(cfg.find)(cfg, config.hydra.overrides.task)
+                raise SystemExit(0)
+            training.prepare(cfg)
 
 
 def check_arguments(arguments: list[str]) -> list[str]:

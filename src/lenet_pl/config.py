@@ -121,8 +121,13 @@ def task_config(config: DictConfig, folder: Path) -> DictConfig:
     return cfg
 
 
-def check(cfg: DictConfig) -> None:
-    """Check values and their combinations, as far as possible without data and network."""
+def check(cfg: DictConfig, single: bool = False) -> None:
+    """Check values and their combinations, as far as possible without data and network.
+
+    Only a ``single`` run, not yet started, may have the key ``find``.
+    """
+    if "find" in cfg and not single:
+        raise ConfigError("find: searches with a single run; remove -m")
     for name in map(str, cfg):
         known = name in RULES["config"] or options(name)
         # the code may read the other keys of config.yaml, and interpolations any

@@ -85,6 +85,20 @@ def learning_rate(rows: Rows) -> Figure:
 
 
 @styled
+def learning_rate_search(rates: Sequence[float], losses: Sequence[float], lr: float) -> Figure:
+    """Plot the training loss by learning rate, with the suggested one marked."""
+    figure, axes = _epoch_axes(3.3)
+    axes.plot(rates, losses, color=BLUE)
+    axes.axvline(lr, color=ORANGE, ls=(0, (4, 2)), label=f"suggested: {lr:.2g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
+    axes.xaxis.set_major_formatter("{x:g}")
+    fall = losses[0] - min(losses)
+    axes.set_ylim(min(losses) - 0.1 * fall, losses[0] + 0.5 * fall)  # it may rise without limit
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3)
+    return figure
+
+
+@styled
 def confusion_matrix(
     matrix: Tensor, classes: Sequence[str], title: str = "", cell: float = 0.36
 ) -> Figure:

@@ -185,6 +185,10 @@ RULES: dict[str, dict[str, Rule]] = {
     "Muon": STEP | {"momentum": BELOW_1, "iterations": integer(1, 100)},
     "cosine": {"warmup": BELOW_1, "final": BELOW_1},
     "one_cycle": {"warmup": BELOW_1, "div_factor": FROM_1, "final_div_factor": FROM_1},
+    "find_lr": {
+        **each("min_lr max_lr", POSITIVE),
+        **{"num_training": integer(100, 10**5), "early_stop_threshold": FROM_1},
+    },
     "plateau": MONITOR | {"factor": BELOW_1, "patience": NATURAL},
     "Classifier": CLASSIFIER,
     "FastClassifier": CLASSIFIER | {"steps_per_execution": COUNT},

@@ -38,7 +38,10 @@ from lenet_pl.processes import device_name, in_sweep, is_main_process, keep_free
 from lenet_pl.records import read_checkpoint
 
 # hide Lightning's tips and messages that do not concern this run
-for name in ("utilities.rank_zero", "accelerators.cuda"):
+for name in (
+    *("utilities.rank_zero", "accelerators.cuda"),
+    *("tuner.lr_finder", "trainer.connectors.checkpoint_connector"),
+):
     logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.WARNING)
 for message in (
     ".*`dataloader_iter`.*",  # experimental in Lightning; the fast classifier depends on it
