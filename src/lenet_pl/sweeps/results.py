@@ -10,24 +10,17 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
+from lenet_pl import records
 from lenet_pl.config import monitored_metric
 from lenet_pl.console import score
 from lenet_pl.errors import ConfigError
-from lenet_pl.records import (
-    override_key,
-    read_config,
-    read_json,
-    read_metrics,
-    read_overrides,
-    read_result,
-    read_val_predictions,
-)
+from lenet_pl.records import override_key
 from lenet_pl.rules import NATURAL, STRING, gain
 
 if TYPE_CHECKING:
-    import numpy as np
+    from torch import Tensor
 
 # overrides that do not affect training: a preset, the final test, and what resuming a job adds
 NOT_PARAMETERS = {"sweep", "resume", "ckpt_path", "pause_after", "test"}
@@ -45,10 +38,10 @@ class Job:
     """
 
     def __init__(self, folder: Path, planned: Sequence[str] | None = None) -> None:
-        result, rows = read_result(folder), read_metrics(folder)
-        config = read_config(folder) if not result.get("monitor") else None
+        result, rows = records.read_result(folder), records.read_metrics(folder)
         # the metric that defines the best epoch, and ranks the jobs
-        monitor = result.get("monitor") or monitored_metric(config or OmegaConf.create())
+        if not (monitor := result.get("monitor")):
+            monitor = monitored_metric(records.read_config(folder) or DictConfig({}))
         if not result:
             best = best_row(rows, monitor)
             result = {"status": "unfinished" if planned is None else "pending"}
@@ -62,8 +55,9 @@ class Job:
         self.metrics: dict[str, float] = result["metrics"]
         self.rows = rows  # of metrics.csv, including the epochs before an interruption
         self.seconds = sum(row["seconds"] for row in rows) if rows else None
-        given = result.get("overrides") if planned is None else planned
-        self.overrides = read_overrides(folder) if given is None else given
+        if planned is None:
+            planned = result.get("overrides") or records.read_overrides(folder)
+        self.overrides = planned
         self.parameters = parameter_overrides(self.overrides)
         self.raw_values = override_values(self.parameters)  # by key, as typed
         self.values = {key: value.strip("'\"") for key, value in self.raw_values.items()}
@@ -76,20 +70,20 @@ class Job:
         self.rank = (STATUSES.index(self.status), rung, *scores)
 
     @cached_property
-    def outcomes(self) -> "np.ndarray | None":
-        """Which validation images are classified correctly.
+    def outcomes(self) -> "Tensor | None":
+        """Index, label and 1 for a correct prediction of each validation image, by index.
 
-        An int64 array ``[3, N]``, sorted by index: index, label, and 1 for a correct prediction.
-        None if ``val_predictions.npz`` is missing, damaged or does not match the accuracy.
+        int64 ``[3, N]``; None if ``val_predictions.npz`` is missing, damaged or does not match the
+        accuracy.
         """
-        import numpy as np
+        import torch
 
         with suppress(ConfigError):
-            if arrays := read_val_predictions(self.folder):
-                correct = arrays["prediction"] == arrays["label"]
-                if abs(correct.mean() - self.metrics["val/acc"]) * len(correct) <= 0.5:
-                    table = np.stack([arrays["index"], arrays["label"], correct])
-                    return table[:, arrays["index"].argsort()]
+            if arrays := records.read_val_predictions(self.folder):
+                index, label, prediction, _ = map(torch.from_numpy, arrays.values())
+                correct = (prediction == label).long()
+                if abs(int(correct.sum()) - self.metrics["val/acc"] * len(correct)) <= 0.5:
+                    return torch.stack([index, label, correct])[:, index.argsort()]
         return None
 
 
@@ -164,7 +158,9 @@ class Sweep:
                 f"{folder}: the jobs cannot be ranked; callbacks.checkpoint.monitor is "
                 f"{self.monitor} in job {jobs[0].name}, {other.monitor} in job {other.name}"
             )
-        plan = read_json(folder / "plan.json", PLAN) or {}  # Hydra's own multirun writes none
+        plan = (
+            records.read_json(folder / "plan.json", PLAN) or {}
+        )  # Hydra's own multirun writes none
         self.command: str | None = plan.get("command")  # continues the sweep
         planned = plan.get("jobs", {}).items()
         jobs += [Job(folder / name, overrides) for name, overrides in planned if name not in names]
@@ -216,7 +212,7 @@ def best_row(rows: Iterable[dict[str, float]], monitor: str) -> dict[str, float]
 def readable_result(folder: Path) -> dict[str, Any]:
     """The content of ``result.json``; empty if it is damaged, so that the job starts over."""
     with suppress(ConfigError):
-        return read_result(folder)
+        return records.read_result(folder)
     return {}
 
 

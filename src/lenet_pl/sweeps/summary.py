@@ -52,7 +52,6 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """The content of ``sweep.json``."""
         sweep, winner, verdict = self.sweep, self.sweep.winner, self.verdict
-        p_values = [None, *(c.p_value for c in verdict.comparisons)]  # compared with the winner
         jobs = [
             {
                 "job": job.name,
@@ -71,7 +70,7 @@ class Summary:
                 **setting.statistics("val"),
                 "p_value": p_value,
             }
-            for setting, p_value in zip(sweep.ranked, p_values[: len(sweep.ranked)], strict=True)
+            for setting, p_value in zip(sweep.ranked, verdict.p_values, strict=True)
         ]
         test = {"command": self.command, "test": winner and (winner.statistics("test") or None)}
         return {
