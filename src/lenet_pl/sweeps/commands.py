@@ -31,16 +31,11 @@ def sweep(options: argparse.Namespace) -> int:
         if not sweeps:
             raise ConfigError("latest: outputs/sweeps holds no sweep")
         folder = sweeps[-1].parent
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder")
     jobs = job_folders(folder)
     if any(hydra_mode(job) == "RUN" for job in jobs):
         raise ConfigError(f"{folder}: holds single runs, not the jobs of a sweep")
     summary = Summary(Sweep(display_path(folder)))
-    try:
-        summary.write_files()
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot write there ({error.strerror})") from error
+    summary.write_files()
     if options.json:
         print(json.dumps(summary.as_dict(), indent=2))
     else:

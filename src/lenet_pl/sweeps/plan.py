@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from lenet_pl.config import check, check_hydra, flatten, monitored_metric, task_config
 from lenet_pl.errors import ConfigError
 from lenet_pl.records import checking, read_config, read_overrides
-from lenet_pl.rules import MONITORED
-from lenet_pl.sweeps.halving import check_halving
+from lenet_pl.rules import COUNT, METRIC, MONITORED, Checks, integer, invalid, one_of, optional
 from lenet_pl.sweeps.results import NOT_PARAMETERS, job_folders, parameter_overrides
 
 EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
@@ -27,6 +27,12 @@ EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
     "hydra_submitit_launcher": "slurm",
     "hydra_optuna_sweeper": "optuna",
 }
+# keys that determine the rungs of halving, and the images and metric that settings are ranked by
+COMPARABLE = (
+    *("trainer.max_epochs", "trainer.min_epochs", "trainer.fast_dev_run"),
+    *("data.source", "data.root", "data.split", "data.val_size", "data.split_seed"),
+    "trainer.limit_val_batches",
+)
 KEPT = ("result.json", "checkpoints")  # left by an earlier start of a job
 
 
@@ -94,7 +100,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
             "callbacks.checkpoint.monitor=val/loss: cannot rank jobs with different losses; add "
             "callbacks.checkpoint.monitor=val/acc callbacks.checkpoint.mode=max"
         )
-    rungs = check_halving(sweeper, configs) if halving else ()
+    rungs = _check_halving(configs) if halving else ()
     for cfg in configs:
         _check_devices(cfg)
     for data in {OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values():
@@ -172,6 +178,39 @@ def _check_devices(cfg: DictConfig) -> None:
             "one device; choose trainer.devices=1 trainer.strategy=auto trainer.num_nodes=1, and "
             "hydra/launcher=joblib to run jobs in parallel"
         )
+
+
+def _check_halving(configs: Sequence[DictConfig]) -> tuple[int, ...]:
+    """Check that the jobs can be compared at the rungs and resumed after them; return the rungs."""
+    for key in COMPARABLE:
+        if len({str(OmegaConf.select(cfg, key)) for cfg in configs}) > 1:
+            raise ConfigError(f"{key}: must be the same in all jobs of hydra/sweeper=halving")
+    if reason := invalid(_halving_rules(configs[0])):
+        raise ConfigError(f"{reason} for hydra/sweeper=halving")
+    sweeper = configs[0].hydra.sweeper
+    return rung_epochs(sweeper.eta, sweeper.min_epochs, configs[0].trainer.max_epochs)
+
+
+def _halving_rules(cfg: DictConfig) -> Checks:
+    sweeper, trainer = cfg.hydra.sweeper, cfg.trainer
+    yield "hydra.sweeper.eta", sweeper.eta, integer(2)
+    yield "hydra.sweeper.min_epochs", (first := sweeper.min_epochs), COUNT
+    yield "hydra.sweeper.max_batch_size", sweeper.max_batch_size, optional(COUNT)
+    yield "trainer.fast_dev_run", trainer.fast_dev_run, one_of(False)
+    yield "trainer.max_epochs", trainer.max_epochs, integer(sweeper.eta * first)
+    # else it could not pause, or there would be no best epoch
+    yield "trainer.min_epochs", trainer.get("min_epochs"), optional(integer(0, first))
+    yield (key := "callbacks.checkpoint.monitor"), OmegaConf.select(cfg, key), METRIC
+
+
+def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> tuple[int, ...]:
+    """The epochs after which settings are compared: 2 and 6 for the arguments 3, 2 and 20.
+
+    There is no rung above ``max_epochs / eta``: pruning there would save little.
+    """
+    if min_epochs * eta > max_epochs:
+        return ()
+    return min_epochs, *rung_epochs(eta, min_epochs * eta, max_epochs)
 
 
 def _check_search(config: DictConfig, folder: Path) -> None:

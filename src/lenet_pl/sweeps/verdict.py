@@ -129,8 +129,8 @@ def _comparisons(
         yield f"Not significantly worse than the winner ({test}, p >= {LEVEL}{seeds}): {names}."
     elif compared and not reasons:
         yield f"All other settings are significantly worse ({test}, p < {LEVEL}{seeds})."
-    for reason, names in reasons.items():
-        yield f"No significance test: {job_names(names)} ({reason})."
+    for reason, jobs in reasons.items():
+        yield f"No significance test: {job_names(jobs)} ({reason})."
 
 
 def _pruned(sweep: Sweep, winner: Job, jobs: Sequence[Job]) -> Iterator[str]:
