@@ -162,13 +162,13 @@ def is_resumed(folder: Path, ckpt_path: str | None) -> bool:
     return ckpt_path is not None and folder in Path(path).parents
 
 
-def lock_run(folder: Path) -> AbstractContextManager[Any]:
-    """Create and lock the run folder until the returned context ends; ConfigError if that fails."""
-    key, stack = f"hydra.run.dir={display_path(folder)}", ExitStack()
+def lock_run(folder: Path, kind: str = "run") -> AbstractContextManager[Any]:
+    """Create and lock the folder of a run or sweep until the context ends; ConfigError if not."""
+    key, stack = f"hydra.{kind}.dir={display_path(folder)}", ExitStack()
     try:
         stack.enter_context(reserved(folder))
     except BlockingIOError as error:
-        raise ConfigError(f"{key}: a run is in progress there") from error
+        raise ConfigError(f"{key}: a {kind} is in progress there") from error
     except OSError as error:
         reason = f"cannot write there ({error.strerror}); choose another folder"
         raise ConfigError(f"{key}: {reason}") from error
