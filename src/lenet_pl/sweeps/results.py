@@ -158,9 +158,7 @@ class Sweep:
                 f"{folder}: the jobs cannot be ranked; callbacks.checkpoint.monitor is "
                 f"{self.monitor} in job {jobs[0].name}, {other.monitor} in job {other.name}"
             )
-        plan = (
-            records.read_json(folder / "plan.json", PLAN) or {}
-        )  # Hydra's own multirun writes none
+        plan = records.read_json(folder / "plan.json", PLAN)  # Hydra's own multirun writes none
         self.command: str | None = plan.get("command")  # continues the sweep
         planned = plan.get("jobs", {}).items()
         jobs += [Job(folder / name, overrides) for name, overrides in planned if name not in names]
