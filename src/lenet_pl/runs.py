@@ -14,7 +14,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from itertools import starmap, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
@@ -123,10 +123,7 @@ def _values(arguments: list[str]) -> dict[str, Any]:
 
 
 def _slurm_arguments(arguments: list[str], given: list[str]) -> list[str]:
-    """In a Slurm batch job, name the run folder after job and command; continue after a restart.
-
-    Different commands in a script get different folders; the processes of one command share theirs.
-    """
+    """In a Slurm batch job, name the run folder after job and command; continue after a restart."""
     job = os.environ.get("SLURM_JOB_ID")
     terminal = sys.stdin is not None and sys.stdin.isatty()
     if not job or terminal or os.environ.get("SLURM_JOB_NAME") in INTERACTIVE:
@@ -257,8 +254,7 @@ class Run:
 
     def loss(self) -> "nn.Module":
         """The loss function of training."""
-        loss: nn.Module = trust.build(self.config, "loss", self.folder)
-        return loss
+        return cast("nn.Module", trust.build(self.config, "loss", self.folder))
 
     def data(self) -> "DigitsDataModule":
         """The run's data, split as for training; DataError if it has changed since."""
@@ -310,16 +306,13 @@ def _describe(path: Path, folder: Path) -> str:
 def without_weights(config: DictConfig) -> DictConfig:
     """Return a copy that loads no pretrained weights, since a checkpoint has all weights."""
     config = config.copy()
-    if isinstance(model := config.get("model"), DictConfig) and "weights" in model:
-        model.weights = None
+    if OmegaConf.select(config, "model.weights"):
+        config.model.weights = None
     return config
 
 
 def program_name(folder: Path | None = None) -> str:
-    """The command that started this process, for suggested commands.
-
-    With the search path given to it, or to the run in this folder.
-    """
+    """The command that started this process, with its search path or that of a run, to suggest."""
     name = "python train.py" if Path(sys.argv[0]).name == "train.py" else "lenet-pl train"
     search = [word for word in sys.argv[1:] if word.startswith("hydra.searchpath=")]
     search = search or (records.search_path(folder) if folder else [])

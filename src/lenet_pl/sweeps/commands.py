@@ -20,11 +20,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    """Summarise the jobs so far; the test set is not used.
-
-    Returns:
-        1 if a job failed, 0 otherwise.
-    """
+    """Summarise the jobs so far, without testing any; return 1 if a job failed, 0 otherwise."""
     folder = Path(options.folder)
     if options.folder == "latest":
         sweeps = sorted(Path("outputs/sweeps").glob("*/*/multirun.yaml"))

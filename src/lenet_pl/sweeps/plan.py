@@ -204,10 +204,7 @@ def _halving_rules(cfg: DictConfig) -> Checks:
 
 
 def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> tuple[int, ...]:
-    """The epochs after which settings are compared: 2 and 6 for the arguments 3, 2 and 20.
-
-    There is no rung above ``max_epochs / eta``: pruning there would save little.
-    """
+    """The epochs up to ``max_epochs / eta`` after which settings are compared: 2, 6 for 3, 2, 20."""
     if min_epochs * eta > max_epochs:
         return ()
     return min_epochs, *rung_epochs(eta, min_epochs * eta, max_epochs)

@@ -31,11 +31,7 @@ PLAN = {"command": STRING, "total?": NATURAL, "jobs": {"*": [STRING]}}
 
 
 class Job:
-    """One run of a sweep, read from its folder; ``planned`` are the overrides before it starts.
-
-    Its status is that of ``result.json``; ``unfinished`` until that exists, and ``pending`` until
-    the job starts.
-    """
+    """One run of a sweep, read from its folder; ``planned`` are the overrides before it starts."""
 
     def __init__(self, folder: Path, planned: Sequence[str] | None = None) -> None:
         result, rows = records.read_result(folder), records.read_metrics(folder)
@@ -48,6 +44,7 @@ class Job:
             result |= {"epochs": len(rows), "best_epoch": int(best["epoch"]) if best else None}
             result["metrics"] = {key: best[key] for key in best if key.startswith("val/")}
         self.folder, self.name, self.monitor = folder, folder.name, monitor
+        # before there is a result.json, unfinished, or pending until the job starts
         self.status, self.error = result["status"], result.get("error")
         self.epochs, self.best_epoch = result["epochs"], result.get("best_epoch")
         self.device: str | None = result.get("device")
@@ -71,10 +68,9 @@ class Job:
 
     @cached_property
     def outcomes(self) -> "Tensor | None":
-        """Index, label and 1 for a correct prediction of each validation image, by index.
+        """Index, label and 1 for a correct prediction of each validation image: int64 ``[3, N]``.
 
-        int64 ``[3, N]``; None if ``val_predictions.npz`` is missing, damaged or does not match the
-        accuracy.
+        None if ``val_predictions.npz`` is missing, damaged or does not match the accuracy.
         """
         import torch
 
