@@ -65,7 +65,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     check_hydra(config.hydra)
     names = {path.name for path in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
     if names and ("multirun.yaml" not in names or ".hydra" in names):
-        raise folder_error(config, "is not a sweep's folder; choose another folder")
+        raise _folder_error(config, "is not a sweep's folder; choose another folder")
     _check_plugins(config)
     # a job that was stopped during startup has nothing to keep, and may have no overrides
     begun = [p for p in job_folders(folder) if any((p / name).exists() for name in KEPT)]
@@ -88,7 +88,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
                 change = _difference(_parameters(old), now) if old else ""
                 reason = change and f"in job {name}, {change}"
             if reason:
-                raise folder_error(config, f"holds another sweep: {reason}; choose another folder")
+                raise _folder_error(config, f"holds another sweep: {reason}; choose another folder")
     else:
         _check_search(config, folder)
         configs, total = [config], sweeper.get("n_trials")
@@ -120,7 +120,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     )
 
 
-def folder_error(config: DictConfig, reason: str) -> ConfigError:
+def _folder_error(config: DictConfig, reason: str) -> ConfigError:
     """The error of a sweep that cannot use its folder."""
     return ConfigError(f"hydra.sweep.dir={config.hydra.sweep.dir}: {reason}")
 
@@ -204,7 +204,7 @@ def _halving_rules(cfg: DictConfig) -> Checks:
 
 
 def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> tuple[int, ...]:
-    """The epochs up to ``max_epochs / eta`` after which settings are compared: 2, 6 for 3, 2, 20."""
+    """The epochs to ``max_epochs / eta`` after which settings are compared: 2, 6 for 3, 2, 20."""
     if min_epochs * eta > max_epochs:
         return ()
     return min_epochs, *rung_epochs(eta, min_epochs * eta, max_epochs)
@@ -216,7 +216,7 @@ def _check_search(config: DictConfig, folder: Path) -> None:
         with checking(file, "damaged"):
             before = _search(OmegaConf.load(file))
         if reason := _difference(before, _search(config)):
-            raise folder_error(config, f"holds another sweep: {reason}; choose another folder")
+            raise _folder_error(config, f"holds another sweep: {reason}; choose another folder")
     mode, metric = config.hydra.sweeper.get("direction"), monitored_metric(config)
     if mode in ("maximize", "minimize") and not mode.startswith(MONITORED.get(metric, "")):
         raise ConfigError(
