@@ -3,10 +3,9 @@
 Source: K. Jamieson, A. Talwalkar, "Non-stochastic best arm identification and hyperparameter
 optimization", AISTATS 2016, figure 3.
 
-Optuna's pruners and Ray Tune's schedulers need a database or a cluster, and prune depending on the
-order in which trials run. Here, a job pauses at a rung, and resumes from its checkpoint if it is
-promoted. Jobs do not communicate, so this works with every launcher, and the same command always
-prunes the same jobs.
+A job pauses at a rung, and resumes from its checkpoint if it is promoted. Unlike with Optuna's
+pruners or Ray Tune's schedulers, jobs do not communicate: this works with every launcher, and the
+same command always prunes the same jobs.
 """
 
 from collections import defaultdict

@@ -185,8 +185,7 @@ def _edges(sweep: Sweep) -> Iterator[tuple[str, str, list[str]]]:
 def next_value(values: Sequence[float], up: bool) -> float | None:
     """Extrapolate ascending values one step beyond the last or the first; None if impossible.
 
-    The step keeps the ratio of positive values that span a factor of two or more, and otherwise
-    the difference.
+    The step keeps the ratio of positive values spanning a factor of two or more, or the difference.
     """
     before, last = values[-2:] if up else values[1::-1]
     geometric = 0 < 2 * values[0] <= values[-1]
