@@ -62,9 +62,7 @@ def test_readme_is_short():
 
 
 def test_chinese_readme_has_the_same_commands_figures_and_files():
-    english, chinese = (
-        (ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md")
-    )
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
     for pattern in (
         r"```console\n.*?```",  # what a command prints
         r"`[^`\n]+`",  # commands, options and paths within the text
@@ -76,7 +74,10 @@ def test_chinese_readme_has_the_same_commands_figures_and_files():
     code = [re.findall(r"```(?:bash)?\n.*?```", text, re.DOTALL) for text in (english, chinese)]
     for blocks in zip(*code, strict=True):
         # without comments, which are translated
-        lines = [[re.split(r"(?<=[^\s│])  +|^# | +---", line)[0] for line in b.splitlines()] for b in blocks]
+        lines = [
+            [re.split(r"(?<=[^\s│])  +|^# | +---", line)[0] for line in b.splitlines()]
+            for b in blocks
+        ]
         assert lines[0] == lines[1]
 
 

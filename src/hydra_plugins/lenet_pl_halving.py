@@ -8,20 +8,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 class HalvingSweeper(BasicSweeper):
     """Successive halving over a grid; see :mod:`lenet_pl.sweeps.halving`.
 
-    Args:
-        eta: after each rung, the best ``1 / eta`` of the settings continue.
-        min_epochs: epochs before the first rung; each later rung is at ``eta`` times as many.
-        max_batch_size: jobs passed to the launcher at a time; None for all.
-        params: the grid, by key, as for Hydra's basic sweeper.
+    The arguments are described in ``conf/hydra/sweeper/halving.yaml``.
     """
 
-    def __init__(
-        self,
-        eta: int,
-        min_epochs: int,
-        max_batch_size: int | None,
-        params: dict[str, str] | None = None,
-    ) -> None:
+    def __init__(self, eta: int, min_epochs: int, max_batch_size: int | None, params: Any) -> None:
         super().__init__(max_batch_size, params)
         self.eta, self.min_epochs = eta, min_epochs
 

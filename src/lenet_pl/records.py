@@ -130,12 +130,12 @@ def _read(path: Path, parse: Callable[[str], Any], schema: Any, limit: int = MAX
 
 def read_result(folder: Path) -> dict[str, Any]:
     """The content of ``result.json``; empty before the run has ended."""
-    return read_json(folder / "result.json", RESULT) or {}
+    return read_json(folder / "result.json", RESULT)
 
 
-def read_json(path: Path, schema: Any) -> dict[str, Any] | None:
-    """The content of a JSON file; None if it does not exist."""
-    return cast("dict[str, Any] | None", _read(path, json.loads, schema, MAX_JSON))
+def read_json(path: Path, schema: Any) -> dict[str, Any]:
+    """The content of a JSON file; empty if it does not exist."""
+    return _read(path, json.loads, schema, MAX_JSON) or {}
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -164,13 +164,12 @@ def read_val_predictions(folder: Path) -> "dict[str, np.ndarray] | None":
         import numpy as np
 
         try:
-            with zipfile.ZipFile(path) as archive:
-                for file in archive.infolist():  # other methods may unpack more than this size
+            with np.load(path) as archive:
+                for file in archive.zip.infolist():  # other methods may unpack more than this size
                     plain = file.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
                     if file.file_size > MAX_JSON or not plain:
                         raise ValueError
-                contents = {x: io.BytesIO(archive.read(f"{x}.npy")) for x in PREDICTIONS}
-            arrays = {x: np.lib.format.read_array(contents[x]) for x in PREDICTIONS}
+                arrays = {x: archive[x] for x in PREDICTIONS}
             if any(x.dtype != PREDICTIONS[name] or x.ndim != 1 for name, x in arrays.items()):
                 raise ValueError
         except Exception as error:  # of many types
@@ -188,10 +187,9 @@ def read_val_predictions(folder: Path) -> "dict[str, np.ndarray] | None":
 def read_overrides(folder: Path) -> list[str]:
     """The overrides that a run was started with."""
     path = folder / ".hydra" / "overrides.yaml"
-    overrides = _read(path, lambda text: _parse_yaml(text) or [], [rules.STRING])
-    if overrides is None:
+    if not path.exists():
         raise ConfigError(f"{folder}: not a run folder ({path} is missing)")
-    return cast("list[str]", overrides)
+    return _read(path, lambda text: _parse_yaml(text) or [], [rules.STRING]) or []
 
 
 def override_key(override: str) -> str:
@@ -232,11 +230,10 @@ def search_path(folder: Path) -> list[str]:
 
 
 def _read_hydra(folder: Path) -> dict[str, Any]:
-    unknown = {"hydra": {"mode": ""}}  # the file is empty while Hydra writes it
-    schema = {"hydra": {"mode": rules.STRING, "searchpath?": [rules.STRING]}}
-    path = folder / ".hydra" / "hydra.yaml"
-    content = _read(path, lambda text: _parse_yaml(text) or unknown, schema) or unknown
-    return cast("dict[str, Any]", content["hydra"])
+    schema = {"hydra?": {"mode": rules.STRING, "searchpath?": [rules.STRING]}}
+    # the file is empty while Hydra writes it
+    content = _read(folder / ".hydra/hydra.yaml", lambda text: _parse_yaml(text) or {}, schema)
+    return (content or {}).get("hydra") or {"mode": ""}
 
 
 def read_tensors(path: Path, schema: Any, problem: str = "damaged run folder") -> Any:

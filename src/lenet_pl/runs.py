@@ -15,7 +15,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from itertools import starmap, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
@@ -150,10 +150,7 @@ def _values(arguments: list[str]) -> dict[str, Any]:
 
 
 def _slurm_arguments(arguments: list[str], given: list[str]) -> list[str]:
-    """In a Slurm batch job, name the run folder after job and command; continue after a restart.
-
-    Different commands in a script get different folders; the processes of one command share theirs.
-    """
+    """In a Slurm batch job, name the run folder after job and command; continue after a restart."""
     job = os.environ.get("SLURM_JOB_ID")
     terminal = sys.stdin is not None and sys.stdin.isatty()
     if not job or terminal or os.environ.get("SLURM_JOB_NAME") in INTERACTIVE:
@@ -189,13 +186,13 @@ def is_resumed(folder: Path, ckpt_path: str | None) -> bool:
     return ckpt_path is not None and folder in Path(path).parents
 
 
-def lock_run(folder: Path) -> AbstractContextManager[Any]:
-    """Create and lock the run folder until the returned context ends; ConfigError if that fails."""
-    key, stack = f"hydra.run.dir={display_path(folder)}", ExitStack()
+def lock_run(folder: Path, kind: str = "run") -> AbstractContextManager[Any]:
+    """Create and lock the folder of a run or sweep until the context ends; ConfigError if not."""
+    key, stack = f"hydra.{kind}.dir={display_path(folder)}", ExitStack()
     try:
         stack.enter_context(reserved(folder))
     except BlockingIOError as error:
-        raise ConfigError(f"{key}: a run is in progress there") from error
+        raise ConfigError(f"{key}: a {kind} is in progress there") from error
     except OSError as error:
         reason = f"cannot write there ({error.strerror}); choose another folder"
         raise ConfigError(f"{key}: {reason}") from error
@@ -284,8 +281,7 @@ class Run:
 
     def loss(self) -> "nn.Module":
         """The loss function of training."""
-        loss: nn.Module = trust.build(self.config, "loss", self.folder)
-        return loss
+        return cast("nn.Module", trust.build(self.config, "loss", self.folder))
 
     def data(self) -> "DigitsDataModule":
         """The run's data, split as for training; DataError if it has changed since."""
@@ -337,8 +333,8 @@ def _describe(path: Path, folder: Path) -> str:
 def without_weights(config: DictConfig) -> DictConfig:
     """Return a copy that loads no pretrained weights, since a checkpoint has all weights."""
     config = config.copy()
-    if isinstance(model := config.get("model"), DictConfig) and "weights" in model:
-        model.weights = None
+    if OmegaConf.select(config, "model.weights"):
+        config.model.weights = None
     return config
 
 

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.machinery import PathFinder
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from hydra._internal.utils import _locate
@@ -29,7 +29,6 @@ MODULES = (
     *("lenet_pl.models", "lenet_pl.data", "lenet_pl.optim", "lenet_pl.callbacks"),
     *("lenet_pl.classifier", "lenet_pl.fast", "torch.nn", "torch.optim", "torchvision.models"),
 )
-FUNCTIONS = ("lenet_pl.optim",)  # whose functions may be called: schedules
 LIGHTNING = {  # and the group that each may be in
     "pytorch_lightning.Trainer": "trainer",
     "pytorch_lightning.callbacks.EarlyStopping": "callbacks",
@@ -73,9 +72,9 @@ def add_working_folder() -> None:
         sys.path.append(folder)
 
 
-def trusted_names() -> list[str]:
-    """The modules and keys that the user has allowed."""
-    return [name for name in os.environ.get(VARIABLE, "").split(",") if name]
+def is_trusted(name: str) -> bool:
+    """Whether the user has allowed a module or key, or one that holds it."""
+    return within(name, filter(None, os.environ.get(VARIABLE, "").split(",")))
 
 
 def build(config: DictConfig, key: str, folder: Path) -> Any:
@@ -112,7 +111,7 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
     top, module = target.partition(".")[0], target.rpartition(".")[0]
     # a part, or a mapping of parts such as callbacks
     places = (part, part.rpartition(".")[0].removeprefix("data."))
-    trusted = within(target, trusted_names()) or LIGHTNING.get(target) in places
+    trusted = is_trusted(target) or LIGHTNING.get(target) in places
     ours = within(target, MODULES)
     refused = ConfigError(
         f"{path}={target[:80]}: not allowed in a run folder: it is not part of lenet-pl, and not "
@@ -132,12 +131,11 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
         return found
     home = str(getattr(found, "__module__", ""))
     if not isinstance(found, type):
-        fits = callable(found) and within(home, FUNCTIONS)
+        fits = callable(found) and home == "lenet_pl.optim"  # a schedule
     elif kind := next((KINDS[place] for place in places if place in KINDS), None):
         fits = _is_kind(found, kind)
     else:  # an argument of a part
-        ours_below = ours and within(home, ("lenet_pl",))
-        fits = ours_below or any(_is_kind(found, base) for base in NESTED)
+        fits = home.startswith("lenet_pl.") or any(_is_kind(found, base) for base in NESTED)
     if not fits or not within(home, MODULES if ours else (top,)):
         raise refused
     return found
@@ -156,12 +154,11 @@ def _is_users(name: str, folder: Path) -> bool:
     """
     if name in (*sys.stdlib_module_names, "lenet_pl") or not name.isidentifier():
         return False
-    run, roots = folder.resolve(), os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    roots.append(str(Path.cwd()))
-    spec = PathFinder.find_spec(name, [*sys.path, roots[-1]])
+    spec = PathFinder.find_spec(name, [*sys.path, str(Path.cwd())])
     if spec is None or not spec.origin:  # any folder without __init__.py is a namespace package
         return False
-    file = Path(spec.origin).resolve()
+    roots = [str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    file, run = Path(spec.origin).resolve(), folder.resolve()
     holds_run = spec.submodule_search_locations and run.is_relative_to(file.parent)
     return (
         any(file.is_relative_to(Path(root).resolve()) for root in filter(None, roots))
@@ -199,7 +196,7 @@ def check_overrides(overrides: Iterable[str], folder: Path) -> None:
         for path, value in leaves(override.value(), key):
             if path.endswith("_target_"):
                 find_class(path, value, folder)
-            elif _is_outside(path, value) and not within(path, trusted_names()):
+            elif _is_outside(path, value) and not is_trusted(path):
                 raise ConfigError(
                     f"{file}: {path}={value[:60]}: may lead outside the run folder; if you trust "
                     f"it, set {VARIABLE}={path}"
@@ -212,11 +209,8 @@ def _is_outside(key: str, value: Any) -> bool:
         return False
     if READ.match(key):
         return "${" in SIMPLE.sub("", value)
-    if LOGGER.match(key):  # an address to send to, for example
-        return True
     path = "." if value == "${run_dir}" else value.removeprefix("${run_dir}/")
-    if "${" in path or (path == value and key.rpartition(".")[2] in WRITTEN):
-        return True
-    parts = PurePosixPath(path.replace("\\", "/")).parts
+    written = path == value and key.rpartition(".")[2] in WRITTEN
+    sent = LOGGER.match(key)  # to an address, for example
     absolute = path.startswith(("/", "~", "\\")) or PureWindowsPath(path).drive
-    return bool(absolute) or ".." in parts
+    return bool(written or sent or absolute or "${" in path or ".." in re.split(r"[/\\]", path))

@@ -16,7 +16,7 @@ from helpers.sweeps import QUICK, SHORT, read_results, read_table, write_job
 from lenet_pl import training
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.sweeps import halving
-from lenet_pl.sweeps.plan import Plan
+from lenet_pl.sweeps.plan import Plan, rung_epochs
 from lenet_pl.sweeps.results import Sweep
 
 RunSweep = Callable[..., int]
@@ -37,7 +37,7 @@ FOUR = [x for x in QUICK if "max_epochs" not in x] + ["trainer.max_epochs=4"]
     ],
 )
 def test_rungs(eta: int, min_epochs: int, max_epochs: int, rungs: tuple[int, ...]) -> None:
-    assert halving.rung_epochs(eta, min_epochs, max_epochs) == rungs
+    assert rung_epochs(eta, min_epochs, max_epochs) == rungs
 
 
 def write_curve(sweep: Path, name: str, status: str, *epochs: tuple[float, float]) -> None:

@@ -62,7 +62,7 @@ def test_the_table_depends_on_what_varied(tmp_path: Path) -> None:
         for number, row in enumerate(zip(*values.values(), strict=True)):
             overrides = [f"{key}={value}" for key, value in zip(values, row, strict=True)]
             write_job(folder, f"{number}", overrides)
-        assert plots.save_figure(Sweep(folder))
+        plots.save_figure(Sweep(folder))
         assert (folder / "sweep.png").read_bytes().startswith(b"\x89PNG")
         table, _ = plots.draw(Sweep(folder)).axes
         return labels(table)
@@ -78,7 +78,7 @@ def test_the_table_depends_on_what_varied(tmp_path: Path) -> None:
 
 def test_nothing_is_drawn_without_a_comparison(tmp_path: Path) -> None:
     write_job(tmp_path, "0", ["seed=0"])
-    assert not plots.save_figure(Sweep(tmp_path))
+    plots.save_figure(Sweep(tmp_path))
     assert not (tmp_path / "sweep.png").exists()
 
 
@@ -158,7 +158,8 @@ def test_figure_without_curves(tmp_path: Path) -> None:
     axes, legend = draw_curves(tmp_path)
     assert not axes.lines
     assert legend == []
-    assert plots.save_figure(Sweep(tmp_path))
+    plots.save_figure(Sweep(tmp_path))
+    assert (tmp_path / "sweep.png").exists()
 
 
 def test_many_curves_leave_all_but_the_best_grey(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def verdict_on(folder: Path) -> Verdict:
 
 
 def p_values(verdict: Verdict) -> list[float | None]:
-    return [comparison.p_value for comparison in verdict.comparisons]
+    return verdict.p_values[1:]
 
 
 def next_command(folder: Path) -> str | None:

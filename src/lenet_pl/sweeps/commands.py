@@ -20,27 +20,18 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    """Summarise the jobs so far; the test set is not used.
-
-    Returns:
-        1 if a job failed, 0 otherwise.
-    """
+    """Summarise the jobs so far, without testing any; return 1 if a job failed, 0 otherwise."""
     folder = Path(options.folder)
     if options.folder == "latest":
         sweeps = sorted(Path("outputs/sweeps").glob("*/*/multirun.yaml"))
         if not sweeps:
             raise ConfigError("latest: outputs/sweeps holds no sweep")
         folder = sweeps[-1].parent
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder")
     jobs = job_folders(folder)
     if any(hydra_mode(job) == "RUN" for job in jobs):
         raise ConfigError(f"{folder}: holds single runs, not the jobs of a sweep")
     summary = Summary(Sweep(display_path(folder)))
-    try:
-        summary.write_files()
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot write there ({error.strerror})") from error
+    summary.write_files()
     if options.json:
         print(json.dumps(summary.as_dict(), indent=2))
     else:

@@ -3,79 +3,28 @@
 Source: K. Jamieson, A. Talwalkar, "Non-stochastic best arm identification and hyperparameter
 optimization", AISTATS 2016, figure 3.
 
-Optuna's pruners and Ray Tune's schedulers need a database or a cluster, and prune depending on the
-order in which trials run. Here, a job pauses at a rung, and resumes from its checkpoint if it is
-promoted. Jobs do not communicate, so this works with every launcher, and the same command always
-prunes the same jobs.
+A job pauses at a rung, and resumes from its checkpoint if it is promoted. Unlike with Optuna's
+pruners or Ray Tune's schedulers, jobs do not communicate: this works with every launcher, and the
+same command always prunes the same jobs.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
-
+from hydra_plugins.lenet_pl_halving import HalvingSweeper
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import quoted, write_json
 from lenet_pl.records import read_metrics
-from lenet_pl.rules import COUNT, METRIC, Checks, Rule, integer, invalid, one_of, optional
 from lenet_pl.runs import best_row
+from lenet_pl.sweeps.hydra_callback import SweepCallback
+from lenet_pl.sweeps.plan import Plan
+from lenet_pl.sweeps.progress import print_line
 from lenet_pl.sweeps.results import ended, job_names, rank, readable_result, setting_key
 
-# keys that determine the rungs, and the images and metric that settings are ranked by
-COMPARABLE = (
-    *("trainer.max_epochs", "trainer.min_epochs", "trainer.fast_dev_run"),
-    *("data.source", "data.root", "data.split", "data.val_size", "data.split_seed"),
-    "trainer.limit_val_batches",
-)
 
-if TYPE_CHECKING:  # Hydra imports the sweeper before it needs the plan
-    from hydra_plugins.lenet_pl_halving import HalvingSweeper
-    from lenet_pl.sweeps.plan import Plan
-
-
-def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> tuple[int, ...]:
-    """The epochs after which settings are compared: 2 and 6 for the arguments 3, 2 and 20.
-
-    There is no rung above ``max_epochs / eta``: pruning there would save little.
-    """
-    if min_epochs * eta > max_epochs:
-        return ()
-    return min_epochs, *rung_epochs(eta, min_epochs * eta, max_epochs)
-
-
-def check_halving(sweeper: DictConfig, configs: Sequence[DictConfig]) -> tuple[int, ...]:
-    """Check that the jobs can be compared at the rungs and resumed after them; return the rungs."""
-    for key in COMPARABLE:
-        if len({str(OmegaConf.select(cfg, key)) for cfg in configs}) > 1:
-            raise ConfigError(f"{key}: must be the same in all jobs of hydra/sweeper=halving")
-    if reason := invalid(_checks(sweeper, configs[0])):
-        raise ConfigError(f"{reason} for hydra/sweeper=halving")
-    return rung_epochs(sweeper.eta, sweeper.min_epochs, configs[0].trainer.max_epochs)
-
-
-def _checks(sweeper: DictConfig, cfg: DictConfig) -> Checks:
-    yield "hydra.sweeper.eta", sweeper.eta, integer(2)
-    yield "hydra.sweeper.min_epochs", sweeper.min_epochs, COUNT
-    yield "hydra.sweeper.max_batch_size", sweeper.max_batch_size, optional(COUNT)
-    first = sweeper.min_epochs
-    rules: dict[str, Rule] = {
-        "trainer.fast_dev_run": one_of(False),
-        "trainer.max_epochs": integer(sweeper.eta * first),
-        "trainer.min_epochs": optional(integer(0, first)),  # else it could not pause
-        "callbacks.checkpoint.monitor": METRIC,  # else there is no best epoch
-    }
-    for key, rule in rules.items():
-        yield key, OmegaConf.select(cfg, key), rule
-
-
-def halve(sweeper: "HalvingSweeper") -> None:
+def halve(sweeper: HalvingSweeper) -> None:
     """Train the jobs of the plan rung by rung, and mark those that are not promoted as pruned."""
-    from lenet_pl.sweeps.hydra_callback import SweepCallback
-    from lenet_pl.sweeps.progress import print_line
-
     assert sweeper.hydra_context is not None
     assert sweeper.launcher is not None
     callbacks = sweeper.hydra_context.callbacks.callbacks
@@ -97,7 +46,10 @@ def halve(sweeper: "HalvingSweeper") -> None:
             these = "all jobs" if len(names) == plan.total else job_names(names)
             print_line(f"training {these} to {f'epoch {epochs}' if epochs else 'the end'}")
             callback.progress.begin(names, epochs)
-            jobs = [_overrides(plan, name, epochs) for name in left]
+            pause = f"pause_after={epochs or 'null'}"
+            # a job has the same folder at every rung
+            folders = {name: f"hydra.sweep.subdir={quoted(Path(name))}" for name in left}
+            jobs = [[*plan.jobs[name], pause, folder] for name, folder in folders.items()]
             size = sweeper.max_batch_size or len(jobs)
             for batch in sweeper.split_overrides_to_chunks(jobs, size):
                 sweeper.launcher.launch(batch, 0)
@@ -108,13 +60,7 @@ def halve(sweeper: "HalvingSweeper") -> None:
             _prune(plan, except_for=settings)
 
 
-def _overrides(plan: "Plan", name: str, epochs: int | None) -> list[str]:
-    """The overrides of a job that pauses after ``epochs``; it has the same folder at every rung."""
-    pause = f"pause_after={'null' if epochs is None else epochs}"
-    return [*plan.jobs[name], pause, f"hydra.sweep.subdir={quoted(Path(name))}"]
-
-
-def _ranked(plan: "Plan", settings: list[list[str]], epochs: int) -> list[list[str]]:
+def _ranked(plan: Plan, settings: list[list[str]], epochs: int) -> list[list[str]]:
     """Rank the settings by the best epoch up to a rung: mean metric over seeds, then mean loss.
 
     Settings of which some jobs have failed come last; those of which all have are left out. Epochs
@@ -129,7 +75,7 @@ def _ranked(plan: "Plan", settings: list[list[str]], epochs: int) -> list[list[s
     return [names for *_, names in sorted(scored)]
 
 
-def _prune(plan: "Plan", except_for: list[list[str]]) -> None:
+def _prune(plan: Plan, except_for: list[list[str]]) -> None:
     for name in plan.jobs.keys() - set(chain(*except_for)):
         result = readable_result(plan.folder / name)
         if result.get("status") == "paused":

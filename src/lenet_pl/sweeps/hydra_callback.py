@@ -12,8 +12,7 @@ import threading
 import time
 import warnings
 from collections import UserDict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, cast
@@ -29,13 +28,13 @@ from lenet_pl import cli
 from lenet_pl.config import monitored_metric
 from lenet_pl.console import ConsoleHandler, console
 from lenet_pl.errors import FAILED, INVALID, UserError, exit_on_error, fail, one_line
-from lenet_pl.files import display_path, quoted, reserved, shell_override, write_bytes, write_json
-from lenet_pl.naming import describe, override_values, parameter_overrides, typed, varied_values
+from lenet_pl.files import display_path, quoted, shell_override, write_bytes, write_json
+from lenet_pl.naming import describe, override_values, typed, varied_values
 from lenet_pl.records import override_key
-from lenet_pl.runs import program_name, train_command
-from lenet_pl.sweeps.plan import Plan, cpu_count, folder_error, make_plan
+from lenet_pl.runs import lock_run, program_name, train_command
+from lenet_pl.sweeps import results
+from lenet_pl.sweeps.plan import Plan, cpu_count, make_plan
 from lenet_pl.sweeps.progress import Progress, print_line
-from lenet_pl.sweeps.results import Sweep, ended, readable_result
 from lenet_pl.sweeps.summary import Summary
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class SweepCallback(Callback):
         return {"plan": self.plan}  # the lock and the thread cannot be pickled
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with _exit_on_error():
+        with exit_on_error(cli.explain):
             self.plan = make_plan(config, GlobalHydra.instance().config_loader())
             self._open_folder(config)
             self._announce()
@@ -74,13 +73,7 @@ class SweepCallback(Callback):
     def _open_folder(self, config: DictConfig) -> None:
         """Lock the folder, and write the sweep's configuration and plan into it."""
         folder, hydra = self.plan.folder, config.hydra
-        self.lock = ExitStack()
-        try:
-            self.lock.enter_context(reserved(folder))
-        except BlockingIOError as error:
-            raise folder_error(config, "a sweep is running there") from error
-        except OSError as error:
-            raise folder_error(config, "cannot write there; choose another folder") from error
+        self.lock = lock_run(folder, "sweep")
         with read_write(config), open_dict(config):
             hydra.sweep.dir = str(folder)
             # jobs are composed from the overrides, possibly in another working directory
@@ -100,16 +93,12 @@ class SweepCallback(Callback):
         title += f" of {plan.total} jobs" if plan.total else ""
         title += f" over {', '.join(plan.varied)}" if plan.varied else ""
         console.print(title, style="bold", markup=False, soft_wrap=True)
-        epochs = ", ".join(map(str, plan.rungs))
-        lines = {
-            "folder": str(display_path(plan.folder)),
-            "threads": f"{plan.threads} per job" if plan.threads else "",
-            "rungs": f"only the best settings continue after epoch {epochs}" if epochs else "",
-            "if stopped": f"{self._command()}\n",
-        }
-        for name, text in lines.items():
-            if text:
-                print_line(f"{name:<11} {text}")
+        print_line(f"folder      {display_path(plan.folder)}")
+        if plan.threads:
+            print_line(f"threads     {plan.threads} per job")
+        if epochs := ", ".join(map(str, plan.rungs)):
+            print_line(f"rungs       only the best settings continue after epoch {epochs}")
+        print_line(f"if stopped  {self._command()}\n")
 
     def _command(self) -> str:
         """The command that continues this sweep."""
@@ -134,7 +123,7 @@ class SweepCallback(Callback):
                 end_with(self.plan.pid)
         else:
             folder = Path(config.hydra.runtime.output_dir)
-            if not ended(folder, config.pause_after):
+            if not results.ended(folder, config.pause_after):
                 self.progress.start(folder.name, config.hydra.overrides.task)
 
     def run_job(self, cfg: DictConfig) -> float | None:
@@ -151,13 +140,15 @@ class SweepCallback(Callback):
         if plan.existing.get(folder.name, parameters) != parameters:
             # exit: Hydra would treat an exception as a failed job and start the next one
             fail(f"{display_path(folder)}: holds a job of another sweep; choose another folder")
-        result, checkpoint = readable_result(folder), folder / "checkpoints" / "last.ckpt"
-        if ended(folder, cfg.pause_after):
+        result, checkpoint = results.readable_result(folder), folder / "checkpoints/last.ckpt"
+        if results.ended(folder, cfg.pause_after):
             return cast("float | None", result["metrics"].get(monitored_metric(cfg)))
         if checkpoint.is_file() and result.get("status") != "failed":
             cfg.ckpt_path = str(checkpoint)
         else:
-            _clear(folder)
+            for path in folder.iterdir():  # left behind by an earlier start
+                if path.name not in (".hydra", "train.log"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         varied = [key for key in plan.varied if key != "name"]
         name = ", ".join(filter(None, (cfg.name, describe(override_values(overrides), varied))))
         # as the rule for names requires
@@ -177,26 +168,25 @@ class SweepCallback(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         cli.sweep_error_hook = None
-        with self.lock, _exit_on_error(FAILED):
-            complete = self.summarise(config.test)
-        if not complete:
-            raise SystemExit(FAILED)
+        with self.lock, exit_on_error(cli.explain):
+            if not self.summarise(config.test):
+                raise SystemExit(FAILED)
 
     def summarise(self, test: bool) -> bool:
         """Test the winner if all jobs have ended, and summarise; return whether nothing failed."""
         self.progress.stop()
-        sweep, test_error = Sweep(display_path(self.plan.folder)), None
+        sweep, test_error = results.Sweep(display_path(self.plan.folder)), None
         if test and sweep.complete and sweep.winner:
             from lenet_pl.evaluation.evaluate import test_winner  # imports torch
 
             try:
                 test_winner([job.folder for job in sweep.winner.jobs])
-                sweep = Sweep(sweep.folder)
+                sweep = results.Sweep(sweep.folder)
             except UserError as error:
                 test_error = str(error)
-        results = Summary(sweep, test_error)
-        results.write_files()
-        console.print("", results.text(program_name()), sep="\n", soft_wrap=True)
+        summary = Summary(sweep, test_error)
+        summary.write_files()
+        console.print("", summary.text(program_name()), sep="\n", soft_wrap=True)
         return sweep.complete and not sweep.counts["failed"] and not test_error
 
     def end_early(self, error: BaseException) -> NoReturn:
@@ -205,22 +195,12 @@ class SweepCallback(Callback):
             raise error
         with self.lock:
             try:
-                with _exit_on_error(FAILED):
+                with exit_on_error(cli.explain):
                     self.summarise(test=False)  # ends with the command that continues the sweep
             except SystemExit:
                 print_line(f"to continue  {self._command()}")
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         fail("stopped" if stopped else f"{type(error).__name__}: {one_line(error)}", FAILED)
-
-
-@contextmanager
-def _exit_on_error(status: int = INVALID) -> Iterator[None]:
-    """Exit with this status on any exception; Hydra would only log a warning."""
-    try:
-        with exit_on_error(cli.explain):
-            yield
-    except SystemExit as error:
-        raise SystemExit(status) from error
 
 
 def _check_accounting() -> None:
@@ -259,13 +239,6 @@ def end_with(pid: int) -> None:
 
     if os.name == "posix":
         threading.Thread(target=watch, daemon=True).start()
-
-
-def _clear(folder: Path) -> None:
-    """Delete what an earlier start of a job left behind, except ``.hydra`` and the log."""
-    for path in folder.iterdir():
-        if path.name not in (".hydra", "train.log"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _add_hparams(cfg: DictConfig, varied: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ from lenet_pl.config import check, check_hydra, flatten, monitored_metric, task_
 from lenet_pl.errors import ConfigError
 from lenet_pl.naming import NOT_PARAMETERS, parameter_overrides
 from lenet_pl.records import checking, read_config, read_overrides
-from lenet_pl.rules import MONITORED
-from lenet_pl.sweeps.halving import check_halving
+from lenet_pl.rules import COUNT, METRIC, MONITORED, Checks, integer, invalid, one_of, optional
 from lenet_pl.sweeps.results import job_folders
 
 EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
@@ -28,6 +28,12 @@ EXTRAS = {  # extras of lenet-pl, by the Hydra plugin that they install
     "hydra_submitit_launcher": "slurm",
     "hydra_optuna_sweeper": "optuna",
 }
+# keys that determine the rungs of halving, and the images and metric that settings are ranked by
+COMPARABLE = (
+    *("trainer.max_epochs", "trainer.min_epochs", "trainer.fast_dev_run"),
+    *("data.source", "data.root", "data.split", "data.val_size", "data.split_seed"),
+    "trainer.limit_val_batches",
+)
 KEPT = ("result.json", "checkpoints")  # left by an earlier start of a job
 
 
@@ -60,7 +66,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     check_hydra(config.hydra)
     names = {path.name for path in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
     if names and ("multirun.yaml" not in names or ".hydra" in names):
-        raise folder_error(config, "is not a sweep's folder; choose another folder")
+        raise _folder_error(config, "is not a sweep's folder; choose another folder")
     _check_plugins(config)
     # a job that was stopped during startup has nothing to keep, and may have no overrides
     begun = [p for p in job_folders(folder) if any((p / name).exists() for name in KEPT)]
@@ -83,7 +89,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
                 change = _difference(_parameters(old), now) if old else ""
                 reason = change and f"in job {name}, {change}"
             if reason:
-                raise folder_error(config, f"holds another sweep: {reason}; choose another folder")
+                raise _folder_error(config, f"holds another sweep: {reason}; choose another folder")
     else:
         _check_search(config, folder)
         configs, total = [config], sweeper.get("n_trials")
@@ -95,7 +101,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
             "callbacks.checkpoint.monitor=val/loss: cannot rank jobs with different losses; add "
             "callbacks.checkpoint.monitor=val/acc callbacks.checkpoint.mode=max"
         )
-    rungs = check_halving(sweeper, configs) if halving else ()
+    rungs = _check_halving(configs) if halving else ()
     for cfg in configs:
         _check_devices(cfg)
     for data in {OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values():
@@ -115,7 +121,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     )
 
 
-def folder_error(config: DictConfig, reason: str) -> ConfigError:
+def _folder_error(config: DictConfig, reason: str) -> ConfigError:
     """The error of a sweep that cannot use its folder."""
     return ConfigError(f"hydra.sweep.dir={config.hydra.sweep.dir}: {reason}")
 
@@ -175,13 +181,43 @@ def _check_devices(cfg: DictConfig) -> None:
         )
 
 
+def _check_halving(configs: Sequence[DictConfig]) -> tuple[int, ...]:
+    """Check that the jobs can be compared at the rungs and resumed after them; return the rungs."""
+    for key in COMPARABLE:
+        if len({str(OmegaConf.select(cfg, key)) for cfg in configs}) > 1:
+            raise ConfigError(f"{key}: must be the same in all jobs of hydra/sweeper=halving")
+    if reason := invalid(_halving_rules(configs[0])):
+        raise ConfigError(f"{reason} for hydra/sweeper=halving")
+    sweeper = configs[0].hydra.sweeper
+    return rung_epochs(sweeper.eta, sweeper.min_epochs, configs[0].trainer.max_epochs)
+
+
+def _halving_rules(cfg: DictConfig) -> Checks:
+    sweeper, trainer = cfg.hydra.sweeper, cfg.trainer
+    yield "hydra.sweeper.eta", sweeper.eta, integer(2)
+    yield "hydra.sweeper.min_epochs", (first := sweeper.min_epochs), COUNT
+    yield "hydra.sweeper.max_batch_size", sweeper.max_batch_size, optional(COUNT)
+    yield "trainer.fast_dev_run", trainer.fast_dev_run, one_of(False)
+    yield "trainer.max_epochs", trainer.max_epochs, integer(sweeper.eta * first)
+    # else it could not pause, or there would be no best epoch
+    yield "trainer.min_epochs", trainer.get("min_epochs"), optional(integer(0, first))
+    yield (key := "callbacks.checkpoint.monitor"), OmegaConf.select(cfg, key), METRIC
+
+
+def rung_epochs(eta: int, min_epochs: int, max_epochs: int) -> tuple[int, ...]:
+    """The epochs to ``max_epochs / eta`` after which settings are compared: 2, 6 for 3, 2, 20."""
+    if min_epochs * eta > max_epochs:
+        return ()
+    return min_epochs, *rung_epochs(eta, min_epochs * eta, max_epochs)
+
+
 def _check_search(config: DictConfig, folder: Path) -> None:
     """Check a search, whose jobs the sweeper chooses as it goes, and an earlier start of it."""
     if (file := folder / "multirun.yaml").is_file():
         with checking(file, "damaged"):
             before = _search(OmegaConf.load(file))
         if reason := _difference(before, _search(config)):
-            raise folder_error(config, f"holds another sweep: {reason}; choose another folder")
+            raise _folder_error(config, f"holds another sweep: {reason}; choose another folder")
     mode, metric = config.hydra.sweeper.get("direction"), monitored_metric(config)
     if mode in ("maximize", "minimize") and not mode.startswith(MONITORED.get(metric, "")):
         raise ConfigError(

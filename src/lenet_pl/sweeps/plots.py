@@ -27,13 +27,11 @@ ENDS = {"finished": ".", "pruned": "o", "failed": "X", "below range": "v"}
 
 
 @style.context("lenet_pl.plots")
-def save_figure(sweep: Sweep) -> bool:
-    """Draw ``sweep.png`` into the sweep's folder; False if there is nothing to compare."""
-    if not sweep.winner or not sweep.varied:
-        return False
-    with replacing(sweep.folder / "sweep.png") as part:
-        draw(sweep).savefig(part, format="png", dpi=DPI)
-    return True
+def save_figure(sweep: Sweep) -> None:
+    """Draw ``sweep.png`` into the sweep's folder if there is anything to compare."""
+    if sweep.winner and sweep.varied:
+        with replacing(sweep.folder / "sweep.png") as part:
+            draw(sweep).savefig(part, format="png", dpi=DPI)
 
 
 def draw(sweep: Sweep) -> Figure:
@@ -54,16 +52,11 @@ def draw(sweep: Sweep) -> Figure:
 
 
 def draw_table(
-    axes: Axes,
-    sweep: Sweep,
-    settings: Sequence[Setting],
-    down: Sequence[str],
-    across: Sequence[str],
+    axes: Axes, sweep: Sweep, settings: Sequence[Setting], down: list[str], across: list[str]
 ) -> None:
     """Draw a table of accuracies, with the values of some keys down, and of the others across.
 
-    There is a frame around the best setting. Settings that cannot win are grey, with the last epoch
-    that they have reached.
+    The best setting has a frame. Settings that cannot win are grey, with their last epoch.
     """
     rows, columns, metric = _axis(settings, down), _axis(settings, across), sweep.accuracy
     table = np.full((len(rows), len(columns)), np.nan)
@@ -113,49 +106,41 @@ def _label(values: Sequence[str]) -> str:
 
 def draw_curves(axes: Axes, sweep: Sweep) -> None:
     """Plot accuracy per epoch, a line for each job; the best settings are coloured."""
-    metric, curves = sweep.accuracy, []
-    for job in reversed(sweep.jobs):  # the best on top
-        rows = [row for row in job.rows if metric in row]
-        if rows:
-            curves.append((job, [row["epoch"] for row in rows], [row[metric] for row in rows]))
+    metric, keys = sweep.accuracy, sweep.parameters
+    curves = [(job, [row for row in job.rows if metric in row]) for job in reversed(sweep.jobs)]
+    curves = [(job, rows) for job, rows in curves if rows]  # the best last, on top
     if not curves:  # metrics.csv is missing
         axes.set_axis_off()
         return
-    low, high = _shown([acc for _, _, accuracies in curves for acc in accuracies])
+    low, high = _shown([row[metric] for _, rows in curves for row in rows])
     best = list(zip(COLOURS, sweep.settings, strict=False))
     colours = {setting_key(setting.jobs[0].overrides): colour for colour, setting in best}
     ends: dict[str, Any] = {}
-    for job, epochs, accuracies in curves:
+    for job, rows in curves:
+        epochs, accuracies = ([row[key] for row in rows] for key in ("epoch", metric))
         colour = colours.get(setting_key(job.overrides))
         look: Any = {"color": colour or GREY, "lw": 1.6 if colour else 0.8}
         axes.plot(epochs, accuracies, **look)
         end = "below range" if accuracies[-1] < low else job.status
         ends[end] = mark = {"marker": ENDS.get(end, ">"), "ms": 4.5, "mfc": "white"}
         axes.plot(epochs[-1], max(accuracies[-1], low), **look | mark)
-    _scale_accuracy(axes, low, high)
+    margin = 0.05 * (high - low) or 0.005
+    axes.set_ylim(low - margin, high + margin)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.grid(axis="y")
     axes.set_xlabel("epoch")
     axes.set_title("validation accuracy" if metric == "val/acc" else metric, loc="left")
-    handles = []
-    for colour, setting in best if sweep.parameters else ():
-        handles.append(
-            Line2D([], [], color=colour, label=_label(_values(setting, sweep.parameters)))
-        )
+    named = [(colour, _label(_values(setting, keys))) for colour, setting in best if keys]
+    handles = [Line2D([], [], color=colour, label=label) for colour, label in named]
     if (others := len(sweep.settings) - len(best)) > 0:
         handles.append(Line2D([], [], color=GREY, lw=0.8, label=f"{others} more"))
     ends.pop("finished", None)
     handles += [Line2D([], [], color=GREY, lw=0, label=end, **mark) for end, mark in ends.items()]
     if handles:
-        place: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1), "alignment": "left"}
-        title = ", ".join(sweep.short[key] for key in sweep.parameters)
-        axes.legend(handles=handles, title=title, **place)
-
-
-def _scale_accuracy(axes: Axes, low: float, high: float) -> None:
-    margin = 0.05 * (high - low) or 0.005
-    axes.set_ylim(low - margin, high + margin)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        title = ", ".join(sweep.short[key] for key in keys)
+        legend = axes.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(1, 1))
+        legend.set_alignment("left")
 
 
 def _shown(values: Sequence[float]) -> tuple[float, float]:

@@ -47,7 +47,7 @@ class Progress:
 
     def start(self, name: str, overrides: Iterable[str]) -> None:
         """Print ``job 3  4 of 9  lr 0.01, batch_size 64``."""
-        known = name in self.names
+        known = name in self.names  # those of a search are not
         position = f"{self.names.index(name) + 1} of {self.total}" if known else ""
         print_line(f"job {name}", position, label(self.plan, overrides))
 
@@ -61,14 +61,13 @@ class Progress:
     def update(self) -> None:
         """Print a line for each job that has ended since the last call."""
         with self.lock:
-            times, before = self._end_times(), self.times
-            self.times = times
-            new = [name for name in times if times[name] != before.get(name)]
+            before, self.times = self.times, self._end_times()
+            new = [name for name, end in self.times.items() if end != before.get(name)]
             jobs = {}
-            for name in times if new else ():
+            for name in self.times if new else ():
                 with suppress(ConfigError):  # damaged, so the job starts again
                     jobs[name] = Job(self.plan.folder / name)
-            for name in sorted(new, key=lambda name: times[name]):
+            for name in sorted(new, key=lambda name: self.times[name]):
                 # otherwise restarted, or pruned at a rung
                 if name in jobs and jobs[name].status not in ("unfinished", "pruned"):
                     self._print_end(jobs[name], jobs.values())

@@ -10,21 +10,15 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from lenet_pl import records
 from lenet_pl.errors import ConfigError
 from lenet_pl.naming import override_values, parameter_overrides, readable, short_names
-from lenet_pl.records import (
-    override_key,
-    read_json,
-    read_metrics,
-    read_overrides,
-    read_result,
-    read_val_predictions,
-)
+from lenet_pl.records import override_key
 from lenet_pl.rules import NATURAL, STRING, gain
 from lenet_pl.runs import read_outcome
 
 if TYPE_CHECKING:
-    import numpy as np
+    from torch import Tensor
 
 STATUSES = ("finished", "pruned", "paused", "unfinished", "interrupted", "pending", "failed")
 AT_RUNG = ("paused", "pruned")  # stopped at a rung of successive halving
@@ -33,14 +27,10 @@ PLAN = {"command": STRING, "total?": NATURAL, "jobs": {"*": [STRING]}}
 
 
 class Job:
-    """One run of a sweep, read from its folder; ``planned`` are the overrides before it starts.
-
-    Its status is that of ``result.json``; ``unfinished`` until that exists, and ``pending`` until
-    the job starts.
-    """
+    """One run of a sweep, read from its folder; ``planned`` are the overrides before it starts."""
 
     def __init__(self, folder: Path, planned: Sequence[str] | None = None) -> None:
-        result, rows = read_outcome(folder), read_metrics(folder)
+        result, rows = read_outcome(folder), records.read_metrics(folder)
         # the metric that defines the best epoch, and ranks the jobs
         self.folder, self.name, self.monitor = folder, folder.name, result["monitor"]
         pending = result["status"] == "unfinished" and planned is not None
@@ -51,8 +41,9 @@ class Job:
         self.metrics: dict[str, float] = result["metrics"]
         self.rows = rows  # of metrics.csv, including the epochs before an interruption
         self.seconds = sum(row["seconds"] for row in rows) if rows else None
-        given = result.get("overrides") if planned is None else planned
-        self.overrides = read_overrides(folder) if given is None else given
+        if planned is None:
+            planned = result.get("overrides") or records.read_overrides(folder)
+        self.overrides = planned
         self.parameters = parameter_overrides(self.overrides)
         self.raw_values = override_values(self.parameters)  # by key, as typed
         self.values = {key: value.strip("'\"") for key, value in self.raw_values.items()}
@@ -65,20 +56,19 @@ class Job:
         self.rank = (STATUSES.index(self.status), rung, *scores)
 
     @cached_property
-    def outcomes(self) -> "np.ndarray | None":
-        """Which validation images are classified correctly.
+    def outcomes(self) -> "Tensor | None":
+        """Index, label and 1 for a correct prediction of each validation image: int64 ``[3, N]``.
 
-        An int64 array ``[3, N]``, sorted by index: index, label, and 1 for a correct prediction.
         None if ``val_predictions.npz`` is missing, damaged or does not match the accuracy.
         """
-        import numpy as np
+        import torch
 
         with suppress(ConfigError):
-            if arrays := read_val_predictions(self.folder):
-                correct = arrays["prediction"] == arrays["label"]
-                if abs(correct.mean() - self.metrics["val/acc"]) * len(correct) <= 0.5:
-                    table = np.stack([arrays["index"], arrays["label"], correct])
-                    return table[:, arrays["index"].argsort()]
+            if arrays := records.read_val_predictions(self.folder):
+                index, label, prediction, _ = map(torch.from_numpy, arrays.values())
+                correct = (prediction == label).long()
+                if abs(int(correct.sum()) - self.metrics["val/acc"] * len(correct)) <= 0.5:
+                    return torch.stack([index, label, correct])[:, index.argsort()]
         return None
 
 
@@ -153,7 +143,7 @@ class Sweep:
                 f"{folder}: the jobs cannot be ranked; callbacks.checkpoint.monitor is "
                 f"{self.monitor} in job {jobs[0].name}, {other.monitor} in job {other.name}"
             )
-        plan = read_json(folder / "plan.json", PLAN) or {}  # Hydra's own multirun writes none
+        plan = records.read_json(folder / "plan.json", PLAN)  # Hydra's own multirun writes none
         self.command: str | None = plan.get("command")  # continues the sweep
         planned = plan.get("jobs", {}).items()
         jobs += [Job(folder / name, overrides) for name, overrides in planned if name not in names]
@@ -199,7 +189,7 @@ def rank(monitor: str, scores: Sequence[Mapping[str, float]]) -> tuple[float, fl
 def readable_result(folder: Path) -> dict[str, Any]:
     """The content of ``result.json``; empty if it is damaged, so that the job starts over."""
     with suppress(ConfigError):
-        return read_result(folder)
+        return records.read_result(folder)
     return {}
 
 

@@ -37,17 +37,14 @@ class Summary:
         """Write ``sweep.csv``, ``sweep.md``, ``sweep.json`` and ``sweep.png`` into the folder."""
         from lenet_pl.sweeps.plots import save_figure  # importing matplotlib takes a second
 
-        content, metric = self.as_dict(), self.sweep.monitor
+        content, metric, folder = self.as_dict(), self.sweep.monitor, self.sweep.folder
         columns = {f"{metric}_mean": metric, f"{metric}_sd": f"{metric}_sd", "n": "n"}
         means = {name: setting for setting in content["settings"] for name in setting["jobs"]}
-        rows = []
-        for job in content["jobs"]:
-            row = {"job": job["job"], **job["varied"], **job}
+        rows = [{"job": job["job"], **job["varied"], **job} for job in content["jobs"]]
+        for row in rows:
             del row["varied"]
             if self.sweep.has_seeds:
-                row |= {key: means.get(job["job"], {}).get(columns[key]) for key in columns}
-            rows.append(row)
-        folder = self.sweep.folder
+                row |= {key: means.get(row["job"], {}).get(columns[key]) for key in columns}
         write_csv(folder / "sweep.csv", list(rows[0]), [list(row.values()) for row in rows])
         write_bytes(folder / "sweep.md", self.markdown().encode())
         write_json(folder / "sweep.json", content)
@@ -56,7 +53,6 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """The content of ``sweep.json``."""
         sweep, winner, verdict = self.sweep, self.sweep.winner, self.verdict
-        p_values = [None, *(c.p_value for c in verdict.comparisons)]  # compared with the winner
         jobs = [
             {
                 "job": job.name,
@@ -75,7 +71,7 @@ class Summary:
                 **setting.statistics("val"),
                 "p_value": p_value,
             }
-            for setting, p_value in zip(sweep.ranked, p_values[: len(sweep.ranked)], strict=True)
+            for setting, p_value in zip(sweep.ranked, verdict.p_values, strict=True)
         ]
         test = {"command": self.command, "test": winner and (winner.statistics("test") or None)}
         return {
@@ -158,10 +154,9 @@ class Summary:
                 )
                 parts.append(Text("  ".join(cells).rstrip(), style="" if number else "dim"))
             parts.append(Text())
-        first, lines = "verdict", self.outcome()
-        for sentence in self.verdict.sentences:
-            lines.append((first, sentence))
-            first = ""
+        lines = self.outcome()
+        for number, sentence in enumerate(self.verdict.sentences):
+            lines.append(("" if number else "verdict", sentence))
         commands = {
             "train again": self.command,
             "next sweep": self.next_command,
@@ -182,14 +177,14 @@ def _scores(setting: Setting, split: str) -> str:
         return ""
     best, parts = setting.jobs[0].monitor if split == "val" else "test/acc", []
     for metric in dict.fromkeys((f"{split}/acc", f"{split}/loss", best)):
-        sd = values.get(f"{metric}_sd")
-        spread = "" if sd is None else f" ± {score(metric, sd)}"
-        parts.append(named_score(metric, values[metric]) + spread)
-    of_mean = ""
+        parts.append(named_score(metric, values[metric]))
+        if (sd := values.get(f"{metric}_sd")) is not None:
+            parts[-1] += f" ± {score(metric, sd)}"
+    interval = "95 % interval"
     if values["n"] > 1:
         parts.append(f"mean and standard deviation, n = {values['n']}")
-        of_mean = " of the mean"
+        interval += " of the mean"
     low, high = values.get(f"{best}_low"), values.get(f"{best}_high")
     if low is not None and high is not None:
-        parts.append(f"95 % interval{of_mean} {score(best, low)} to {score(best, high)}")
+        parts.append(f"{interval} {score(best, low)} to {score(best, high)}")
     return "  ".join(parts)

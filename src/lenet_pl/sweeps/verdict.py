@@ -1,5 +1,6 @@
 """The verdict on a sweep: what its results show, and what to run next."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from math import prod
@@ -20,20 +21,15 @@ SEEDS = ("0", "1", "2", "3", "4")  # of the next sweep if settings are undecided
 OTHER_IMAGES = "validated on different images"
 
 
-class Comparison(NamedTuple):
-    """A setting compared with the winner."""
-
-    setting: Setting
-    p_value: float | None
-    reason: str  # why there is no p-value
-
-
 class Verdict(NamedTuple):
     """What the results of a sweep show; empty without a winner."""
 
     sentences: list[str]
-    comparisons: list[Comparison]  # of each other setting, best first
+    p_values: list[float | None]  # of the ranked settings, compared with the first
     next_sweep: list[str]  # overrides; empty if there is nothing to suggest
+
+
+Comparison = tuple[Setting, float | None, str]  # p-value, or the reason why there is none
 
 
 def judge(sweep: Sweep) -> Verdict:
@@ -42,88 +38,88 @@ def judge(sweep: Sweep) -> Verdict:
     It extends the grid beyond the edges at which the winner lies, or else compares the settings
     that are undecided over more seeds.
     """
-    if not (winner := sweep.winner):
+    if not sweep.winner:
         return Verdict([], [], [])
-    comparisons = [_compare(sweep, winner, setting) for setting in sweep.ranked[1:]]
-    undecided = [c.setting for c in comparisons if c.p_value is not None and c.p_value >= LEVEL]
+    compared = [(setting, *_compare(sweep, setting)) for setting in sweep.ranked[1:]]
+    undecided = [setting for setting, p, _ in compared if p is not None and p >= LEVEL]
     pruned = [job for job in sweep.jobs if job.status == "pruned"]  # the last to be pruned first
-    edges = list(_edges(sweep, winner.jobs[0]))
+    edges, best = list(_edges(sweep)), sweep.winner.jobs[0]
     sentences = [
-        *_comparisons(sweep, comparisons, undecided),
-        *_pruned(sweep, winner.jobs[0], pruned),
+        *_comparisons(sweep, compared, undecided),
+        *_pruned(sweep, best, pruned),
         *(sentence for sentence, *_ in edges),
         *_findings(sweep),
     ]
+    p_values = [None, *(p for _, p, _ in compared)]
     more = {key: values for _, key, values in edges if values}
-    seeds = sorted({job.values["seed"] for job in winner.jobs if "seed" in job.values}, key=typed)
+    seeds = {job.values["seed"] for job in sweep.winner.jobs if "seed" in job.values}
     rivals = [setting.jobs[0] for setting in undecided]
-    if not sweep.has_seeds:
-        rivals = rivals or pruned[:1]  # it has not trained to its end
+    if not rivals and not sweep.has_seeds:
+        rivals = pruned[:1]  # it has not trained to its end
     if not more and rivals and len(seeds) < len(SEEDS):
-        settings = [job.raw_values for job in (winner.jobs[0], *rivals)]
+        settings = [job.raw_values for job in (best, *rivals)]
         more = {key: [values.get(key, "") for values in settings] for key in sweep.parameters}
-        seeds = [*SEEDS]
+        seeds = {*SEEDS}
     if not sweep.complete or not more or not all(map(all, more.values())):
-        return Verdict(sentences, comparisons, [])
+        return Verdict(sentences, p_values, [])
+    if seeds:
+        more["seed"] = sorted(seeds, key=typed)
     overrides = {override_key(item): item for item in winner_overrides(sweep)}
-    if len(seeds) > 1:
-        overrides.pop("seed", None)
-        more["seed"] = seeds
     for key, values in more.items():
         name = overrides.get(key, key).partition("=")[0]
         overrides[key] = f"{name}={','.join(dict.fromkeys(values))}"
-    return Verdict(sentences, comparisons, list(overrides.values()))
+    return Verdict(sentences, p_values, list(overrides.values()))
 
 
-def _compare(sweep: Sweep, winner: Setting, other: Setting) -> Comparison:
-    """Compare a setting with the winner, unless the data do not allow it.
+def _compare(sweep: Sweep, other: Setting) -> tuple[float | None, str]:
+    """Compare a setting with the winner: the p-value, or the reason why there is none.
 
     With several seeds, by a paired t-test of the monitored metric for the common seeds; otherwise
     by McNemar's test on the predictions of the two jobs, which compares accuracies only.
     """
-    import numpy as np
-    from torch import from_numpy
+    import torch
 
     from lenet_pl.metrics import mcnemar, paired_t_test  # imports torch
 
-    pairs, metric = [(winner.jobs[0], other.jobs[0])], sweep.monitor
+    winner, metric = sweep.ranked[0], sweep.monitor
+    pairs = [(winner.jobs[0], other.jobs[0])]
     if sweep.has_seeds:
         first, second = ({job.values.get("seed"): job for job in s.jobs} for s in (winner, other))
         pairs = [(first[seed], second[seed]) for seed in first if seed in second]
     outcomes = [(a.outcomes, b.outcomes) for a, b in pairs]
     known = [(a, b) for a, b in outcomes if a is not None and b is not None]
-    p_value, reason = None, ""
-    if not all(np.array_equal(a[:2], b[:2]) for a, b in known):
-        reason = OTHER_IMAGES
-    elif sweep.has_seeds and len(pairs) < 2:
-        reason = "fewer than two seeds in common"
-    elif sweep.has_seeds:
+    if not all(torch.equal(a[:2], b[:2]) for a, b in known):
+        return None, OTHER_IMAGES
+    if sweep.has_seeds:
+        if len(pairs) < 2:
+            return None, "fewer than two seeds in common"
         ours, theirs = (
             [gain(metric, job.metrics[metric]) for job in jobs] for jobs in zip(*pairs, strict=True)
         )
         if sum(ours) < sum(theirs):
-            reason = "better than the winner for the seeds in common"
-        elif (p_value := paired_t_test(ours, theirs)) is None:
-            reason = "the same difference for every seed"
-    elif metric != "val/acc":
-        reason = f"McNemar's test compares accuracies, not {metric}"
-    elif not known:
-        reason = "val_predictions.npz is missing or damaged"
-    else:
-        [(a, b)] = known
-        p_value = mcnemar(from_numpy(a[2] == 1), from_numpy(b[2] == 1))
-    return Comparison(other, p_value, reason)
+            return None, "better than the winner for the seeds in common"
+        return paired_t_test(ours, theirs), "the same difference for every seed"
+    if metric != "val/acc":
+        return None, f"McNemar's test compares accuracies, not {metric}"
+    if not known:
+        return None, "val_predictions.npz is missing or damaged"
+    [(a, b)] = known
+    return mcnemar(a[2] == 1, b[2] == 1), ""
 
 
 def _comparisons(
-    sweep: Sweep, comparisons: Sequence[Comparison], undecided: Sequence[Setting]
+    sweep: Sweep, compared: Sequence[Comparison], undecided: Sequence[Setting]
 ) -> Iterator[str]:
     """Say by how much the winner leads, and which settings are not significantly worse."""
-    if comparisons and comparisons[0].reason != OTHER_IMAGES:
+    reasons: dict[str, list[str]] = defaultdict(list)  # jobs by the reason why they were not tested
+    for setting, p_value, reason in compared:
+        if p_value is None:
+            reasons[reason] += setting.names
+    if compared and compared[0][2] != OTHER_IMAGES:
         winner, second, metric = sweep.ranked[0], sweep.ranked[1], sweep.monitor
         lead = abs(winner.mean(metric) - second.mean(metric))
         text, outcomes = f"{lead:.4f} in {metric}", winner.jobs[0].outcomes
-        if metric == "val/acc" and outcomes is not None and not comparisons[0].reason:
+        if metric == "val/acc" and outcomes is not None and compared[0][1] is not None:
             images = outcomes.shape[1]
             text = f"{lead * images:,.{int(sweep.has_seeds)}f} of {images:,} validation images"
         yield f"The winner leads {job_names(second.names)} ({sweep.describe(second)}) by {text}."
@@ -133,11 +129,10 @@ def _comparisons(
     if undecided:
         names = job_names([name for setting in undecided for name in setting.names])
         yield f"Not significantly worse than the winner ({test}, p >= {LEVEL}{seeds}): {names}."
-    elif comparisons and not any(c.reason for c in comparisons):
+    elif compared and not reasons:
         yield f"All other settings are significantly worse ({test}, p < {LEVEL}{seeds})."
-    for reason in dict.fromkeys(c.reason for c in comparisons if c.reason):
-        others = [name for c in comparisons if c.reason == reason for name in c.setting.names]
-        yield f"No significance test: {job_names(others)} ({reason})."
+    for reason, jobs in reasons.items():
+        yield f"No significance test: {job_names(jobs)} ({reason})."
 
 
 def _pruned(sweep: Sweep, winner: Job, jobs: Sequence[Job]) -> Iterator[str]:
@@ -163,21 +158,22 @@ def _findings(sweep: Sweep) -> Iterator[str]:
         yield f"Trained on {', '.join(devices)}{note}."
 
 
-def _edges(sweep: Sweep, winner: Job) -> Iterator[tuple[str, str, list[str]]]:
+def _edges(sweep: Sweep) -> Iterator[tuple[str, str, list[str]]]:
     """For each edge of the grid at which the winner lies: a sentence, the key, and its next values.
 
     They include the neighbour, so that the winner of the next sweep may lie inside its grid.
     """
+    winner = sweep.ranked[0].jobs[0]
     columns = {key: {job.values.get(key, "") for job in sweep.jobs} for key in sweep.parameters}
     if not sweep.complete or len(sweep.settings) < prod(map(len, columns.values())):
         return  # it is a search, or still running
     for key, column in columns.items():
-        numbers = {x for x in map(typed, column) if not isinstance(x, str)}
-        values, value = sorted(numbers), typed(winner.values.get(key))
-        if len(numbers) < max(2, len(column)) or key.endswith("seed"):
+        values = sorted(x for x in set(map(typed, column)) if not isinstance(x, str))
+        if len(values) < max(2, len(column)) or key.endswith("seed"):
             continue
+        value, more = typed(winner.values[key]), []
         if value in (values[0], values[-1]):
-            up, more = value == values[-1], []
+            up = value == values[-1]
             text = f"The winner's {sweep.short[key]} {readable(winner.values[key])} is the "
             text += f"{'largest' if up else 'smallest'} of {len(values)} values"
             further = next_value(values, up)
@@ -191,8 +187,7 @@ def _edges(sweep: Sweep, winner: Job) -> Iterator[tuple[str, str, list[str]]]:
 def next_value(values: Sequence[float], up: bool) -> float | None:
     """Extrapolate ascending values one step beyond the last or the first; None if impossible.
 
-    The step keeps the ratio of positive values that span a factor of two or more, and otherwise
-    the difference.
+    The step keeps the ratio of positive values spanning a factor of two or more, or the difference.
     """
     before, last = values[-2:] if up else values[1::-1]
     geometric = 0 < 2 * values[0] <= values[-1]
