@@ -29,7 +29,7 @@ from lenet_pl.config import monitored_metric
 from lenet_pl.console import ConsoleHandler, console
 from lenet_pl.errors import FAILED, INVALID, UserError, exit_on_error, fail, one_line
 from lenet_pl.files import display_path, quoted, shell_override, write_bytes, write_json
-from lenet_pl.naming import describe, override_values, typed, varied_values
+from lenet_pl.naming import describe, override_values, parameter_overrides, typed, varied_values
 from lenet_pl.records import override_key
 from lenet_pl.runs import lock_run, program_name, train_command
 from lenet_pl.sweeps import results
