@@ -46,12 +46,6 @@ def encode_idx(values: np.ndarray) -> bytes:
     return header + values.astype(np.uint8, copy=False).tobytes()
 
 
-def _pair(images: Tensor, labels: Tensor) -> ImageDataset:
-    if labels.dim() != 1 or images.shape != (len(labels), 28, 28):
-        raise ValueError(f"{tuple(images.shape)} images and {tuple(labels.shape)} labels")
-    return ImageDataset(images.unsqueeze(1), labels.long())
-
-
 def _files(*checksums: str, gzipped: bool = False) -> tuple[download.File, ...]:
     """The four files of a data set, by their checksums as in :class:`download.File`."""
     return tuple(
@@ -113,9 +107,7 @@ class MNIST:
         return self._raw.origin
 
     def load(self) -> RawDataset:
-        self.prepare()
-        assert self._raw is not None
-        raw, self._raw = self._raw, None
+        raw, self._raw = self._raw or self._read(), None
         return raw
 
     def paths(self) -> Iterable[Path]:
@@ -127,7 +119,12 @@ class MNIST:
 
     def _make(self, origin: str, *tensors: Tensor) -> RawDataset:
         """The data set of the four files' content, in the order of :attr:`files`."""
-        train, test = map(_pair, tensors[::2], tensors[1::2])
+        splits = []
+        for images, labels in zip(tensors[::2], tensors[1::2], strict=True):
+            if labels.dim() != 1 or images.shape != (len(labels), 28, 28):
+                raise ValueError(f"{tuple(images.shape)} images and {tuple(labels.shape)} labels")
+            splits.append(ImageDataset(images.unsqueeze(1), labels.long()))
+        train, test = splits
         return RawDataset(train, test, self.classes, origin)
 
 
@@ -157,8 +154,9 @@ class Mini(MNIST):
             return self._make("shipped with lenet-pl", *tensors)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
-            problem = f"cannot read {path.name}: {reason}"
-            raise DataError(f"data.root={self.folder}: {problem}") from error
+            raise DataError(
+                f"data.root={self.folder}: cannot read {path.name}: {reason}"
+            ) from error
 
 
 class FashionMNIST(MNIST):
