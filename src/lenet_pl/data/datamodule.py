@@ -49,14 +49,9 @@ class DigitsDataModule(LightningDataModule):
     A batch is a pair of images ``uint8 [B, C, H, W]`` and labels ``int64 [B]``; augmented images
     are float in [0, 1]. The classifier normalises them with :attr:`mean` and :attr:`std`.
 
-    The arguments are the keys of ``conf/data``, where they are explained, and a cache.
-
-    Args:
-        source: builds the source of the data set from ``root``.
-        augment: augmentations of the training images by name, applied in order.
-        seed: shuffles the training images and seeds the augmentation, together with the epoch.
-        cache: shared by data modules of one process, which load the same splits once; it holds
-            one entry. Hydra copies plain dicts, but not ``collections.UserDict``.
+    The arguments are the keys of ``conf/data``, where they are explained, and a cache, which data
+    modules of one process can share to load the same splits once; it holds one entry. (Hydra copies
+    plain dicts, but not ``collections.UserDict``.)
 
     Attributes:
         splits: the images of ``train``, ``val`` and ``test``.
@@ -71,7 +66,7 @@ class DigitsDataModule(LightningDataModule):
 
     def __init__(
         self,
-        source: Callable[[str | None], Source],
+        source: Callable[[str | None], Source],  # called with root
         root: str | None,
         batch_size: int,
         eval_batch_size: int,
@@ -82,9 +77,9 @@ class DigitsDataModule(LightningDataModule):
         normalise: str,
         clean: bool,
         suspect_folds: int,
-        augment: Mapping[str, Augmentation | None],
+        augment: Mapping[str, Augmentation | None],  # by name, applied in order
         augment_until: float,
-        seed: int,
+        seed: int,  # of shuffling and augmentation, together with the epoch
         on_error: str = "skip",  # a key of data=folder alone
         cache: MutableMapping[Any, DataSplits] | None = None,
     ) -> None:
@@ -230,8 +225,9 @@ class DigitsDataModule(LightningDataModule):
             names = ", ".join(ignored[:3]) + ", …" * (len(ignored) > 3)
             lines.append(f"ignored     {len(ignored):,} files that are not images: {names}")
         broken = [f"left out    {file}: {reason}" for file, reason in loaded.broken.items()]
-        more = [f"            and {len(broken) - LISTED:,} more, all in result.json"]
-        return lines + broken[:LISTED] + more * (len(broken) > LISTED)
+        if len(broken) > LISTED:
+            broken[LISTED:] = [f"            and {len(broken) - LISTED:,} more, all in result.json"]
+        return lines + broken
 
     def train_dataloader(self) -> BatchLoader:
         return self._loader("train", self.batch_size)

@@ -18,10 +18,8 @@ def stratified_split(labels: Tensor, sizes: Sequence[int], seed: int) -> tuple[T
     """Hold out disjoint sets of images, with the classes in proportion.
 
     For each set in turn, the class counts of the remaining images are scaled to its size and
-    rounded by largest remainder, so that their sum is exact.
-
-    Returns:
-        The indices of the remaining images, then those of each set; int64, sorted.
+    rounded by largest remainder, so that their sum is exact. Returns the indices of the remaining
+    images, then those of each set; int64, sorted.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.numpy()[order]

@@ -27,13 +27,7 @@ class FullConv2d(nn.Conv2d):
 class LeNet(nn.Module):
     """Three convolutions and two linear layers: 61,706 parameters for ten classes of grey images.
 
-    Args:
-        num_classes: number of logits.
-        channels: of the images.
-        size: of the square images in pixels: 28, which are padded, or 32 as in the paper.
-
-    Raises:
-        ValueError: if the network does not take images of this size.
+    Images have 28 × 28 pixels, and are padded, or 32 × 32 as in the paper; ValueError otherwise.
     """
 
     def __init__(self, num_classes: int = 10, channels: int = 1, size: int = 28) -> None:
