@@ -144,7 +144,7 @@ class DigitsDataModule(LightningDataModule):
             report, keep = cleaning.inspect(subsets, raw.classes, out_of_range)
             subsets["train"] = subsets["train"].select(keep)
         if self.fraction < 1:
-            labels = subsets["train"].labels
+            labels = subsets["train"].images().labels
             keep = stratified_fraction(labels, self.fraction, self.split_seed)
             subsets["train"] = subsets["train"].select(keep)
 

@@ -3,7 +3,7 @@
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,14 +80,12 @@ def package_index(folder: Path, files: Sequence[download.File]) -> str:
 class MNIST:
     """The 60,000 training and 10,000 test images of MNIST, 28 × 28.
 
-    Args:
-        root: the data root; the files are in ``MNIST/raw`` below it (``FashionMNIST/raw`` and so
-            on), as for torchvision.
+    The files are in ``subfolder`` of the data root, as for torchvision.
     """
 
     name = family = "mnist"
     centred = True
-    torchvision_name = "MNIST"
+    subfolder = "MNIST/raw"
     classes: tuple[str, ...] = tuple("0123456789")
     files = _files(
         "6bbc9ace898e44ae57da46a324031adb",
@@ -99,7 +97,7 @@ class MNIST:
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
-        self.folder = self.root / self.torchvision_name / "raw"
+        self.folder = self.root / self.subfolder
         self._raw: RawDataset | None = None  # read by prepare, for load
 
     def prepare(self) -> str:
@@ -110,8 +108,8 @@ class MNIST:
         raw, self._raw = self._raw or self._read(), None
         return raw
 
-    def paths(self) -> Iterable[Path]:
-        return self.folder.glob("*ubyte*")
+    def paths(self) -> list[Path]:
+        return [self.folder / file.stored for file in self.files]
 
     def _read(self) -> RawDataset:
         origin, contents = download.fetch(self.root, self.folder, self.files, self.providers)
@@ -131,8 +129,7 @@ class MNIST:
 class Mini(MNIST):
     """The first 600 training and 100 test images of each MNIST digit, shipped with lenet-pl.
 
-    Args:
-        root: the folder of the four gzipped files; None is the one in the package.
+    ``root`` is the folder of the four gzipped files; None is the one in the package.
     """
 
     name = "mini"
@@ -168,7 +165,7 @@ class FashionMNIST(MNIST):
 
     name = family = "fashion_mnist"
     centred = False
-    torchvision_name = "FashionMNIST"
+    subfolder = "FashionMNIST/raw"
     classes = (
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -191,7 +188,7 @@ class KMNIST(MNIST):
 
     name = family = "kmnist"
     centred = False
-    torchvision_name = "KMNIST"
+    subfolder = "KMNIST/raw"
     classes = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
     files = _files(
         "bdb82020997e1d708af4cf47b453dcf7",

@@ -71,10 +71,6 @@ class Subset:
     indices: Tensor  # int64 [n], sorted positions in the data set
     files: Sequence[str] = ()  # of all images in the data set, if they have files of their own
 
-    @property
-    def labels(self) -> Tensor:
-        return self.dataset.labels[self.indices]
-
     def select(self, positions: Tensor) -> "Subset":
         """The images at some positions of this subset."""
         return replace(self, indices=self.indices[positions])
@@ -126,7 +122,7 @@ def split_dataset(
                 f"data.split={given}: gives {counts} of {total:,} images; each split needs "
                 "at least one"
             )
-    parts = stratified_split(train.labels, sizes[1:], seed)
+    parts = stratified_split(train.dataset.labels[train.indices], sizes[1:], seed)
     chosen = zip(("train", "val", "test"), parts, strict=False)
     return {name: train.select(part) for name, part in chosen} | subsets
 

@@ -10,9 +10,7 @@ from torchvision import models
 
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # heads of GoogLeNet and Inception, for training only
 # torchvision warns unless this default is given
-OPTIONS: dict[str, dict[str, Any]] = {
-    name: {"init_weights": True} for name in ("googlenet", "inception_v3")
-}
+OPTIONS = {name: {"init_weights": True} for name in ("googlenet", "inception_v3")}
 
 
 class Pretrained(nn.Module):
@@ -39,7 +37,7 @@ class Pretrained(nn.Module):
             raise ValueError(f"name={name}: not a torchvision classifier; choose from {near}")
         self.name, self.image_size = name, image_size
         self.smallest = models.get_model_weights(name).DEFAULT.meta["min_size"][0]
-        options = OPTIONS.get(name, {})
+        options: dict[str, Any] = {**OPTIONS.get(name, {})}
         if name.startswith("vit_"):  # built for a single size
             self.image_size = image_size or self.smallest
             options = {"image_size": self.image_size}
