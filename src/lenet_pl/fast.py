@@ -25,11 +25,8 @@ class FastClassifier(Classifier):
     Lightning's counters, so either classifier resumes the other's checkpoints, but hooks around
     batches are called once per Lightning step, without outputs, and those around backward passes
     and optimizer steps are not called. On a GPU, if :func:`is_capturable` allows it, the steps are
-    a CUDA graph, which repeats their kernels without running Python code.
-
-    Args:
-        args, kwargs: as for :class:`Classifier`.
-        steps_per_execution: optimizer steps per Lightning step (the name is from Keras).
+    a CUDA graph, which repeats their kernels without running Python code. The name of
+    ``steps_per_execution`` is from Keras; the other arguments are those of :class:`Classifier`.
     """
 
     def __init__(self, *args: Any, steps_per_execution: int, **kwargs: Any) -> None:

@@ -23,10 +23,8 @@ Schedule = dict[str, Any]  # what Lightning expects under "lr_scheduler"
 class CrossEntropyLoss(nn.CrossEntropyLoss):
     """Cross-entropy between logits ``[N, K]`` and labels ``int64 [N]``.
 
-    Args:
-        label_smoothing: as in torch.
-        class_weights: of the images of each class, K numbers above 0; None weights all equally. The
-            loss is the weighted mean. They are not part of the ``state_dict``.
+    ``class_weights`` has K numbers above 0, of the images of each class, for a weighted mean; None
+    weights all equally. They are not part of the ``state_dict``.
     """
 
     def __init__(self, label_smoothing: float, class_weights: Sequence[float] | None) -> None:
@@ -35,7 +33,6 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
         self.register_buffer("weight", weight, persistent=False)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Mean over images, weighted by class."""
         # with trainer.precision=64-true, the module has another type than the logits of an epoch
         weight = None if self.weight is None else self.weight.to(input.dtype)
         return cross_entropy(input, target, weight, label_smoothing=self.label_smoothing)

@@ -93,7 +93,7 @@ def test_files_are_read_once(counting):
         data.prepare_data()
         data.setup("fit")
     assert counting.loaded == 1
-    assert counting.prepared == 2  # by prepare_data and by load
+    assert counting.prepared == 1
 
 
 def test_data_modules_share_what_they_load_through_a_cache(counting, tmp_path):

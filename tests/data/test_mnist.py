@@ -96,7 +96,7 @@ def test_checksums_of_mnist():
 def test_checksums_names_and_mirrors_are_torchvision_s(tmp_path, ours, monkeypatch):
     from torchvision import datasets
 
-    theirs = getattr(datasets, ours.torchvision_name)
+    theirs = getattr(datasets, ours.__name__)
     assert [f"{file.name}.gz" for file in ours.files] == [name for name, _ in theirs.resources]
     if ours is KMNIST:  # the checksums of the others are of the uncompressed files
         assert [file.md5 for file in ours.files] == [md5 for _, md5 in theirs.resources]

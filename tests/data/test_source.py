@@ -45,15 +45,15 @@ def test_prepare_and_load_are_enough():
 
 
 def test_what_a_source_may_leave_out():
-    source = DescribedSource.of(Short(None))
-    assert (source.name, source.family, source.centred) == ("Short", "Short", False)
+    source = DescribedSource(Short(None))
+    assert (source.name, source.family) == ("Short", "Short")
     assert list(source.paths()) == []
     short = Short(None)
     short.name, short.paths = "mine", lambda: [Path("x")]
-    source = DescribedSource.of(short)
+    source = DescribedSource(short)
     assert (source.name, source.family, [*source.paths()]) == ("mine", "mine", [Path("x")])
-    source = DescribedSource.of(Mini())
-    assert (source.name, source.family, source.centred) == ("mini", "mnist", True)
+    source = DescribedSource(Mini())
+    assert (source.name, source.family) == ("mini", "mnist")
     assert len(list(source.paths())) == 4
 
 

@@ -27,18 +27,14 @@ class Affine:
 
 
 def affine(
-    images: Tensor, degrees: Tensor, factor: Tensor, shear: Tensor, right: Tensor, down: Tensor
+    images: Tensor,  # float [N, C, H, W], interpolated bilinearly
+    degrees: Tensor,  # [N], counter-clockwise as displayed
+    factor: Tensor,  # [N], above 1 enlarges
+    shear: Tensor,  # [N], slant to the right in degrees
+    right: Tensor,  # [N], as a fraction of the width
+    down: Tensor,  # [N], as a fraction of the height
 ) -> Tensor:
-    """Shear, rotate and scale each image ``[N, C, H, W]`` about its centre, then shift it.
-
-    Args:
-        images: float, interpolated bilinearly.
-        degrees: ``[N]``, counter-clockwise as displayed.
-        factor: ``[N]``, above 1 enlarges.
-        shear: ``[N]``, slant to the right in degrees.
-        right: ``[N]``, as a fraction of the width.
-        down: ``[N]``, as a fraction of the height.
-    """
+    """Shear, rotate and scale each image about its centre, then shift it."""
     # Kornia 0.9.0's warp_affine gives the same images to 1e-5, needs two further packages, and
     # takes 4.8 times as long for 32 of them, 4.1 times for 128 (one thread of a Xeon). All
     # points come from one matrix product, which takes a twentieth of the time of affine_grid

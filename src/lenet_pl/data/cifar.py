@@ -1,7 +1,7 @@
 """CIFAR-10, from the archive that torchvision downloads."""
 
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -25,13 +25,11 @@ class CIFAR10(MNIST):
 
     Source: A. Krizhevsky, "Learning multiple layers of features from tiny images" (2009), chapter
     3; checksum of torchvision.
-
-    Args:
-        root: the data root, which has ``cifar-10-python.tar.gz``, as for torchvision.
     """
 
     name = family = "cifar10"
     centred = False
+    subfolder = ""
     classes = (
         *("airplane", "automobile", "bird", "cat", "deer"),
         *("dog", "frog", "horse", "ship", "truck"),
@@ -43,13 +41,6 @@ class CIFAR10(MNIST):
         ),
     )
     providers = (torchvision_archive,)
-
-    def __init__(self, root: str) -> None:
-        super().__init__(root)
-        self.folder = self.root
-
-    def paths(self) -> Iterable[Path]:
-        return [self.folder / file.stored for file in self.files]
 
     def _read(self) -> RawDataset:
         origin, [content] = download.fetch(self.root, self.folder, self.files, self.providers)

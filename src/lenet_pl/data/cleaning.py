@@ -47,9 +47,8 @@ def inspect(
     identical to an image in validation or test; *duplicate* of an earlier training image.
     *Conflicts* are identical images with different labels, in any split; they are only listed.
 
-    Returns:
-        A report in plain types, with images by their index, and the positions in the training
-        subset of the images to keep.
+    Returns a report in plain types, with images by their index, and the positions in the training
+    subset of the images to keep.
     """
     by_digest: dict[bytes, list[tuple[str, int, int]]] = defaultdict(list)  # split, index and label
     lists: dict[str, list[Any]] = {"labels_out_of_range": [*out_of_range]}
@@ -114,11 +113,9 @@ def find_label_issues(
     """Find images that are probably mislabelled, for a person to look at.
 
     Each fold of a cross-validation is judged by a network trained on the others; the seed is that
-    of the folds and networks, and the global generator is not changed.
-
-    Returns:
-        For each image, by falling confidence: its index, its label, the class ``suggested``
-        instead, and the probabilities of the two.
+    of the folds and networks, and the global generator is not changed. Returns for each image, by
+    falling confidence: its index, its label, the class ``suggested`` instead, and the probabilities
+    of the two.
     """
     probabilities = _cross_validate(data, len(classes), folds, seed)
     return [

@@ -17,8 +17,6 @@ from lenet_pl.data.source import DescribedSource, RawDataset, Source
 from lenet_pl.data.split import digest, split_dataset, stratified_fraction
 from lenet_pl.errors import DataError
 
-Values = float | list[float]  # a number, or one per channel
-
 RATIOS = [7, 2, 1]  # of train, validation and test where there is no official test split
 LISTED = 10  # files named on the console
 POOLED = "with the official test set: do not compare with published results"
@@ -32,9 +30,10 @@ class DataSplits:
     splits: Mapping[str, ImageDataset]
     indices: Mapping[str, Tensor]  # by split, positions in the official files
     files: Mapping[str, Sequence[str]]  # by split, the file at each index, if there are files
-    facts: Mapping[str, Any]
+    facts: dict[str, Any]  # for result.json
+    state: dict[str, Any]  # for checkpoints
     broken: Mapping[str, str]  # by file, why an image could not be read
-    report: Mapping[str, Any]  # of cleaning.inspect; empty if it was not called
+    report: dict[str, Any]  # of cleaning.inspect; empty if it was not called
     folds: tuple[int, int]  # their number and seed, to find label issues by cross-validation
 
     @cached_property
@@ -50,14 +49,9 @@ class DigitsDataModule(LightningDataModule):
     A batch is a pair of images ``uint8 [B, C, H, W]`` and labels ``int64 [B]``; augmented images
     are float in [0, 1]. The classifier normalises them with :attr:`mean` and :attr:`std`.
 
-    The arguments are the keys of ``conf/data``, where they are explained, and a cache.
-
-    Args:
-        source: builds the source of the data set from ``root``.
-        augment: augmentations of the training images by name, applied in order.
-        seed: shuffles the training images and seeds the augmentation, together with the epoch.
-        cache: shared by data modules of one process, which load the same splits once; it holds
-            one entry. Hydra copies plain dicts, but not ``collections.UserDict``.
+    The arguments are the keys of ``conf/data``, where they are explained, and a cache, which data
+    modules of one process can share to load the same splits once; it holds one entry. (Hydra copies
+    plain dicts, but not ``collections.UserDict``.)
 
     Attributes:
         splits: the images of ``train``, ``val`` and ``test``.
@@ -72,7 +66,7 @@ class DigitsDataModule(LightningDataModule):
 
     def __init__(
         self,
-        source: Callable[[str | None], Source],
+        source: Callable[[str | None], Source],  # called with root
         root: str | None,
         batch_size: int,
         eval_batch_size: int,
@@ -83,21 +77,21 @@ class DigitsDataModule(LightningDataModule):
         normalise: str,
         clean: bool,
         suspect_folds: int,
-        augment: Mapping[str, Augmentation | None],
+        augment: Mapping[str, Augmentation | None],  # by name, applied in order
         augment_until: float,
-        seed: int,
+        seed: int,  # of shuffling and augmentation, together with the epoch
         on_error: str = "skip",  # a key of data=folder alone
         cache: MutableMapping[Any, DataSplits] | None = None,
     ) -> None:
         super().__init__()
-        self.source = DescribedSource.of(source(root))
+        self.source = DescribedSource(source(root))
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self.val_size, self.split_seed, self.fraction = val_size, split_seed, fraction
-        self.ratios = None if split is None else [*split]  # not omegaconf's list
-        self.normalise, self.clean, self.suspect_folds = normalise, clean, suspect_folds
+        self.ratios, self.normalise, self.clean = split, normalise, clean
         self.augment = {name: item for name, item in augment.items() if item is not None}
         self.augment_until, self.on_error, self.cache = augment_until, on_error, cache
-        options = (source, root, val_size, self.ratios, split_seed, fraction, normalise, clean)
+        self.suspect_folds = suspect_folds
+        options = (source, root, val_size, split, split_seed, fraction, normalise, clean)
         self.options = repr((*options, suspect_folds, on_error))  # that splits depend on
         self.splits: dict[str, ImageDataset] = {}
 
@@ -187,22 +181,19 @@ class DigitsDataModule(LightningDataModule):
             "broken": list(raw.broken),
             "ignored": list(raw.ignored),
         }
+        state = {key: facts[key] for key in ("digest", "split_digest", "classes", "normalise")}
+        state |= {"shape": list(train.images.shape[1:]), "class_counts": counts}  # [C, H, W]
         files = {name: subset.files for name, subset in subsets.items() if subset.files}
         folds = self.suspect_folds, self.split_seed
-        return DataSplits(splits, indices, files, facts, raw.broken, report, folds)
+        return DataSplits(splits, indices, files, facts, state, raw.broken, report, folds)
 
     def facts(self) -> dict[str, Any]:
         """What identifies the data and its splits, in plain types."""
-        return deepcopy(dict(self._loaded.facts))
+        return deepcopy(self._loaded.facts)
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints, so that a run can only continue with the same data."""
-        keys = ("digest", "split_digest", "classes", "normalise")
-        train = self._loaded.splits["train"]
-        counts = torch.bincount(train.labels, minlength=len(self.classes)).tolist()
-        shape = list(train.images.shape[1:])  # [C, H, W]
-        facts = {key: self._loaded.facts[key] for key in keys}
-        return deepcopy(facts) | {"shape": shape, "class_counts": counts}
+        return deepcopy(self._loaded.state)
 
     def cleaning_report(self) -> dict[str, Any] | None:
         """The content of ``cleaning.json``, in plain types; None if nothing was inspected.
@@ -234,8 +225,9 @@ class DigitsDataModule(LightningDataModule):
             names = ", ".join(ignored[:3]) + ", …" * (len(ignored) > 3)
             lines.append(f"ignored     {len(ignored):,} files that are not images: {names}")
         broken = [f"left out    {file}: {reason}" for file, reason in loaded.broken.items()]
-        more = [f"            and {len(broken) - LISTED:,} more, all in result.json"]
-        return lines + broken[:LISTED] + more * (len(broken) > LISTED)
+        if len(broken) > LISTED:
+            broken[LISTED:] = [f"            and {len(broken) - LISTED:,} more, all in result.json"]
+        return lines + broken
 
     def train_dataloader(self) -> BatchLoader:
         return self._loader("train", self.batch_size)
@@ -261,19 +253,18 @@ class DigitsDataModule(LightningDataModule):
         return BatchLoader(data, batches, augment, device, until)
 
 
-def moments(images: Tensor) -> tuple[Values, Values]:
+def moments(images: Tensor) -> tuple[float | list[float], float | list[float]]:
     """Mean and standard deviation of uint8 pixels scaled to [0, 1], in double precision.
 
     Numbers for images ``[N, 1, H, W]``, else lists with one number per channel. The deviation of
     pixels that are all equal is returned as 1, since images are divided by it.
     """
-    values, channels = torch.arange(256, dtype=torch.double) / 255, []
+    values = torch.arange(256, dtype=torch.double) / 255
+    means, deviations = [], []
     for pixels in images.unbind(1):
         counts = torch.bincount(pixels.flatten(), minlength=256).double()
         mean = (counts @ values) / counts.sum()
         variance = (counts @ (values - mean) ** 2) / counts.sum()
-        channels.append((mean.item(), variance.sqrt().item() or 1.0))
-    if len(channels) == 1:
-        return channels[0]
-    means, deviations = zip(*channels, strict=True)
-    return list(means), list(deviations)
+        means.append(mean.item())
+        deviations.append(variance.sqrt().item() or 1.0)
+    return (means[0], deviations[0]) if len(means) == 1 else (means, deviations)

@@ -100,14 +100,15 @@ class Folder:
                     f"class folder {prefix}{name} has {n} image{'s' * (n != 1)} {kind}; "
                     f"a class needs at least {least}{example}"
                 )
-        raw = data["train"], data["test"], classes, origin, data["val"]
-        return RawDataset(*raw, files, broken, ignored)
+        train, val, test = data.values()
+        return RawDataset(train, test, classes, origin, val, files, broken, ignored)
 
     def _splits(self, root: Path) -> dict[str, dict[str, Path]]:
         """The class folders of each split; all as ``train`` if there are no folders of splits."""
         folders = class_folders(root)
-        named = [name for name in sorted(folders) if name.lower() in SPLIT_NAMES]
-        official = [name for name in named if class_folders(folders[name])]
+        official = [
+            x for x in sorted(folders) if x.lower() in SPLIT_NAMES and class_folders(folders[x])
+        ]
         if not official:
             inner = [frozenset(class_folders(folder)) for folder in folders.values()]
             if len(inner) > 1 and len(inner[0]) > 1 and len(set(inner)) == 1:
@@ -155,12 +156,12 @@ class Folder:
                 )
         if len(classes) < 2:
             content = f"one class folder only ({classes[0]})" if classes else "no class folder"
-            if classes and len(class_folders(splits["train"][classes[0]])) > 1:
-                raise self._error(f"has {content}; try data.root={self.root}/{classes[0]}")
-            raise self._error(
-                f"has {content}; put the images of each class into a folder of its own, "
-                "with at least two classes"
+            advice = (
+                "put the images of each class into a folder of its own, with at least two classes"
             )
+            if classes and len(class_folders(splits["train"][classes[0]])) > 1:
+                advice = f"try data.root={self.root}/{classes[0]}"
+            raise self._error(f"has {content}; {advice}")
         return classes
 
     def _error(self, problem: str) -> DataError:
@@ -204,9 +205,8 @@ def read_images(
 ) -> tuple[ImageDataset, list[str], dict[str, str]]:
     """Read all images in the folders of classes, and convert them to the same shape.
 
-    Returns:
-        The images and labels; the file of each, relative to ``root``; and by file, why an image
-        could not be read.
+    Returns the images and labels; the file of each, relative to ``root``; and by file, why an image
+    could not be read.
     """
     from rich.progress import track  # predictions import this module and need no progress bar
 

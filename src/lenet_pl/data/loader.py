@@ -33,30 +33,17 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         return ImageDataset(self.images.to(device), self.labels.to(device))
 
 
+@dataclass
 class BatchSampler:
-    """The batches of an epoch, each a tensor of indices.
+    """The batches of an epoch, each a tensor of indices."""
 
-    Args:
-        size: number of images.
-        batch_size: images per batch; the last batch may be smaller.
-        seed: shuffles the images, together with the epoch; None keeps their order.
-        rank: of this process in distributed training; it gets every ``world_size``-th image.
-        world_size: number of processes.
-        device: of the indices.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.rank, self.world_size, self.device = rank, world_size, device
-        self.epoch = 0
+    size: int  # number of images
+    batch_size: int  # the last batch may be smaller
+    seed: int | None = None  # shuffles the images, together with the epoch; None keeps their order
+    rank: int = 0  # of this process in distributed training; it gets every world_size-th image
+    world_size: int = 1  # number of processes
+    device: torch.device | str = "cpu"  # of the indices
+    epoch: int = 0
 
     @property
     def sampler(self) -> "BatchSampler":
@@ -83,25 +70,18 @@ class BatchLoader(DataLoader[tuple[Tensor, Tensor]]):
 
     The random numbers depend on the seed, the epoch and the process only: each iteration has its
     own generator, and no other is touched.
-
-    Args:
-        dataset: the images.
-        batches: the indices of each batch; augmentation requires a seed.
-        augment: applied in order to the images, with a generator on their device.
-        device: of augmented batches.
-        until: number of epochs with augmentation; later ones yield the unchanged images as float.
     """
 
     def __init__(
         self,
-        dataset: ImageDataset,
-        batches: BatchSampler,
-        augment: Sequence[Augmentation],
-        device: torch.device,
-        until: int,
+        images: ImageDataset,
+        batches: BatchSampler,  # with a seed if images are augmented
+        augment: Sequence[Augmentation],  # applied in order
+        device: torch.device,  # of augmented batches
+        until: int,  # epochs with augmentation; later ones yield the unchanged images as float
     ) -> None:
-        super().__init__(dataset, batch_sampler=batches)  # type: ignore[arg-type]
-        self.images, self.batches = dataset, batches
+        super().__init__(images, batch_sampler=batches)  # type: ignore[arg-type]
+        self.images, self.batches = images, batches
         self.augment, self.device, self.until = augment, device, until
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:  # type: ignore[override]

@@ -3,7 +3,7 @@
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +46,6 @@ def encode_idx(values: np.ndarray) -> bytes:
     return header + values.astype(np.uint8, copy=False).tobytes()
 
 
-def _pair(images: Tensor, labels: Tensor) -> ImageDataset:
-    if labels.dim() != 1 or images.shape != (len(labels), 28, 28):
-        raise ValueError(f"{tuple(images.shape)} images and {tuple(labels.shape)} labels")
-    return ImageDataset(images.unsqueeze(1), labels.long())
-
-
 def _files(*checksums: str, gzipped: bool = False) -> tuple[download.File, ...]:
     """The four files of a data set, by their checksums as in :class:`download.File`."""
     return tuple(
@@ -86,14 +80,12 @@ def package_index(folder: Path, files: Sequence[download.File]) -> str:
 class MNIST:
     """The 60,000 training and 10,000 test images of MNIST, 28 × 28.
 
-    Args:
-        root: the data root; the files are in ``MNIST/raw`` below it (``FashionMNIST/raw`` and so
-            on), as for torchvision.
+    The files are in ``subfolder`` of the data root, as for torchvision.
     """
 
     name = family = "mnist"
     centred = True
-    torchvision_name = "MNIST"
+    subfolder = "MNIST/raw"
     classes: tuple[str, ...] = tuple("0123456789")
     files = _files(
         "6bbc9ace898e44ae57da46a324031adb",
@@ -105,7 +97,7 @@ class MNIST:
 
     def __init__(self, root: str) -> None:
         self.root = Path(root)
-        self.folder = self.root / self.torchvision_name / "raw"
+        self.folder = self.root / self.subfolder
         self._raw: RawDataset | None = None  # read by prepare, for load
 
     def prepare(self) -> str:
@@ -113,13 +105,11 @@ class MNIST:
         return self._raw.origin
 
     def load(self) -> RawDataset:
-        self.prepare()
-        assert self._raw is not None
-        raw, self._raw = self._raw, None
+        raw, self._raw = self._raw or self._read(), None
         return raw
 
-    def paths(self) -> Iterable[Path]:
-        return self.folder.glob("*ubyte*")
+    def paths(self) -> list[Path]:
+        return [self.folder / file.stored for file in self.files]
 
     def _read(self) -> RawDataset:
         origin, contents = download.fetch(self.root, self.folder, self.files, self.providers)
@@ -127,15 +117,19 @@ class MNIST:
 
     def _make(self, origin: str, *tensors: Tensor) -> RawDataset:
         """The data set of the four files' content, in the order of :attr:`files`."""
-        train, test = map(_pair, tensors[::2], tensors[1::2])
+        splits = []
+        for images, labels in zip(tensors[::2], tensors[1::2], strict=True):
+            if labels.dim() != 1 or images.shape != (len(labels), 28, 28):
+                raise ValueError(f"{tuple(images.shape)} images and {tuple(labels.shape)} labels")
+            splits.append(ImageDataset(images.unsqueeze(1), labels.long()))
+        train, test = splits
         return RawDataset(train, test, self.classes, origin)
 
 
 class Mini(MNIST):
     """The first 600 training and 100 test images of each MNIST digit, shipped with lenet-pl.
 
-    Args:
-        root: the folder of the four gzipped files; None is the one in the package.
+    ``root`` is the folder of the four gzipped files; None is the one in the package.
     """
 
     name = "mini"
@@ -157,8 +151,9 @@ class Mini(MNIST):
             return self._make("shipped with lenet-pl", *tensors)
         except (OSError, EOFError, ValueError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
-            problem = f"cannot read {path.name}: {reason}"
-            raise DataError(f"data.root={self.folder}: {problem}") from error
+            raise DataError(
+                f"data.root={self.folder}: cannot read {path.name}: {reason}"
+            ) from error
 
 
 class FashionMNIST(MNIST):
@@ -170,7 +165,7 @@ class FashionMNIST(MNIST):
 
     name = family = "fashion_mnist"
     centred = False
-    torchvision_name = "FashionMNIST"
+    subfolder = "FashionMNIST/raw"
     classes = (
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -193,7 +188,7 @@ class KMNIST(MNIST):
 
     name = family = "kmnist"
     centred = False
-    torchvision_name = "KMNIST"
+    subfolder = "KMNIST/raw"
     classes = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
     files = _files(
         "bdb82020997e1d708af4cf47b453dcf7",

@@ -1,7 +1,6 @@
 """Images of any size and mode, made ready for a network; photographs of digits, like MNIST's."""
 
 import warnings
-from errno import EFBIG
 from io import BytesIO
 from math import ceil
 from pathlib import Path
@@ -34,74 +33,61 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 
 
 def open_image(source: str | Path | bytes, name: str = "") -> Image.Image:
-    """Open and decode an image, whose content is not trusted.
+    """Open and decode an image, from a path or the content of a file, which is not trusted.
 
-    Args:
-        source: path or content of a file.
-        name: of the image in errors; by default the path.
-
-    Raises:
-        DataError: if it is no image, damaged, several images in one file, or too large.
+    Raises DataError if it is no image, damaged, several images in one file, or too large; the error
+    begins with ``name``, by default the path.
     """
     name = name or ("image" if isinstance(source, bytes) else str(source))
-    content = source if isinstance(source, bytes) else b""
     try:
-        if not isinstance(source, bytes):
-            content = read_regular(Path(source), MAX_BYTES + 1)
+        content = source if isinstance(source, bytes) else read_regular(Path(source), MAX_BYTES + 1)
+        if not content:
+            raise DataError("an empty file")
         if len(content) > MAX_BYTES:
-            raise OSError(EFBIG, f"larger than {MAX_BYTES // 2**20} MiB")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            raise DataError(f"larger than {MAX_BYTES // 2**20} MiB")
+        with warnings.catch_warnings(action="ignore"):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(BytesIO(content), formats=FORMATS)
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise DataError(f"{frames} images in one file; save one of them alone")
             image.draft(None, (MAX_SIDE, MAX_SIDE))  # decode a JPEG no larger than needed
-            if frames == 1:
-                image.load()
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        problem = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, which is not decoded"
-        raise DataError(f"{name}: {problem}") from error
-    except UnidentifiedImageError as error:
-        known = f"no image of a known format ({', '.join(FORMATS)})"
-        raise DataError(f"{name}: {known if content else 'an empty file'}") from error
+            image.load()
     except Exception as error:  # decoders raise anything for a damaged file
-        strerror = error.strerror if isinstance(error, OSError) else None
-        raise DataError(f"{name}: {strerror or f'a damaged image: {one_line(error)}'}") from error
-    if frames > 1:
-        raise DataError(f"{name}: {frames} images in one file; save one of them alone")
+        raise DataError(f"{name}: {_problem(error)}") from error
     return image
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong with an image that could not be opened."""
+    match error:
+        case DataError():
+            return str(error)
+        case Image.DecompressionBombWarning() | Image.DecompressionBombError():
+            return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, which is not decoded"
+        case UnidentifiedImageError():
+            return f"no image of a known format ({', '.join(FORMATS)})"
+        case OSError(strerror=str(reason)):
+            return reason
+    return f"a damaged image: {one_line(error)}"
 
 
 def preprocess(
     image: Image.Image,
     *,
-    size: int = 28,
-    channels: int = 1,
-    invert: Auto = "auto",
-    centre: Auto = True,
-    single: bool = False,
+    size: int = 28,  # the side of the result; the box of a digit is 20/28 of it
+    channels: int = 1,  # 1 for grey; 3 for colour: RGB, which is resized only
+    invert: Auto = "auto",  # whether the strokes are darker than the background
+    centre: Auto = True,  # False only resizes to a square; "auto" centres images of another size
+    single: bool = False,  # whether to refuse several digits, which would be cropped together
 ) -> Tensor:
-    """Convert an image to colour, or to grey like MNIST's: bright strokes on black, centred.
+    """Convert an image of any size and mode to uint8 ``[channels, size, size]``.
 
-    Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits":
-    "size normalized to fit in a 20x20 pixel box while preserving their aspect ratio … centered in
-    a 28x28 image by computing the center of mass of the pixels".
-
-    Args:
-        image: of any size and mode.
-        size: the side of the result; the box of a digit is 20/28 of it.
-        channels: 1 for grey, or 3 for colour: RGB, which is resized only.
-        invert: True if the strokes are darker than the background, False if they are brighter,
-            ``"auto"`` to decide by the image.
-        centre: whether to crop and centre the digit, or else only to resize the image to a square,
-            whatever its aspect ratio; ``"auto"`` centres all images of another size.
-        single: whether to refuse several digits, which would be cropped together.
-
-    Returns:
-        uint8 ``[channels, size, size]``.
-
-    Raises:
-        DataError: if there is no digit, or pixels cannot be read; without the image's name.
+    Images in grey become like MNIST's: bright strokes on black, centred. Source: Y. LeCun,
+    C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits": "size normalized to fit
+    in a 20x20 pixel box while preserving their aspect ratio … centered in a 28x28 image by
+    computing the center of mass of the pixels". Raises DataError, without the image's name, if
+    there is no digit or pixels cannot be read.
     """
     try:
         if channels == 3:

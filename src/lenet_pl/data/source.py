@@ -52,7 +52,11 @@ def _kind(tensor: torch.Tensor) -> str:
 
 
 class Source(Protocol):
-    """Loads a data set; :class:`DescribedSource` lists the optional members."""
+    """Loads a data set.
+
+    Optional members are those of :class:`DescribedSource`, and ``centred``: whether the objects are
+    centred as in MNIST.
+    """
 
     def prepare(self) -> Any:
         """Make sure that the files are on disk; raises DataError."""
@@ -61,21 +65,13 @@ class Source(Protocol):
         """Read the files into memory; raises DataError if they cannot be used."""
 
 
-@dataclass(frozen=True)
 class DescribedSource:
     """A source as the data module uses it, with defaults for optional members."""
 
-    prepare: Callable[[], Any]
-    load: Callable[[], RawDataset]
-    name: str
-    family: str  # the same for data sets that share images
-    centred: bool  # whether the objects are centred as in MNIST
-    paths: Callable[[], Iterable[Path]]  # the files on disk
-
-    @classmethod
-    def of(cls, source: Any) -> "DescribedSource":
-        """Describe a source: its name is by default that of its class, its family its name."""
-        name = getattr(source, "name", type(source).__name__)
-        family, centred = getattr(source, "family", name), getattr(source, "centred", False)
-        paths = getattr(source, "paths", tuple)
-        return cls(source.prepare, source.load, name, family, centred, paths)
+    def __init__(self, source: Any) -> None:
+        self.prepare, self.load = source.prepare, source.load
+        self.name: str = getattr(source, "name", type(source).__name__)
+        # the same for data sets that share images
+        self.family: str = getattr(source, "family", self.name)
+        # the files on disk
+        self.paths: Callable[[], Iterable[Path]] = getattr(source, "paths", tuple)

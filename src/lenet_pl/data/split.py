@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -18,10 +18,8 @@ def stratified_split(labels: Tensor, sizes: Sequence[int], seed: int) -> tuple[T
     """Hold out disjoint sets of images, with the classes in proportion.
 
     For each set in turn, the class counts of the remaining images are scaled to its size and
-    rounded by largest remainder, so that their sum is exact.
-
-    Returns:
-        The indices of the remaining images, then those of each set; int64, sorted.
+    rounded by largest remainder, so that their sum is exact. Returns the indices of the remaining
+    images, then those of each set; int64, sorted.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels.numpy()[order]
@@ -75,7 +73,7 @@ class Subset:
 
     def select(self, positions: Tensor) -> "Subset":
         """The images at some positions of this subset."""
-        return Subset(self.dataset, self.indices[positions], self.files)
+        return replace(self, indices=self.indices[positions])
 
     def images(self) -> ImageDataset:
         """The images with their labels; not copied if the subset is the whole data set."""
@@ -93,28 +91,22 @@ def split_dataset(
     is a fraction). With ``ratios``, the images of all official splits are pooled and split anew.
     Raises DataError if a split would be empty.
     """
-    splits, classes = raw.splits(), len(raw.classes)
+    splits = raw.splits()
     files = {name: raw.files.get(name, ()) for name in splits}
-    subsets: dict[str, Subset] = {}
     if ratios is not None:
+        images = torch.cat([split.images for split in splits.values()])
         labels = torch.cat([split.labels for split in splits.values()])
-        pooled = ImageDataset(torch.cat([split.images for split in splits.values()]), labels)
-        train = Subset(pooled, in_range(labels, classes), [*chain(*files.values())])
-        total = len(train.indices)
-        sizes = largest_remainder(total, np.array(ratios, dtype=float)).tolist()
-        if not all(sizes):
-            given, counts = (":".join(f"{n:g}" for n in numbers) for numbers in (ratios, sizes))
-            raise DataError(
-                f"data.split={given}: gives {counts} of {total:,} images; each split needs "
-                "at least one"
-            )
-    else:
-        for name, split in splits.items():
-            subsets[name] = Subset(split, in_range(split.labels, classes), files[name])
-        if "val" in subsets:
-            return subsets
-        train = subsets.pop("train")
-        total = len(train.indices)
+        splits = {"train": ImageDataset(images, labels)}
+        files = {"train": [*chain(*files.values())]}
+    subsets: dict[str, Subset] = {}
+    for name, split in splits.items():
+        valid = (split.labels >= 0) & (split.labels < len(raw.classes))
+        subsets[name] = Subset(split, valid.nonzero().flatten(), files[name])
+    if "val" in subsets:
+        return subsets
+    train = subsets.pop("train")
+    total = len(train.indices)
+    if ratios is None:
         size = int(val_size) if val_size >= 1 or val_size <= 0 else round(val_size * total)
         if not 0 < size < total:
             raise DataError(
@@ -122,14 +114,17 @@ def split_dataset(
                 "be held out"
             )
         sizes = [total - size, size]
+    else:
+        sizes = largest_remainder(total, np.array(ratios, dtype=float)).tolist()
+        if not all(sizes):
+            given, counts = (":".join(f"{n:g}" for n in numbers) for numbers in (ratios, sizes))
+            raise DataError(
+                f"data.split={given}: gives {counts} of {total:,} images; each split needs "
+                "at least one"
+            )
     parts = stratified_split(train.dataset.labels[train.indices], sizes[1:], seed)
     chosen = zip(("train", "val", "test"), parts, strict=False)
     return {name: train.select(part) for name, part in chosen} | subsets
-
-
-def in_range(labels: Tensor, classes: int) -> Tensor:
-    """Indices of the labels from 0 to below ``classes``."""
-    return ((labels >= 0) & (labels < classes)).nonzero().flatten()
 
 
 def digest(*tensors: Tensor) -> str:

@@ -175,8 +175,7 @@ def compute_metrics(run: Run, predictions: SplitPredictions) -> dict[str, Any]:
     scores = dict(zip(run.classes, metrics.per_class_scores(matrix), strict=True))
     notes = [*predictions.notes]
     if missing := ", ".join(name for name, score in scores.items() if not score.support):
-        reason = "not tested, and left out of balanced accuracy"
-        notes.append(f"no images of {missing}: {reason}")
+        notes.append(f"no images of {missing}: not tested, and left out of balanced accuracy")
     return {
         "notes": notes,
         "correct": accuracy.count,

@@ -9,27 +9,17 @@ from torch import Tensor, nn
 
 
 class LSTM(nn.Module):
-    """An LSTM over the rows of an image, with a linear layer on its last hidden state.
-
-    Args:
-        hidden_size: units of the hidden state.
-        num_layers: number of stacked layers.
-        bidirectional: whether to read the rows from bottom to top as well.
-        dropout: probability of dropping a unit between layers and before the linear layer.
-        num_classes: number of logits.
-        channels: of the images.
-        size: width of the images in pixels.
-    """
+    """An LSTM over the rows of an image, with a linear layer on its last hidden state."""
 
     def __init__(
         self,
-        hidden_size: int,
+        hidden_size: int,  # units of the hidden state
         num_layers: int,
-        bidirectional: bool,
-        dropout: float,
+        bidirectional: bool,  # whether to read the rows from bottom to top as well
+        dropout: float,  # probability of dropping a unit, between layers and before the linear one
         num_classes: int,
         channels: int,
-        size: int,
+        size: int,  # width of the images in pixels
     ) -> None:
         super().__init__()
         between = dropout if num_layers > 1 else 0.0  # torch warns about it for a single layer

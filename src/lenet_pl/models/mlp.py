@@ -9,12 +9,7 @@ from torch import Tensor, nn
 class MLP(nn.Module):
     """Linear layers with ReLU and dropout between them: 535,818 parameters by default on MNIST.
 
-    Args:
-        hidden: units of each hidden layer; an empty list gives softmax regression.
-        dropout: probability of dropping a hidden unit.
-        num_classes: number of logits.
-        channels: of the images.
-        size: of the square images in pixels.
+    ``hidden`` has the units of each hidden layer; without any, this is softmax regression.
     """
 
     def __init__(

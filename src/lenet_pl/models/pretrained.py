@@ -14,7 +14,7 @@ OPTIONS = {name: {"init_weights": True} for name in ("googlenet", "inception_v3"
 
 
 class Pretrained(nn.Module):
-    """A torchvision classifier with a new last layer.
+    """A torchvision classifier with a new last layer, the only one that trains with ``freeze``.
 
     Args:
         name: as in ``torchvision.models``, for example ``resnet18`` or ``vit_b_16``.
@@ -22,12 +22,9 @@ class Pretrained(nn.Module):
             state dict, from torchvision or a ``best.pth`` of this class; None for random weights.
         image_size: side in pixels to which images are resized, and for which vision transformers
             are built; None resizes only images that are too small for the architecture.
-        freeze: train only the last layer; the network then stays in evaluation mode.
-        num_classes: number of logits.
 
-    Raises:
-        ValueError: if the name is unknown, or the weights do not fit.
-        OSError: if the weights cannot be found or downloaded.
+    Raises ValueError if the name is unknown or the weights do not fit; OSError if they cannot be
+    found or downloaded.
     """
 
     def __init__(
@@ -38,17 +35,16 @@ class Pretrained(nn.Module):
         if name not in known:
             near = ", ".join(get_close_matches(str(name), known, n=4, cutoff=0.4) or known)
             raise ValueError(f"name={name}: not a torchvision classifier; choose from {near}")
-        self.name = name
-        self.image_size = image_size
+        self.name, self.image_size = name, image_size
         self.smallest = models.get_model_weights(name).DEFAULT.meta["min_size"][0]
-        vision_transformer = name.startswith("vit_")
-        if vision_transformer:  # built for a single size
+        options: dict[str, Any] = {**OPTIONS.get(name, {})}
+        if name.startswith("vit_"):  # built for a single size
             self.image_size = image_size or self.smallest
-        options = {"image_size": self.image_size} if vision_transformer else {}
+            options = {"image_size": self.image_size}
         if weights == "DEFAULT":
             self.backbone = _download(name, options)
         else:
-            self.backbone = models.get_model(name, **options, **OPTIONS.get(name, {}))
+            self.backbone = models.get_model(name, **options)
         for head in ("aux_logits", *AUXILIARY):
             if hasattr(self.backbone, head):
                 setattr(self.backbone, head, None)
@@ -63,8 +59,7 @@ class Pretrained(nn.Module):
         """Map images ``[N, 1 or 3, H, W]`` to logits ``[N, num_classes]``."""
         side = self.image_size or max(x.shape[-1], self.smallest)
         if x.shape[-1] != side:
-            size = (side, side)
-            x = interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+            x = interpolate(x, (side, side), mode="bilinear", antialias=True)
         x = self.backbone(x.expand(-1, 3, -1, -1))  # grey images as three equal channels
         return x
 
