@@ -53,6 +53,8 @@ def last(run: Path) -> dict:
     callbacks = checkpoint["callbacks"]
     for row in callbacks["EpochHistory"]["rows"]:
         row.pop("seconds")
+    for key in ("dirpath", "best_model_path", "kth_best_model_path", "best_k_models"):
+        callbacks["BestAndLast"].pop(key)
     return checkpoint
 
 

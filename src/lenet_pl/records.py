@@ -71,7 +71,11 @@ CHECKPOINT = {
         "*": rules.NODE,
         "EpochHistory": {"rows": METRICS},
         "LoggedRun?": {"ids": {"*": rules.STRING}},
-        "BestAndLast?": {"epoch": rules.NATURAL, "monitor?": rules.METRIC},
+        "BestAndLast?": {
+            "epoch": rules.NATURAL,
+            "best_model_path": rules.STRING,
+            "monitor?": rules.METRIC,
+        },
     },
     "optimizer_states": [{"state": rules.MAPPING, "param_groups": [rules.NODE]}],
     "lr_schedulers": [rules.NODE],

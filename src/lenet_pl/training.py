@@ -288,7 +288,7 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     best = result["best_epoch"] or result["epochs"]  # without checkpoints, the last epoch
     result["best_epoch"] = best
     if parts.best and parts.best.epoch:
-        checkpoint = torch.load(parts.best.best, weights_only=True, map_location="cpu")
+        checkpoint = torch.load(parts.best.best_model_path, weights_only=True, map_location="cpu")
         classifier.load_state_dict(checkpoint["state_dict"])
     trainer.validate(classifier, data, verbose=False)
     metrics = _logged(parts, "val")

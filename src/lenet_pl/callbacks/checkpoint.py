@@ -3,14 +3,13 @@
 import logging
 import os
 from io import BytesIO
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import write_bytes
@@ -32,7 +31,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         _save(checkpoint, Path(path))
 
 
-class BestAndLastCheckpoint(Checkpoint):
+class BestAndLastCheckpoint(ModelCheckpoint):
     """Saves ``last.ckpt``, ``best.ckpt`` and the state dict of the best network.
 
     Ties go to the earlier epoch. ``best.ckpt`` is a copy of ``last.ckpt`` from the best epoch, so
@@ -40,45 +39,52 @@ class BestAndLastCheckpoint(Checkpoint):
     folder copies the best weights so far into it.
     """
 
-    state_key = "BestAndLast"
+    state_key = "BestAndLast"  # Lightning's default is recomputed from all arguments in every hook
 
     def __init__(self, dirpath: str, weights: str, monitor: str, mode: str) -> None:
-        folder = Path(dirpath).absolute()
-        self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
+        options: Any = {"enable_version_counter": False, "save_on_train_epoch_end": True}
+        super().__init__(dirpath, "best", monitor, mode=mode, **options)
         self.weights = Path(weights)  # file of the state dict, loadable without Lightning
-        self.monitor, self.sign = monitor, 1 if mode == "max" else -1
         self.epoch = 0  # the best so far, from 1; 0 before the first
-        self.score = -inf  # of that epoch; larger is better
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        score = self.sign * trainer.callback_metrics[self.monitor].item()
-        if improved := score > self.score:
-            self.epoch, self.score = trainer.current_epoch + 1, score
-        trainer.save_checkpoint(self.last, weights_only=False)
-        if improved and trainer.is_global_zero:
-            self._keep(self.last)
+        previous = self.epoch
+        super().on_train_epoch_end(trainer, pl_module)
+        last = Path(str(self.dirpath)) / "last.ckpt"
+        trainer.save_checkpoint(last, weights_only=False)
+        if self.epoch != previous and trainer.is_global_zero:
+            self._keep(last)
         trainer.strategy.barrier()  # other processes read best.ckpt after training
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        # ModelCheckpoint calls this after an improvement; last.ckpt is written first
+        self.epoch = trainer.current_epoch + 1
 
     def _keep(self, path: Path) -> None:
         """Copy the best checkpoint, and save its weights for use without Lightning."""
-        if path != self.best:
-            self.best.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(self.best, path.read_bytes())
+        best = Path(str(self.dirpath)) / "best.ckpt"
+        if path != best:
+            best.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(best, path.read_bytes())
         # with weight averaging, the average is in the file only
-        state = torch.load(self.best, weights_only=True, map_location="cpu")["state_dict"]
+        state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
         names = [name for name in state if name.startswith("net.")]
         _save({name.removeprefix("net."): state[name].contiguous() for name in names}, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"monitor": self.monitor, "epoch": self.epoch}
+        return {**super().state_dict(), "epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.epoch = state_dict["epoch"]
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self.epoch = checkpoint["callbacks"].get(self.state_key, {"epoch": 0})["epoch"]
-        if not self.epoch:
+        state = checkpoint["callbacks"].get(self.state_key)
+        if not state or not state["epoch"]:
             return
         # look beside the loaded checkpoint, because the run folder may have been moved
         last = Path(str(trainer.ckpt_path)).absolute()
@@ -87,16 +93,19 @@ class BestAndLastCheckpoint(Checkpoint):
             kept = read_checkpoint(source)["epoch"] + 1
         except ConfigError:  # missing or damaged
             kept = 0
-        if kept != self.epoch:
+        if kept != state["epoch"]:
             # killed before best.ckpt was written, or the file is lost
-            if kept <= epoch != self.epoch:
+            if kept <= epoch != state["epoch"]:
                 log.warning(
-                    f"{source} is missing or damaged: the weights of epoch {self.epoch} are "
+                    f"{source} is missing or damaged: the weights of epoch {state['epoch']} are "
                     f"lost; epoch {epoch} is now the best"
                 )
-            source, self.epoch = last, epoch
-        row = checkpoint["callbacks"]["EpochHistory"]["rows"][self.epoch - 1]
-        self.score = self.sign * row[self.monitor]
+            source, state["epoch"] = last, epoch
+            row = checkpoint["callbacks"]["EpochHistory"]["rows"][-1]
+            state["best_model_score"] = state["kth_value"] = torch.tensor(row[self.monitor])
+        best = f"{self.dirpath}/best.ckpt"
+        state |= {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
+        state["best_k_models"] = {best: state["best_model_score"]}
         if trainer.is_global_zero:
             self._keep(source)
         trainer.strategy.barrier()
