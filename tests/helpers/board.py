@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Locator, Page
 
@@ -74,16 +75,17 @@ def table(board: Board) -> list[dict[str, str]]:
 
 def main(sweep: str, run: str) -> None:
     """Draw the curves of a sweep and the images of a run, without what is empty."""
-    with open_board(Path(sweep), 1240) as board:
+    with open_board(Path(sweep), 1230) as board:
         page = board.open("timeseries")
         page.get_by_role("button", name="Toggle settings side pane").click()
         page.wait_for_timeout(5000)  # until charts and tables have their final size
         page.screenshot(path="docs/tensorboard.png")
-    with open_board(Path(run), 1270) as board:
+    with open_board(Path(run)) as board:
         page = board.open("images")
         page.locator("tf-image-loader img").nth(3).wait_for()
         page.wait_for_timeout(5000)
-        page.screenshot(path="docs/tensorboard-images.png")
+        area: Any = {"x": 330, "y": 125, "width": 760, "height": 600}
+        page.screenshot(path="docs/tensorboard-images.png", clip=area)
 
 
 if __name__ == "__main__":
