@@ -205,9 +205,7 @@ def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str
     Returns the entry for ``result.json``: whether all figures agree, and the first difference.
     """
     try:
-        pairs: Any = zip_longest(
-            records.read_metrics(run), records.read_metrics(folder), fillvalue={}
-        )
+        pairs: Any = zip_longest(*map(records.read_metrics, (run, folder)), fillvalue={})
         figures = [(f"epoch {number}", *pair) for number, pair in enumerate(pairs, 1)]
         if before := records.read_result(run).get("metrics"):
             figures.append(("best epoch", before, metrics))

@@ -48,8 +48,7 @@ def halve(sweeper: HalvingSweeper) -> None:
             callback.progress.begin(names, epochs)
             pause = f"pause_after={epochs or 'null'}"
             # a job has the same folder at every rung
-            folders = {name: f"hydra.sweep.subdir={quoted(Path(name))}" for name in left}
-            jobs = [[*plan.jobs[name], pause, folder] for name, folder in folders.items()]
+            jobs = [[*plan.jobs[x], pause, f"hydra.sweep.subdir={quoted(Path(x))}"] for x in left]
             size = sweeper.max_batch_size or len(jobs)
             for batch in sweeper.split_overrides_to_chunks(jobs, size):
                 sweeper.launcher.launch(batch, 0)

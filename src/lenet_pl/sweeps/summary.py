@@ -115,9 +115,8 @@ class Summary:
                 scores = [str(job.best_epoch), *(score(x, job.metrics[x]) for x in self.metrics)]
             seconds = "" if job.seconds is None else f"{job.seconds:.1f}"
             jobs.append([job.name, *values, job.status + at, *scores, seconds, f"{job.name}/"])
-        means = [
-            [*(sweep.short[key] for key in sweep.parameters), "mean", "sd", INTERVAL, "n", "jobs"]
-        ]
+        names = [sweep.short[key] for key in sweep.parameters]
+        means = [[*names, "mean", "sd", INTERVAL, "n", "jobs"]]
         for setting in sweep.ranked:
             line = [readable(setting.values.get(key, "")) for key in sweep.parameters]
             sd, ends = setting.sd(metric), setting.interval(metric) or ()
