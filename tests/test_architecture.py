@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     # what it checks is imported where it has been built already
     "config": {"errors", "records", "rules", "optim", "callbacks", "classifier", "data"},
     "training": BLOCKS | {"callbacks", "classifier", "optim", "processes"},
+    "finder": BLOCKS | {"rules", "training"},
     "cli": {"config", "errors", "rules", "runs", "training", "trust"},
     "evaluation": BLOCKS,
     "export": BLOCKS,

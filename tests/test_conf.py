@@ -28,7 +28,7 @@ def test_every_yaml_composes_and_binds(composed, option, monkeypatch):
     if option.name in PACKAGES.values():
         pytest.importorskip(option.name)
     cfg = composed(f"{option.parent}={option.name}")
-    check(cfg)
+    check(cfg, single=True)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert len(list(bind(cfg))) >= 7
     assert all(isinstance(value, str | int | float | bool) for value in hparams(cfg).values())

@@ -25,8 +25,9 @@ from lenet_pl.errors import VerificationError
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.processes import keep_freed_memory
-from lenet_pl.records import read_val_predictions
-from lenet_pl.training import train
+from lenet_pl.records import hydra_mode, read_overrides, read_val_predictions
+from lenet_pl.runs import open_run
+from lenet_pl.training import run, train
 
 # a fifth of the images, and no TensorBoard, whose pictures take their time
 PLAIN = [*FAST, "logger=none", "data.fraction=0.2"]
@@ -44,6 +45,19 @@ def finished(tmp_path_factory) -> Path:
     assert done.stderr == ""
     (folder / "stdout").write_text(done.stdout)
     return folder / "run"
+
+
+def test_run_from_python_leaves_a_whole_run_folder(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = [*PLAIN, "trainer.max_epochs=1"]
+    folder = run(overrides)
+    assert folder.relative_to(tmp_path).match("outputs/runs/*/*")
+    assert result(folder)["status"] == "finished"
+    assert result(folder)["overrides"] == read_overrides(folder) == overrides
+    by_command = {path.name for path in (finished / ".hydra").iterdir()}
+    assert {path.name for path in (folder / ".hydra").iterdir()} == by_command
+    assert hydra_mode(folder) == "RUN"
+    assert open_run(str(folder)).setting("optimizer.lr") == 0.05
 
 
 def test_digits_are_learnt(finished):

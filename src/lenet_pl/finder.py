@@ -44,8 +44,6 @@ def find_lr(cfg: DictConfig, overrides: Sequence[str], **kwargs: Any) -> None:
         parts = build(_search_config(cfg, temporary, kwargs["num_training"]))
         if not isinstance(parts.trainer.strategy, SingleDeviceStrategy):
             raise ConfigError("trainer.strategy: must be auto, with one device, for find=lr")
-        if len({group["lr"] for group in parts.classifier.build_optimizer().param_groups}) > 1:
-            raise ConfigError("optimizer: find=lr needs the same lr in all parameter groups")
         # Lightning's progress bar is written to standard error
         with nullcontext() if console.is_terminal else redirect_stderr(io.StringIO()):
             search: Any = Tuner(parts.trainer).lr_find(

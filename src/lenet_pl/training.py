@@ -4,7 +4,7 @@ import logging
 import statistics
 import time
 import warnings
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import nullcontext
 from math import inf
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate, to_absolute_path
@@ -27,7 +29,7 @@ from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.callbacks.loggers import RUN_ID, LoggedRun, close_loggers, open_loggers
 from lenet_pl.callbacks.stopping import PauseAfter, StopOnSignal, StoppedError
 from lenet_pl.classifier import Classifier
-from lenet_pl.console import ConsoleHandler, end_summary, layer_table, show, start_summary
+from lenet_pl.console import end_summary, layer_table, show, start_summary
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.errors import FAILED, ConfigError, UserError, VerificationError, one_line
 from lenet_pl.files import display_path, replacing, write_json
@@ -73,6 +75,15 @@ class Parts(NamedTuple):
     horizon: int | None  # optimizer steps in the schedule; None if it has no fixed length
 
 
+def run(overrides: Sequence[str]) -> Path:
+    """Train from Python, as ``python train.py OVERRIDES`` does, and return the run folder."""
+    conf = str(config.conf_dir())
+    with initialize_config_dir(version_base="1.3", config_dir=conf, job_name="train"):
+        hydra: Any = GlobalHydra.instance().hydra
+        job = hydra.run("config", train, list(overrides))
+    return Path(job.hydra_cfg.hydra.runtime.output_dir)
+
+
 def train(cfg: DictConfig) -> float | None:
     """Train, keep the best weights, test them once, and write a run folder.
 
@@ -92,8 +103,6 @@ def train(cfg: DictConfig) -> float | None:
 
 def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> float | None:
     """Train one run, like :func:`train`; jobs of a sweep can reuse loaded data through a cache."""
-    if not logging.getLogger().handlers:  # in a notebook, where Hydra configures no logging
-        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[ConsoleHandler()])
     folder, main_process = Path(cfg.run_dir), is_main_process()
     parts = _prepared.pop(folder, None)
     with runs.lock_run(folder) if main_process else nullcontext():

@@ -22,16 +22,16 @@ COPIED += ["constraints.txt", "LICENSE", ".ci", ".github", ".gitignore", ".pre-c
 # What belongs to a tool besides src/lenet_pl/TOOL and tests/TOOL. In any file, a line that ends in
 # ``# for TOOL, TOOL`` belongs to these tools, and so do their lines in ``cli.COMMANDS``.
 TOOLS = {
-    "evaluation": ["tests/helpers/evaluations.py", "notebooks/analyse_a_run.ipynb"],
+    "evaluation": ["tests/helpers/evaluations.py", "notebooks/03_errors.ipynb"],
     "report": [],
     "export": ["tests/helpers/chromium.py", "tests/helpers/programs.py"],
-    "sweeps": ["src/hydra_plugins", "tests/helpers/sweeps.py"]
+    "sweeps": ["src/hydra_plugins", "tests/helpers/sweeps.py", "notebooks/04_sweep.ipynb"]
     + [f"conf/hydra/{group}" for group in ("hooks", "launcher", "sweeper")],
 }
 # What tests the template alone: its documentation, benchmarks and recorded numbers.
 TESTS = ("architecture", "benchmarks", "colour", "contributing", "golden", "project", "readme")
 TEMPLATE = [f"tests/test_{name}.py" for name in (*TESTS, "reliability")]
-TEMPLATE += ["tests/golden", "tests/helpers/imports.py"]
+TEMPLATE += ["tests/golden", "tests/helpers/imports.py", "notebooks/outputs"]
 TOOLS_OF_LINE = re.compile(
     r'^(?:.*# for ((?:\w+, )*\w+)|    "\w+": \("(\w+)", ".*)\n', re.MULTILINE
 )
