@@ -47,7 +47,7 @@ def test_bias_of_the_moving_average_is_corrected():
 
 
 def test_command_prints_the_override_and_leaves_only_the_figure(command, tmp_path):
-    overrides = ["classifier=fast", "optimizer=adam", "optimizer.lr=0.5", "label='b c'"]
+    overrides = ["classifier=fast", "optimizer=adam", "optimizer.lr=0.5", "name='b c'"]
     (tmp_path / "empty").mkdir()
     folder = tmp_path / "run"
     runs = [command(*SEARCH, *overrides, f"hydra.run.dir={folder}") for _ in range(2)]
