@@ -34,13 +34,23 @@ def test_documented_command_parses(composed, line):
             overrides = [re.sub(r"=([^\[,]*),.*", r"=\1", word) for word in words]
             prefer_own_presets()
             folders = ("resume=", "from=", "ckpt_path=", "hydra.sweep.dir=")
-            check(composed(*(item for item in overrides if not item.startswith(folders))))
+            check(composed(*(x for x in overrides if not x.startswith(folders))), single=True)
         elif words[0] == "lenet-pl":
             assert words[1] in COMMANDS
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file()
         else:
-            programs = {"git", "cd", "python3", "source", "pip", "pytest", "tensorboard", "uv"}
+            programs = {
+                "git",
+                "cd",
+                "python3",
+                "source",
+                "eval",
+                "pip",
+                "pytest",
+                "tensorboard",
+                "uv",
+            }
             assert words[0] in programs, line
 
 

@@ -177,7 +177,7 @@ def test_a_part_that_cannot_be_built(working, model):
 def test_overrides_of_ordinary_runs_are_allowed(working):
     overrides = ["data=mini", "data.root=/data/mnist", "~callbacks.progress", "augment=[affine]"]
     overrides += ["model.weights='../a b.pth'", "ckpt_path=/old/run/checkpoints/last.ckpt"]
-    overrides += ["callbacks.early_stopping.monitor=val/loss", "label='lr 0.1, n 3'"]
+    overrides += ["callbacks.early_stopping.monitor=val/loss", "name='lr 0.1, n 3'"]
     overrides += ["data.root=${oc.env:HOME}/mnist", "logger.tensorboard.name=mine"]
     overrides += ["logger=[csv,wandb]", "logger.mlflow.experiment_name=mine"]
     overrides += ["+callbacks.x={_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: a}"]
@@ -221,9 +221,9 @@ def test_overrides_of_ordinary_runs_are_allowed(working):
         "+logger.wandb.entity=evil",
         "+logger.wandb.dir=logs",
         "trainer.default_root_dir=~/x",
-        "label=../../x",
-        "label='${oc.env:HOME}/x'",
-        "label='${repeat}'",
+        "name=../../x",
+        "name='${oc.env:HOME}/x'",
+        "name='${repeat}'",
         "callbacks.checkpoint.weights='${run_dir}/${repeatx}'",
         "+repeatx=../../victim",
         "data=../../evil",

@@ -172,6 +172,7 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
         config.check_types(OmegaConf.to_container(cfg[group], resolve=True), group)
     # a dead unit's momentum decays to subnormal numbers, which make an epoch three times as long
     torch.set_flush_denormal(True)
+    torch.backends.cuda.matmul.allow_tf32 = True  # as convolutions are computed by default
     keep_freed_memory()
     seed_everything(cfg.seed, workers=True, verbose=False)
 
