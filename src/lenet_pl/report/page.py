@@ -21,7 +21,7 @@ from lenet_pl.config import monitored_metric
 from lenet_pl.console import metric_title, percent, score
 from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
 from lenet_pl.models.pixelnet import model_name
-from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
+from lenet_pl.report.diagnosis import confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
 
 SUFFIX = ".report"  # of the TensorBoard event file that a report writes
@@ -35,7 +35,7 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
 
     Returns the path of the page, the split, its accuracy and the findings, for JSON.
     """
-    run, shown, findings = evaluation.run, evaluation.shown, diagnose(Context(evaluation))
+    run, shown, findings = evaluation.run, evaluation.shown, diagnose(evaluation)
     computed = compute_metrics(run, shown)
     matrix = torch.tensor(computed["matrix"])
     drawn = draw(evaluation, matrix)
