@@ -55,12 +55,9 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
     path = write_page(run.folder / "report", "report.html.j2", context | drawn)
     add_to_tensorboard(run.folder, drawn["figures"], run.epoch)
     keys = ("title", "evidence", "advice", "overrides", "command")
-    return {
-        "path": str(path),
-        "split": shown.split,
-        "accuracy": computed["accuracy"],
-        "findings": [{key: getattr(finding, key) for key in keys} for finding in findings],
-    }
+    answer = [{key: getattr(finding, key) for key in keys} for finding in findings]
+    measured = {"split": shown.split, "accuracy": computed["accuracy"]}
+    return {"path": str(path), **measured, "findings": answer}
 
 
 def draw(evaluation: RunEvaluation, matrix: Tensor) -> dict[str, Any]:
@@ -95,9 +92,7 @@ def cell_cards(
     cell, or fewer if the page would become too large.
     """
     confidence = shown.logits.softmax(1).amax(1)
-    order = torch.where(shown.correct, -confidence, confidence).argsort(
-        descending=True, stable=True
-    )
+    order = torch.where(shown.correct, confidence, -confidence).argsort(stable=True)
     pairs = list(zip(shown.labels.tolist(), shown.predicted.tolist(), strict=True))
     # large cells first, which are the most interesting if not all images fit
     cells: dict[tuple[int, int], list[Any]] = {pair: [] for pair, _ in Counter(pairs).most_common()}
@@ -130,8 +125,8 @@ def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
         shadow = 1 - 0.3 * images.float().mean(1, keepdim=True) / 255
         grid = [*images, *(plots.signed_colours(maps) * shadow)]
         cards = image_cards(shown, evaluation.run.classes, errors)
-        captions = [card["caption"] for card in cards]
-        figures["saliency"] = plots.image_grid(grid, captions + [""] * count, columns=count)
+        captions = [card["caption"] for card in cards] + [""] * count
+        figures["saliency"] = plots.image_grid(grid, captions, columns=count)
     return figures
 
 
@@ -159,10 +154,7 @@ def image_cards(
 
 
 def thumbnail(image: Tensor) -> bytes:
-    """A PNG file of an image ``uint8 [C, H, W]``; greyscale is inverted to black on white.
-
-    Large images are reduced.
-    """
+    """A PNG file of an image ``uint8 [C, H, W]``, reduced if large; greyscale is inverted."""
     pixels = (255 - image[0]) if len(image) == 1 else image.permute(1, 2, 0)
     picture = Image.fromarray(pixels.numpy())
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -171,10 +163,7 @@ def thumbnail(image: Tensor) -> bytes:
 
 
 def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
-    """Write a template filled with ``context``, and its ``figures`` as the only PNG files beside.
-
-    All values are escaped, class names included.
-    """
+    """Write a template filled with a context, and the context's figures as PNG files beside it."""
     figures = {name: plots.png(figure) for name, figure in context["figures"].items()}
     environment = Environment(
         loader=PackageLoader("lenet_pl.report"), undefined=StrictUndefined,
@@ -203,13 +192,12 @@ def add_to_tensorboard(folder: Path, figures: Mapping[str, Figure], epoch: int) 
     """Add figures to a run's TensorBoard log, if it has one; they replace those added earlier."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-    events = sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
-    for path in events:
-        if path.name.endswith(SUFFIX):
-            path.unlink()
+    for earlier in [*folder.rglob(f"events.*{SUFFIX}")]:
+        earlier.unlink()
     # a sweep's job has a subfolder
-    if training := [path.parent for path in events if not path.name.endswith(SUFFIX)]:
-        with SummaryWriter(str(training[-1]), filename_suffix=SUFFIX) as writer:
+    events = sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
+    if events:
+        with SummaryWriter(str(events[-1].parent), filename_suffix=SUFFIX) as writer:
             for name, figure in figures.items():
                 pixels = plots.rgb_array(figure)
                 writer.add_image(f"report/{name}", pixels, epoch, dataformats="HWC")
