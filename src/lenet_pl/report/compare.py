@@ -28,7 +28,7 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
     runs, shown = [x.run for x in evaluations], [x.test for x in evaluations if x.test]
     if len(shown) < len(runs):
         shown = [x.val for x in evaluations]
-    first, classes = shown[0], runs[0].classes
+    first = shown[0]
     for run, x in zip(runs, shown, strict=True):
         if not (torch.equal(x.images, first.images) and torch.equal(x.labels, first.labels)):
             raise ConfigError(
@@ -41,12 +41,12 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
     comparisons = compare(names, correct, best)
     against = shorten("-".join(["against", *(run.name for run in runs[1:])]))
     folder = runs[0].folder / "report" / re.sub(r"[^\w.-]+", "-", against)
-    figures = ("accuracy", "low", "high", "loss", "nll", "ece")
+    measured = ("accuracy", "low", "high", "loss", "nll", "ece")
     answer: dict[str, Any] = {
         "path": str(folder / "index.html"),
         "verdict": verdict(names[best], comparisons),
         "runs": [
-            {"name": name, "folder": str(run.folder), **{x: values[x] for x in figures}}
+            {"name": name, "folder": str(run.folder), **{x: values[x] for x in measured}}
             for name, run, values in zip(names, runs, computed, strict=True)
         ],
         "best": names[best],
@@ -60,17 +60,15 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
     curves = {n: (x.rows, x.run.epoch) for n, x in zip(names, evaluations, strict=True)}
     others = [run for run in range(len(runs)) if run != best]
     disagreements = []
-    for right, wrong in chain.from_iterable(((best, x), (x, best)) for x in others):
+    for right, wrong in chain.from_iterable(((best, run), (run, best)) for run in others):
         selected, count = correct[right] & ~correct[wrong], 24 if len(runs) == 2 else 12
         chosen = metrics.by_confidence(shown[wrong].logits, selected, count)
-        cards = image_cards(shown[wrong], classes, chosen)
+        cards = image_cards(shown[wrong], runs[0].classes, chosen)
         disagreements.append((names[right], names[wrong], cards))
     context = {
         "figures": {f"curves-{x}": plots.curves(curves, x) for x in ("loss", "acc")},
         "evaluations": evaluations,
-        "names": names,
         "colours": plots.COLOURS,
-        "best": best,
         "shown": first,
         "answer": answer,
         "metrics": computed,

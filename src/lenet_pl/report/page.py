@@ -1,11 +1,10 @@
 """The page about a run, as one file: images are data URIs, and there are no scripts."""
 
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
-from itertools import zip_longest
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +71,12 @@ def draw(evaluation: RunEvaluation, matrix: Tensor) -> dict[str, Any]:
     }
     if len({row["lr"] for row in rows}) > 1:
         figures["learning-rate"] = plots.learning_rate(rows)
-    chosen = partial(metrics.by_confidence, shown.logits)
-    errors = chosen(~shown.correct, 32)
-    sections = {"mistakes": errors, "uncertain": chosen(shown.correct, 16, descending=False)}
-    cards = {name: image_cards(shown, classes, indices) for name, indices in sections.items()}
-    for name, indices in sections.items():
-        if len(indices):
-            captions = [card["caption"] for card in cards[name]]
+    errors = metrics.by_confidence(shown.logits, ~shown.correct, 32)
+    uncertain = metrics.by_confidence(shown.logits, shown.correct, 16, descending=False)
+    cards = {}
+    for name, indices in (("mistakes", errors), ("uncertain", uncertain)):
+        cards[name] = image_cards(shown, classes, indices)
+        if captions := [card["caption"] for card in cards[name]]:
             figures[name] = plots.image_grid(shown.images[indices], captions)
     return {**cards, "figures": figures | explain(evaluation, errors[:8])}
 
@@ -94,16 +92,14 @@ def cell_cards(
     confidence = shown.logits.softmax(1).amax(1)
     order = torch.where(shown.correct, confidence, -confidence).argsort(stable=True)
     pairs = list(zip(shown.labels.tolist(), shown.predicted.tolist(), strict=True))
-    # large cells first, which are the most interesting if not all images fit
-    cells: dict[tuple[int, int], list[Any]] = {pair: [] for pair, _ in Counter(pairs).most_common()}
-    for i in order.tolist():
-        cells[pairs[i]].append(i)
-    # the first image of every cell, then the second of every cell, and so on
-    turns = zip_longest(*(indices[:CELL_IMAGES] for indices in cells.values()))
-    chosen = [i for turn in turns for i in turn if i is not None]
-    cells, size = {pair: [] for pair in cells}, 0
-    for i, card in zip(chosen, image_cards(shown, classes, torch.tensor(chosen)), strict=True):
-        size += len(card["png"])
+    counts, numbers = Counter(pairs), defaultdict[tuple[int, int], Iterator[int]](count)
+    # if not all fit: the first image of every cell, then the second, those of large cells first
+    ranks = sorted((next(numbers[pairs[i]]), -counts[pairs[i]], i) for i in order.tolist())
+    chosen = [i for number, _, i in ranks if number < CELL_IMAGES]
+    cards = image_cards(shown, classes, torch.tensor(chosen))
+    sizes = accumulate(len(card["png"]) for card in cards)
+    cells: dict[tuple[int, int], list[dict[str, Any]]] = {pair: [] for pair in counts}
+    for i, card, size in zip(chosen, cards, sizes, strict=True):
         if size <= CELL_BYTES:
             cells[pairs[i]].append(card)
     return cells
@@ -119,14 +115,14 @@ def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
             rows = zip(images, maps[:, :16, None], strict=True)
             grid = [tile for image, row in rows for tile in (image, *plots.signed_colours(row))]
             figures[f"features-{number}"] = plots.image_grid(grid, columns=len(grid) // len(images))
-    if count := len(errors):
+    if len(errors):
         images = shown.images[errors]
         maps = saliency(network, images, shown.predicted[errors], shown.labels[errors])
         shadow = 1 - 0.3 * images.float().mean(1, keepdim=True) / 255
         grid = [*images, *(plots.signed_colours(maps) * shadow)]
         cards = image_cards(shown, evaluation.run.classes, errors)
-        captions = [card["caption"] for card in cards] + [""] * count
-        figures["saliency"] = plots.image_grid(grid, captions, columns=count)
+        captions = [card["caption"] for card in cards] + [""] * len(errors)
+        figures["saliency"] = plots.image_grid(grid, captions, columns=len(errors))
     return figures
 
 
