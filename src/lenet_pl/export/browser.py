@@ -82,21 +82,21 @@ def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[s
 
 def load_html(content: bytes) -> tuple[str, Callable[[Tensor], Tensor]] | None:
     """The page's own script in Node.js; None if Node.js is not installed or too old."""
-
-    def node(argument: str, message: str = "") -> str:
-        options: Any = {"input": message, "text": True, "capture_output": True, "check": True}
-        return str(subprocess.run(["node", argument], **options).stdout)
+    if not (node := shutil.which("node")):
+        return None
+    version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip()
+    number = re.match(r"v(\d+)", version)
+    if number is None or int(number[1]) < NODE_VERSION:
+        return None
 
     def run(images: Tensor) -> Tensor:
         pixels = [_base64(image.numpy().tobytes()) for image in images]
         message = json.dumps({"html": content.decode(), "images": pixels})
-        output = node(str(TEMPLATES / "verify.js"), message)
-        return torch.from_numpy(np.array(json.loads(output), np.float32))  # null becomes NaN
+        command = [node, str(TEMPLATES / "verify.js")]
+        done = subprocess.run(command, input=message, text=True, capture_output=True, check=True)
+        return torch.from_numpy(np.array(json.loads(done.stdout), np.float32))  # null becomes NaN
 
-    version = re.match(r"v(\d+)\S*", node("--version") if shutil.which("node") else "")
-    if version and int(version[1]) >= NODE_VERSION:
-        return f"the page's script in Node.js {version[0]}", run
-    return None
+    return f"the page's script in Node.js {version}", run
 
 
 def trace(net: nn.Module, image: Tensor) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
