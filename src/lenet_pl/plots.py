@@ -25,6 +25,9 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8f98"
 COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
 STYLE = rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
 styled = rc_context(STYLE)
+DASHED = (0, (4, 2))
+# of a legend above the axes, where it covers nothing
+ABOVE: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.3}
 
 
 @styled
@@ -35,23 +38,17 @@ def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
     """
     figure, axes = _epoch_axes(3.3)
     for (name, (rows, best)), colour in zip(runs.items(), COLOURS, strict=False):
-        several = len(runs) > 1  # then the legend has the runs only
+        labels = ("training", "validation", f"best, epoch {best}")
+        if len(runs) > 1:
+            labels = ("", name, "")
         epochs = [row["epoch"] for row in rows]
         training, validation = ([row[f"{x}/{metric}"] for row in rows] for x in ("train", "val"))
         points: Any = {"color": colour, "marker": "o" * (len(rows) < 3), "ms": 4}
-        axes.plot(
-            epochs,
-            training,
-            ls=(0, (4, 2)),
-            alpha=0.6,
-            label="" if several else "training",
-            **points,
-        )
-        axes.plot(epochs, validation, label=name if several else "validation", **points)
+        axes.plot(epochs, training, ls=DASHED, alpha=0.6, label=labels[0], **points)
+        axes.plot(epochs, validation, label=labels[1], **points)
         if best in epochs:
             circle: Any = {"ms": 8, "mfc": "white", "mec": colour, "mew": 2, "zorder": 5}
-            value, label = validation[epochs.index(best)], "" if several else f"best, epoch {best}"
-            axes.plot([best], [value], "o", label=label, **circle)
+            axes.plot([best], [validation[epochs.index(best)]], "o", label=labels[2], **circle)
     axes.margins(y=0.1)
     low, high = axes.dataLim.intervaly
     if metric == "acc":
@@ -62,7 +59,7 @@ def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
     columns = 1 if max(map(len, runs)) > 32 else 3 if len(runs) == 1 else 2
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3, ncols=columns)
+    axes.legend(ncols=columns, **ABOVE)
     return figure
 
 
@@ -89,12 +86,12 @@ def learning_rate_search(rates: Sequence[float], losses: Sequence[float], lr: fl
     """Plot the training loss by learning rate, with the suggested one marked."""
     figure, axes = _epoch_axes(3.3)
     axes.plot(rates, losses, color=BLUE)
-    axes.axvline(lr, color=ORANGE, ls=(0, (4, 2)), label=f"suggested: {lr:.2g}")
+    axes.axvline(lr, color=ORANGE, ls=DASHED, label=f"suggested: {lr:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
     axes.xaxis.set_major_formatter("{x:g}")
     fall = losses[0] - min(losses)
     axes.set_ylim(min(losses) - 0.1 * fall, losses[0] + 0.5 * fall)  # it may rise without limit
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3)
+    axes.legend(**ABOVE)
     return figure
 
 
@@ -116,14 +113,12 @@ def confusion_matrix(
     limit = max(1.0, errors.max().item() * 1.6)
     axes.imshow(np.ma.masked_equal(errors.numpy(), 0), cmap="Oranges", vmin=0, vmax=limit)
     axes.imshow(np.ma.masked_equal(np.eye(count), 0), cmap="Greys", vmin=0, vmax=12)
-    axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(np.arange(count + 1) - 0.5, minor=True)
     axes.grid(which="minor")
     for row, column in matrix.nonzero().tolist() if count < 25 else ():  # else illegible
-        options: Any = {"weight": "bold" if row == column else "normal", "in_layout": False}
-        axes.text(
-            column, row, f"{matrix[row, column]}", ha="center", va="center", size=8, **options
-        )
+        number = axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", size=8)
+        number.set(weight="bold" if row == column else "normal", in_layout=False)
     rotation, align = (45, "right") if longest > 3 else (0, "center")
     axes.set_xticks(range(count), classes, rotation=rotation, ha=align)
     axes.set_yticks(range(count), classes)
@@ -176,10 +171,8 @@ def filters(weight: Tensor) -> Figure:
     Those of colour images are in colour, with grey as zero; of others, the mean over ``in``.
     """
     weight = weight[:64]
-    if weight.shape[1] == 3:
-        limit = weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-        return image_grid((weight / limit + 1) / 2)
-    return image_grid(signed_colours(weight.mean(1, keepdim=True)))
+    colour = weight.shape[1] == 3
+    return image_grid(_scaled(weight) if colour else signed_colours(weight.mean(1, keepdim=True)))
 
 
 def signed_colours(maps: Tensor) -> Tensor:
@@ -187,9 +180,14 @@ def signed_colours(maps: Tensor) -> Tensor:
 
     Orange is positive, purple negative and white zero.
     """
+    colours = colormaps["PuOr_r"](_scaled(maps).squeeze(1).numpy())
+    return maps.new_tensor(colours[..., :3]).permute(0, 3, 1, 2)
+
+
+def _scaled(maps: Tensor) -> Tensor:
+    """Maps ``[N, C, H, W]``, each scaled by its largest magnitude to [0, 1], with 0.5 for zero."""
     limit = maps.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-    scaled = ((maps / limit + 1) / 2).squeeze(1).numpy()
-    return maps.new_tensor(colormaps["PuOr_r"](scaled)[..., :3]).permute(0, 3, 1, 2)
+    return (maps / limit + 1) / 2
 
 
 @styled
@@ -201,14 +199,15 @@ def reliability(bins: Calibration) -> Figure:
     """
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
-    used = bins.counts > 0
-    left, width = bins.edges[:-1][used].numpy(), bins.edges.diff()[used].numpy() * 0.92
-    accuracy, confidence = bins.accuracy[used].numpy(), bins.confidence[used].numpy()
+    used, width = bins.counts > 0, 0.92 / len(bins.counts)
+    left, confidence, accuracy, counts = (
+        values[used].numpy() for values in (bins.edges[:-1], *bins[1:])
+    )
     upper.bar(left, accuracy, width, align="edge", color=BLUE, alpha=0.85, label="accuracy")
     upper.hlines(confidence, left, left + width, color=ORANGE, lw=2.2, label="mean confidence")
     upper.set(ylim=(0, 1), xlim=(0, 1), ylabel="accuracy")
     upper.legend(loc="upper left", fontsize=8.5)
-    lower.bar(left, bins.counts[used].numpy(), width, align="edge", color=GREY)
+    lower.bar(left, counts, width, align="edge", color=GREY)
     lower.set(yscale="log", xlabel="confidence", ylabel="images")
     lower.yaxis.set_major_formatter("{x:,.0f}")
     lower.yaxis.set_minor_formatter(NullFormatter())

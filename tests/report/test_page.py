@@ -21,7 +21,7 @@ from lenet_pl.metrics import negative_log_likelihood
 from lenet_pl.models.pixelnet import PixelNet
 from lenet_pl.report import page
 from lenet_pl.report.compare import write_comparison
-from lenet_pl.report.diagnosis import Context, diagnose
+from lenet_pl.report.diagnosis import diagnose
 from lenet_pl.runs import open_run
 
 
@@ -57,7 +57,7 @@ def test_page_shows_the_results(first, tested, html):
         f"{metrics['test/loss']:.4f}"
     )
     assert "the epoch with the best validation accuracy." in html
-    for finding in diagnose(Context(first)):
+    for finding in diagnose(first):
         assert finding.title in html
     names = {file.stem for file in (tested / "report").glob("*.png")}
     assert names >= {

@@ -24,12 +24,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 MAX_WEIGHTS = 3_000_000  # so that the page keeps up with drawing
 NODE_VERSION = 18  # the first with the JavaScript of current browsers
 IDENTITIES = ("dropout", "feature_dropout", "contiguous", "clone", "alias", "detach")
-# the operations of network.js, with arguments that must have these values
-OPERATIONS: dict[str, dict[str, Any]] = {
-    **{name: {} for name in (
-        "linear", "adaptive_avg_pool2d", "relu", "leaky_relu", "tanh", "sigmoid", "silu", "select",
-        "unbind_item", "cat", "flatten", "view", "reshape", "squeeze", "unsqueeze",
-    )},
+# the operations of network.js; the values that arguments of some of them must have
+OPERATIONS = {"linear", "adaptive_avg_pool2d", "relu", "leaky_relu", "tanh", "sigmoid", "silu"}
+OPERATIONS |= {"flatten", "view", "reshape", "squeeze", "unsqueeze", "cat", "select", "unbind_item"}
+REQUIRED: dict[str, dict[str, Any]] = {
     "conv2d": {"dilation": [1, 1], "groups": 1},
     "batch_norm": {"training": False},
     "max_pool2d": {"dilation": [1, 1], "ceil_mode": False},
@@ -37,7 +35,7 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     "lstm_item": {"hx": [None, None], "batch_first": True, "has_biases": True},
     "slice": {"step": 1},
     "add": {"alpha": 1},
-}  # fmt: skip
+}
 
 
 def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[str, Any]) -> bytes:
@@ -84,10 +82,10 @@ def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[s
 
 def load_html(content: bytes) -> tuple[str, Callable[[Tensor], Tensor]] | None:
     """The page's own script in Node.js; None if Node.js is not installed or too old."""
-    node = shutil.which("node") or ""
-    command = [node, "--version"]
-    output = subprocess.run(command, capture_output=True, text=True).stdout.strip() if node else ""
-    number = re.match(r"v(\d+)", output)
+    if not (node := shutil.which("node")):
+        return None
+    version = subprocess.run([node, "--version"], capture_output=True, text=True).stdout.strip()
+    number = re.match(r"v(\d+)", version)
     if number is None or int(number[1]) < NODE_VERSION:
         return None
 
@@ -98,7 +96,7 @@ def load_html(content: bytes) -> tuple[str, Callable[[Tensor], Tensor]] | None:
         done = subprocess.run(command, input=message, text=True, capture_output=True, check=True)
         return torch.from_numpy(np.array(json.loads(done.stdout), np.float32))  # null becomes NaN
 
-    return f"the page's script in Node.js {output}", run
+    return f"the page's script in Node.js {version}", run
 
 
 def trace(net: nn.Module, image: Tensor) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
@@ -157,9 +155,9 @@ def _read(
             values[node] = values[source]
         else:
             encoded = {name: encode(value) for name, value in args.items()}
-            required = OPERATIONS.get(op)
             broadcast = op == "add" and args["other"].meta["val"].shape != source.meta["val"].shape
-            if required is None or broadcast or required != {k: encoded[k] for k in required}:
+            differs = any(encoded[key] != value for key, value in REQUIRED.get(op, {}).items())
+            if op not in OPERATIONS | REQUIRED.keys() or broadcast or differs:
                 raise ValueError(op)
             *_, (name, kind) = (node.meta.get("nn_module_stack") or {"": ("", "")}).values()
             module = {"name": name, "type": kind.rpartition(".")[2]} if name else {}

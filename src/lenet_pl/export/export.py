@@ -33,11 +33,9 @@ def export(run: Run, format: str, output: Path | None = None) -> dict[str, Any]:
     """Export a run's network to a file that does not need this package, and return a summary.
 
     The file is written if it gives the same probabilities as PyTorch on the run's test images, or
-    on its validation images if it was not tested; a page also if there is no Node.js to run it, in
-    which case it was ``checked_with`` None. The format is a key of :data:`FORMATS`, and the output
-    by default a file in ``export/`` in the run folder.
-
-    Raises VerificationError if a probability differs by more than :data:`TOLERANCE`.
+    on its validation images if it was not tested; else VerificationError is raised. A page is also
+    written if there is no Node.js to run it, ``checked_with`` None. The format is a key of
+    :data:`FORMATS`, and the output by default a file in ``export/`` in the run folder.
     """
     name, write, load = FORMATS[format]
     file = output or run.folder / "export" / name
@@ -89,9 +87,9 @@ def export(run: Run, format: str, output: Path | None = None) -> dict[str, Any]:
             )
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, content)
-    written = {"file": str(file), "format": format, "size": len(content), "checked_with": runtime}
-    verified = {"images": len(images), "difference": difference, "agree": agree}
-    return written | verified | {"accuracy": accuracy, "split": split, "notes": list(run.notes)}
+    result = {"file": str(file), "format": format, "size": len(content), "checked_with": runtime}
+    result |= {"images": len(images), "difference": difference, "agree": agree}
+    return result | {"accuracy": accuracy, "split": split, "notes": list(run.notes)}
 
 
 def write_onnx(network: nn.Module, images: Tensor, labels: Tensor, facts: Facts) -> bytes:
@@ -100,16 +98,10 @@ def write_onnx(network: nn.Module, images: Tensor, labels: Tensor, facts: Facts)
 
     for library in ("torch.onnx", "onnx_ir", "onnxscript"):  # they log each step at INFO
         logging.getLogger(library).setLevel(logging.ERROR)
+    names: Any = {"input_names": ["images"], "output_names": ["probabilities"]}
+    options: Any = {"dynamo": True, "dynamic_shapes": DYNAMIC_BATCH, "verbose": False}
     with warnings.catch_warnings(action="ignore"):
-        program = torch.onnx.export(
-            network,
-            (images[:2].clone(),),
-            dynamo=True,
-            input_names=["images"],
-            output_names=["probabilities"],
-            dynamic_shapes=DYNAMIC_BATCH,
-            verbose=False,
-        )
+        program = torch.onnx.export(network, (images[:2].clone(),), **names, **options)
     assert program is not None
     for node in program.model.graph:
         node.metadata_props.clear()  # paths of this machine
@@ -128,11 +120,9 @@ def load_onnx(content: bytes) -> Loaded:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-
-    return f"ONNX Runtime {onnxruntime.__version__}", run
+    return f"ONNX Runtime {onnxruntime.__version__}", lambda images: torch.from_numpy(
+        session.run(None, {"images": images.numpy()})[0]
+    )
 
 
 def write_torch(network: nn.Module, images: Tensor, labels: Tensor, facts: Facts) -> bytes:

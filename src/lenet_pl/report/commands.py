@@ -2,11 +2,9 @@
 
 import argparse
 import json
+import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from rich.text import Text
 
 from lenet_pl.console import console, percent
 from lenet_pl.errors import ConfigError
@@ -72,6 +70,5 @@ def list(options: argparse.Namespace) -> None:
     elif not entries:
         console.print(f"{folder}: no runs", markup=False)
     else:
-        lines = Text("\n").join(map(Text, table(entries)))
-        overflow: Any = "ellipsis" if console.is_terminal else "ignore"  # pipes get whole lines
-        console.print(lines, no_wrap=True, overflow=overflow, crop=False)
+        width = console.width if console.is_terminal else sys.maxsize  # pipes get whole lines
+        console.print("\n".join(table(entries, width)), markup=False, soft_wrap=True)

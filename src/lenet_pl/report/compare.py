@@ -23,14 +23,12 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
     """Write ``RUN/report/against-OTHERS/index.html``, with its figures as PNG files beside it.
 
     RUN is the first run. The runs are compared on the test split if all were tested, else on the
-    validation split. Returns, for JSON, the path, the verdict, the runs, and the most accurate one
-    compared with each other run; for two runs also how many images both, one or neither classify
-    correctly, and the p-value. Raises ConfigError if the runs were evaluated on different images.
+    validation split; ConfigError if their images differ. Returns the answer of ``--json``.
     """
     runs, shown = [x.run for x in evaluations], [x.test for x in evaluations if x.test]
     if len(shown) < len(runs):
         shown = [x.val for x in evaluations]
-    first, classes = shown[0], runs[0].classes
+    first = shown[0]
     for run, x in zip(runs, shown, strict=True):
         if not (torch.equal(x.images, first.images) and torch.equal(x.labels, first.labels)):
             raise ConfigError(
@@ -39,16 +37,16 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
             )
     names, correct = run_names(evaluations), torch.stack([x.correct for x in shown])
     computed = list(map(compute_metrics, runs, shown))
-    best = max(range(len(runs)), key=lambda run: computed[run]["correct"])
+    best = int(correct.sum(1).argmax())
     comparisons = compare(names, correct, best)
     against = shorten("-".join(["against", *(run.name for run in runs[1:])]))
     folder = runs[0].folder / "report" / re.sub(r"[^\w.-]+", "-", against)
-    figures = ("accuracy", "low", "high", "loss", "nll", "ece")
+    measured = ("accuracy", "low", "high", "loss", "nll", "ece")
     answer: dict[str, Any] = {
         "path": str(folder / "index.html"),
         "verdict": verdict(names[best], comparisons),
         "runs": [
-            {"name": name, "folder": str(run.folder), **{x: values[x] for x in figures}}
+            {"name": name, "folder": str(run.folder), **{x: values[x] for x in measured}}
             for name, run, values in zip(names, runs, computed, strict=True)
         ],
         "best": names[best],
@@ -57,34 +55,26 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
     if len(runs) == 2:
         [pair] = comparisons
         only = (pair["only_best"], pair["only_other"])
-        counts = {"both": pair["both"], "only_first": only[best], "only_second": only[1 - best]}
-        answer |= {**counts, "neither": pair["neither"], "p": pair["p"]}
+        answer |= {"both": pair["both"], "only_first": only[best], "only_second": only[1 - best]}
+        answer |= {"neither": pair["neither"], "p": pair["p"]}
     curves = {n: (x.rows, x.run.epoch) for n, x in zip(names, evaluations, strict=True)}
-    matrices = [torch.tensor(values["matrix"]) for values in computed]
-
-    def disagreement(right: int, wrong: int) -> list[dict[str, Any]]:
-        """Images that only the first of two runs classifies correctly."""
-        x, selected = shown[wrong], correct[right] & ~correct[wrong]
-        count = 24 if len(runs) == 2 else 12
-        return image_cards(x, classes, metrics.by_confidence(x.logits, selected, count))
-
+    others = [run for run in range(len(runs)) if run != best]
+    disagreements = []
+    for right, wrong in chain.from_iterable(((best, run), (run, best)) for run in others):
+        selected, count = correct[right] & ~correct[wrong], 24 if len(runs) == 2 else 12
+        chosen = metrics.by_confidence(shown[wrong].logits, selected, count)
+        cards = image_cards(shown[wrong], runs[0].classes, chosen)
+        disagreements.append((names[right], names[wrong], cards))
     context = {
         "figures": {f"curves-{x}": plots.curves(curves, x) for x in ("loss", "acc")},
         "evaluations": evaluations,
-        "names": names,
         "colours": plots.COLOURS,
-        "best": best,
         "shown": first,
         "answer": answer,
         "metrics": computed,
-        "most_errors": most_errors(*matrices),
+        "most_errors": most_errors(*(torch.tensor(values["matrix"]) for values in computed)),
         "settings": config_diff([run.config for run in runs]),
-        "disagreements": [
-            (names[right], names[wrong], disagreement(right, wrong))
-            for other in range(len(runs))
-            for right, wrong in ((best, other), (other, best))
-            if other != best
-        ],
+        "disagreements": disagreements,
     }
     write_page(folder, "compare.html.j2", context)
     return answer
@@ -144,7 +134,6 @@ def verdict(best: str, comparisons: Sequence[dict[str, Any]]) -> str:
 def config_diff(configs: Sequence[DictConfig]) -> list[tuple[str, list[str]]]:
     """The configuration keys whose values differ, with the value of each run."""
     flat = [flatten(OmegaConf.to_container(config)) for config in configs]
-    # keys that differ between any two runs
     keys = sorted({*chain.from_iterable(flat)} - {"run_dir", "ckpt_path", "repeat", "name"})
     rows = [(key, [str(values.get(key)) for values in flat]) for key in keys]
     return [(key, values) for key, values in rows if len(set(values)) > 1]

@@ -14,9 +14,9 @@ def convolutions(network: nn.Module) -> list[nn.Conv2d]:
     return [module for module in network.modules() if isinstance(module, nn.Conv2d)]
 
 
-def feature_maps(network: nn.Module, images: Tensor, count: int = 2) -> list[Tensor]:
-    """Outputs ``[N, maps, H, W]`` of the first ``count`` convolutions, before any activation."""
-    layers = convolutions(network)[:count]
+def feature_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """Outputs ``[N, maps, H, W]`` of the first two convolutions, before any activation."""
+    layers = convolutions(network)[:2]
     outputs: dict[nn.Module, Tensor] = {}
 
     def store(module: nn.Module, inputs: Any, output: Any) -> None:

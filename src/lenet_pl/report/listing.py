@@ -1,12 +1,13 @@
 """The runs and sweeps in a folder, from small files only; torch is not imported."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lenet_pl.console import named_score, percent
-from lenet_pl.errors import ConfigError
+from lenet_pl.errors import ConfigError, shorten
 from lenet_pl.naming import differences, override_values, parameter_overrides
 from lenet_pl.records import read_json, read_overrides
 from lenet_pl.rules import NATURAL, gain
@@ -74,18 +75,26 @@ def describe(runs: Sequence[Entry]) -> None:
         run["description"] = run["name"] or text
 
 
-def table(entries: Sequence[Entry]) -> list[str]:
-    """A header, and a line for each entry: folder, score, test accuracy, status and description."""
-    rows = [("folder", "score", "test", "")]
+def table(entries: Sequence[Entry], width: int = sys.maxsize) -> list[str]:
+    """A header, and a line for each entry: score, test accuracy, folder, status and description.
+
+    Status and description are below the folder where they do not fit into the width beside it.
+    """
+    rows = [("score", "test", "folder", "")]
     for entry in entries:
         score, test, jobs = (entry.get(key) for key in ("score", "test/acc", "jobs"))
         status = entry["status"] if entry["status"] != "finished" else ""
         if jobs:
-            status = (
-                f"{jobs['ended']} of {jobs['total']} jobs" if status else f"{jobs['total']} jobs"
-            )
+            status = f"{jobs['ended']} of " * bool(status) + f"{jobs['total']} jobs"
         text = ": ".join(filter(None, (status, entry.get("error") or entry.get("description"))))
         value = "" if score is None else named_score(entry["monitor"], score)
-        rows.append((entry["folder"], value, "" if test is None else percent(test), text))
+        rows.append((value, "" if test is None else percent(test), entry["folder"], text))
     first, second, third, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
-    return [f"{a:<{first}}  {b:>{second}}  {c:>{third}}  {d}".rstrip() for a, b, c, d in rows]
+    lines = []
+    for score, test, folder, text in rows:
+        start = f"{score:>{first}}  {test:>{second}}  "
+        line = f"{start}{folder:<{third}}  {text}".rstrip()
+        if text and len(line) > width:
+            line = f"{start}{folder}\n{'':{len(start)}}{shorten(text, width - len(start) - 2)}"
+        lines.append(line)
+    return lines

@@ -1,11 +1,10 @@
 """The page about a run, as one file: images are data URIs, and there are no scripts."""
 
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
-from itertools import zip_longest
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from lenet_pl.config import monitored_metric
 from lenet_pl.console import metric_title, percent, score
 from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions, compute_metrics
 from lenet_pl.models.pixelnet import model_name
-from lenet_pl.report.diagnosis import Context, confused_pairs, diagnose
+from lenet_pl.report.diagnosis import confused_pairs, diagnose
 from lenet_pl.report.explain import convolutions, feature_maps, saliency
 
 SUFFIX = ".report"  # of the TensorBoard event file that a report writes
@@ -35,7 +34,7 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
 
     Returns the path of the page, the split, its accuracy and the findings, for JSON.
     """
-    run, shown, findings = evaluation.run, evaluation.shown, diagnose(Context(evaluation))
+    run, shown, findings = evaluation.run, evaluation.shown, diagnose(evaluation)
     computed = compute_metrics(run, shown)
     matrix = torch.tensor(computed["matrix"])
     drawn = draw(evaluation, matrix)
@@ -55,12 +54,9 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
     path = write_page(run.folder / "report", "report.html.j2", context | drawn)
     add_to_tensorboard(run.folder, drawn["figures"], run.epoch)
     keys = ("title", "evidence", "advice", "overrides", "command")
-    return {
-        "path": str(path),
-        "split": shown.split,
-        "accuracy": computed["accuracy"],
-        "findings": [{key: getattr(finding, key) for key in keys} for finding in findings],
-    }
+    answer = [{key: getattr(finding, key) for key in keys} for finding in findings]
+    measured = {"split": shown.split, "accuracy": computed["accuracy"]}
+    return {"path": str(path), **measured, "findings": answer}
 
 
 def draw(evaluation: RunEvaluation, matrix: Tensor) -> dict[str, Any]:
@@ -75,13 +71,12 @@ def draw(evaluation: RunEvaluation, matrix: Tensor) -> dict[str, Any]:
     }
     if len({row["lr"] for row in rows}) > 1:
         figures["learning-rate"] = plots.learning_rate(rows)
-    chosen = partial(metrics.by_confidence, shown.logits)
-    errors = chosen(~shown.correct, 32)
-    sections = {"mistakes": errors, "uncertain": chosen(shown.correct, 16, descending=False)}
-    cards = {name: image_cards(shown, classes, indices) for name, indices in sections.items()}
-    for name, indices in sections.items():
-        if len(indices):
-            captions = [card["caption"] for card in cards[name]]
+    errors = metrics.by_confidence(shown.logits, ~shown.correct, 32)
+    uncertain = metrics.by_confidence(shown.logits, shown.correct, 16, descending=False)
+    cards = {}
+    for name, indices in (("mistakes", errors), ("uncertain", uncertain)):
+        cards[name] = image_cards(shown, classes, indices)
+        if captions := [card["caption"] for card in cards[name]]:
             figures[name] = plots.image_grid(shown.images[indices], captions)
     return {**cards, "figures": figures | explain(evaluation, errors[:8])}
 
@@ -95,20 +90,16 @@ def cell_cards(
     cell, or fewer if the page would become too large.
     """
     confidence = shown.logits.softmax(1).amax(1)
-    order = torch.where(shown.correct, -confidence, confidence).argsort(
-        descending=True, stable=True
-    )
+    order = torch.where(shown.correct, confidence, -confidence).argsort(stable=True)
     pairs = list(zip(shown.labels.tolist(), shown.predicted.tolist(), strict=True))
-    # large cells first, which are the most interesting if not all images fit
-    cells: dict[tuple[int, int], list[Any]] = {pair: [] for pair, _ in Counter(pairs).most_common()}
-    for i in order.tolist():
-        cells[pairs[i]].append(i)
-    # the first image of every cell, then the second of every cell, and so on
-    turns = zip_longest(*(indices[:CELL_IMAGES] for indices in cells.values()))
-    chosen = [i for turn in turns for i in turn if i is not None]
-    cells, size = {pair: [] for pair in cells}, 0
-    for i, card in zip(chosen, image_cards(shown, classes, torch.tensor(chosen)), strict=True):
-        size += len(card["png"])
+    counts, numbers = Counter(pairs), defaultdict[tuple[int, int], Iterator[int]](count)
+    # if not all fit: the first image of every cell, then the second, those of large cells first
+    ranks = sorted((next(numbers[pairs[i]]), -counts[pairs[i]], i) for i in order.tolist())
+    chosen = [i for number, _, i in ranks if number < CELL_IMAGES]
+    cards = image_cards(shown, classes, torch.tensor(chosen))
+    sizes = accumulate(len(card["png"]) for card in cards)
+    cells: dict[tuple[int, int], list[dict[str, Any]]] = {pair: [] for pair in counts}
+    for i, card, size in zip(chosen, cards, sizes, strict=True):
         if size <= CELL_BYTES:
             cells[pairs[i]].append(card)
     return cells
@@ -124,14 +115,14 @@ def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
             rows = zip(images, maps[:, :16, None], strict=True)
             grid = [tile for image, row in rows for tile in (image, *plots.signed_colours(row))]
             figures[f"features-{number}"] = plots.image_grid(grid, columns=len(grid) // len(images))
-    if count := len(errors):
+    if len(errors):
         images = shown.images[errors]
         maps = saliency(network, images, shown.predicted[errors], shown.labels[errors])
         shadow = 1 - 0.3 * images.float().mean(1, keepdim=True) / 255
         grid = [*images, *(plots.signed_colours(maps) * shadow)]
         cards = image_cards(shown, evaluation.run.classes, errors)
-        captions = [card["caption"] for card in cards]
-        figures["saliency"] = plots.image_grid(grid, captions + [""] * count, columns=count)
+        captions = [card["caption"] for card in cards] + [""] * len(errors)
+        figures["saliency"] = plots.image_grid(grid, captions, columns=len(errors))
     return figures
 
 
@@ -159,10 +150,7 @@ def image_cards(
 
 
 def thumbnail(image: Tensor) -> bytes:
-    """A PNG file of an image ``uint8 [C, H, W]``; greyscale is inverted to black on white.
-
-    Large images are reduced.
-    """
+    """A PNG file of an image ``uint8 [C, H, W]``, reduced if large; greyscale is inverted."""
     pixels = (255 - image[0]) if len(image) == 1 else image.permute(1, 2, 0)
     picture = Image.fromarray(pixels.numpy())
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
@@ -171,10 +159,7 @@ def thumbnail(image: Tensor) -> bytes:
 
 
 def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
-    """Write a template filled with ``context``, and its ``figures`` as the only PNG files beside.
-
-    All values are escaped, class names included.
-    """
+    """Write a template filled with a context, and the context's figures as PNG files beside it."""
     figures = {name: plots.png(figure) for name, figure in context["figures"].items()}
     environment = Environment(
         loader=PackageLoader("lenet_pl.report"), undefined=StrictUndefined,
@@ -203,13 +188,12 @@ def add_to_tensorboard(folder: Path, figures: Mapping[str, Figure], epoch: int) 
     """Add figures to a run's TensorBoard log, if it has one; they replace those added earlier."""
     from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-    events = sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
-    for path in events:
-        if path.name.endswith(SUFFIX):
-            path.unlink()
+    for earlier in [*folder.rglob(f"events.*{SUFFIX}")]:
+        earlier.unlink()
     # a sweep's job has a subfolder
-    if training := [path.parent for path in events if not path.name.endswith(SUFFIX)]:
-        with SummaryWriter(str(training[-1]), filename_suffix=SUFFIX) as writer:
+    events = sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
+    if events:
+        with SummaryWriter(str(events[-1].parent), filename_suffix=SUFFIX) as writer:
             for name, figure in figures.items():
                 pixels = plots.rgb_array(figure)
                 writer.add_image(f"report/{name}", pixels, epoch, dataformats="HWC")
