@@ -22,8 +22,8 @@ DEBUG_STEPS = 1000  # length of the schedule with fast_dev_run, which trains on 
 class Classifier(LightningModule):
     """A network with its normalisation, loss and optimizer.
 
-    The loss and :func:`epoch_metrics` are computed once per epoch, from the logits of all batches;
-    they are logged as ``train/loss``, ``train/acc``, ``val/loss`` and so on, nothing in a step.
+    The loss and :func:`epoch_metrics` are computed once per epoch, from the logits of all batches,
+    and logged as ``train/loss``, ``train/acc``, ``val/loss`` and so on.
 
     Args:
         net: maps standardised images ``[N, C, H, W]`` to logits ``[N, classes]``.
@@ -33,15 +33,12 @@ class Classifier(LightningModule):
             number of optimizer steps; None or empty for a constant learning rate.
         decay_biases: whether weight decay also applies to biases and other vectors.
         seed: of dropout and other random numbers of the network, together with the epoch.
-        mean, std: of the training pixels, scaled to [0, 1]; a number, or one per channel. They are
-            saved in the checkpoint.
+        mean, std: of the training pixels, scaled to [0, 1]; a number, or one per channel.
         example: one image ``[1, C, H, W]``, for TensorBoard's graph.
-        settings: the values, by key, that a resumed run must not change, in plain types; saved in
-            the checkpoint.
+        settings: plain values that a resumed run must not change, by key, for the checkpoint.
 
     Attributes:
-        frozen_lr_factor: factor on the learning rate of the parameters that are frozen at the
-            start, which applies once they are unfrozen.
+        frozen_lr_factor: factor on the learning rate of parameters that are frozen at the start.
         outputs: logits ``[N, classes]`` and labels ``[N]`` of each stage's last epoch.
     """
 
@@ -138,8 +135,7 @@ class Classifier(LightningModule):
     def build_optimizer(self) -> Optimizer:
         """Build the optimizer, with frozen parameters in separate groups.
 
-        A frozen parameter has no gradient, so optimizers skip it. It is in the optimizer from the
-        start, so schedules and checkpoints include it.
+        Optimizers skip them while they have no gradient; schedules and checkpoints include them.
         """
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}  # (frozen, without decay)
         for parameter in self.net.parameters():

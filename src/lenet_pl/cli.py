@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -29,17 +29,10 @@ from lenet_pl.config import (
     check_options,
     conf_dir,
     options,
-    similar_keys,
+    suggest,
     task_config,
 )
-from lenet_pl.errors import (
-    ConfigError,
-    UserError,
-    check_output,
-    exit_on_error,
-    fail,
-    protect_output,
-)
+from lenet_pl.errors import ConfigError, UserError, check_output, exit_on_error, protect_output
 from lenet_pl.rules import show
 from lenet_pl.runs import resume_arguments
 from lenet_pl.trust import VARIABLE, add_working_folder, parse_override
@@ -63,36 +56,36 @@ class Parser(argparse.ArgumentParser):
     """Reports an invalid option in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        fail(f"{message}; see {self.prog} --help")
+        raise ConfigError(f"{message}; see {self.prog} --help")
 
 
 def main() -> None:
     """The ``lenet-pl`` command: ``train`` takes Hydra overrides, the others take options."""
     protect_output()
-    commands = {k: v for k, v in COMMANDS.items() if find_spec(f"lenet_pl.{v[0]}")}
-    description = "Train image classifiers and examine what they learnt."
-    parser = Parser(prog="lenet-pl", description=description)
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    subparsers.add_parser("train", help="train a network: python train.py, from any folder")
-    for name, (_, text) in commands.items():
-        subparsers.add_parser(name, help=text)
-    name = parser.parse_args(sys.argv[1:2]).command
-    if name == "train":
-        sys.argv = [__file__, *sys.argv[2:]]  # DDP launches its other processes with this file
-        return train()
     with exit_on_error():
+        description = "Train image classifiers and examine what they learnt."
+        parser = Parser(prog="lenet-pl", description=description)
+        subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+        subparsers.add_parser("train", help="train a network: python train.py, from any folder")
+        for name, (package, text) in COMMANDS.items():
+            if find_spec(f"lenet_pl.{package}"):
+                subparsers.add_parser(name, help=text)
+        name = parser.parse_args(sys.argv[1:2]).command
+        if name == "train":
+            sys.argv = [__file__, *sys.argv[2:]]  # DDP launches its other processes with this file
+            return train()
         Path.cwd()  # in a folder that was deleted, torch would end the process
-        package, text = commands[name]
+        package, text = COMMANDS[name]
         module = import_module(f"lenet_pl.{package}.commands")
         parser = Parser(prog=f"lenet-pl {name}", description=text)
         getattr(module, f"add_{name}_arguments")(parser)
         if any(action.dest == "run" for action in parser._actions):  # it opens a run
             text = "allow classes of this module in a run folder (or LENET_PL_TRUST=NAME,NAME)"
             parser.add_argument("--trust", metavar="NAME", action="append", default=[], help=text)
-        options = parser.parse_args(sys.argv[2:])
-        trust = getattr(options, "trust", [])
-        os.environ[VARIABLE] = ",".join([os.environ.get(VARIABLE, ""), *trust])
-        status = getattr(module, name)(options)
+        arguments = parser.parse_args(sys.argv[2:])
+        trusted = [os.environ.get(VARIABLE, ""), *getattr(arguments, "trust", [])]
+        os.environ[VARIABLE] = ",".join(trusted)
+        status = getattr(module, name)(arguments)
         check_output()
         raise SystemExit(status)
 
@@ -169,10 +162,11 @@ def check_arguments(arguments: list[str]) -> list[str]:
         key, value = override.key_or_group, override.value()
         if key == "run_dir" or key.startswith("hydra.callbacks.preflight"):
             raise ConfigError(f"{argument}: cannot be changed; the run folder is hydra.run.dir")
+        choices = options(key)
         for several in value.list if isinstance(value, ChoiceSweep) else [value]:
             if isinstance(several, list):
-                check_options(key, [name for name in several if name in options(key)])
-        if (choices := options(key)) and not override.is_sweep_override():
+                check_options(key, [name for name in several if name in choices])
+        if choices and not override.is_sweep_override():
             names = value if isinstance(value, list) else [value]
             removed = override.is_delete() or value in (None, False, [], {})
             valid = all(isinstance(name, str) and len(name) < 200 for name in names)
@@ -195,9 +189,8 @@ def explain(error: Exception) -> str | None:
         return None
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        node: Any = cause.parent_node
-        path, key = str(node._get_full_key(None)), str(cause.full_key)
-        return f"{key}: no such key; {similar_keys(key, node, path)}"
+        key, node = str(cause.full_key), cast(Any, cause.parent_node)
+        return f"{key}: no such key; {suggest(key, node._get_root())}"
     lines = f"{error}\n{cause or ''}".splitlines()
     noise = ("full_key:", "object_type=", "reference_type=")
     text = " ".join(line for line in lines if not line.strip().startswith(noise))

@@ -8,7 +8,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
 from inspect import formatannotation
@@ -60,36 +61,41 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
 
 
-def similar_keys(key: str, node: DictConfig, path: str = "") -> str:
-    """Suggest keys in a node, which is at ``path``, or below it, for one that does not exist."""
-    values: Any = OmegaConf.to_container(node)
-    values.pop(key, None)  # of :func:`check`
-    own = [str(name) for name in values if not str(name).startswith(("_", "hydra"))]
+def suggest(key: str, cfg: DictConfig) -> str:
+    """Suggest keys of the same or a similar name for one that does not exist."""
+    parent, _, name = key.rpartition(".")
     paths: dict[str, list[str]] = {}  # by the last part of the key
-    for name, value in (dict.fromkeys(own) | flatten(values)).items():
-        if not (name.startswith(("hydra.", "hparams.")) or "${" in str(value)):
-            paths.setdefault(name.rpartition(".")[2], []).append(f"{path}.{name}".lstrip("."))
-    name, group = key.rpartition(".")[2], key.partition(".")[0]
+    for path in _keys(OmegaConf.to_container(cfg)):
+        if path != key and path.startswith("hydra.") == key.startswith("hydra."):
+            paths.setdefault(path.rpartition(".")[2], []).append(path)
+    siblings = [x for x in paths if f"{parent}.{x}".lstrip(".") in paths[x]]
     name = name if name in paths else SYNONYMS.get(name, name)
-    close = get_close_matches(name, own, 1, 0.7) if name not in paths else [name]
-    if not (close := close or get_close_matches(name, paths, 1, 0.7)):
-        return f"choose from {', '.join(own or [f'{group}={x}' for x in options(group)])}"
-    given = (x.lstrip("+").partition(key) for x in sys.argv)
-    value = next((rest for before, _, rest in given if not before and rest[:1] in ("=", ".")), "")
+    near = [] if name in paths else get_close_matches(name, siblings, 1, 0.7)
+    if not (close := near or get_close_matches(name, paths, 1, 0.7)):
+        return f"choose from {', '.join(siblings or [f'{parent}={x}' for x in options(parent)])}"
+    given = (re.fullmatch(rf"\+*{re.escape(key)}([=.].*)", x) for x in sys.argv)
+    value = next((match[1] for match in given if match), "")
     return f"did you mean {' or '.join(shlex.quote(x + value) for x in paths[close[0]])}?"
 
 
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys in nested mappings, without those whose value refers to another key."""
+    for name, value in node.items() if isinstance(node, dict) else ():
+        if not (str(name).startswith("_") or (isinstance(value, str) and "${" in value)):
+            yield f"{prefix}{name}"
+            yield from _keys(value, f"{prefix}{name}.")
+
+
 def check_options(group: str, names: list[str]) -> None:
-    """Check that no part of a group such as ``callbacks`` is defined by two of its options."""
-    definitions: dict[str, tuple[str, Any]] = {}
+    """Check that no two options of a group such as ``callbacks`` define the same part."""
+    first: dict[str, str] = {}  # the first option that defines a part
     for name in names:
-        node: Any = OmegaConf.load(conf_dir() / group / f"{name}.yaml")
-        for key, part in node.items():
-            first, other = definitions.setdefault(key, (name, part))
-            if part != other and all("_target_" in (x or ()) for x in (part, other)):
+        content: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
+        for part in (x for x, node in content.items() if isinstance(node, dict)):
+            if first.setdefault(part, name) != name:
                 raise ConfigError(
-                    f"{group}=[{','.join(names)}]: {first} and {name} both set {group}.{key}; "
-                    "choose one"
+                    f"{group}=[{','.join(names)}]: {first[part]} and {name} both set "
+                    f"{group}.{part}; choose one"
                 )
 
 
@@ -129,12 +135,10 @@ def check(cfg: DictConfig, single: bool = False) -> None:
     if "find" in cfg and not single:
         raise ConfigError("find: searches with a single run; remove -m")
     for name in map(str, cfg):
+        reference = rf"\$\{{([\w.]+:)?{re.escape(name)}\b"  # ${name} or ${oc.select:name}
         known = name in RULES["config"] or options(name)
-        # the code may read the other keys of config.yaml, and interpolations any
-        if not known and name not in OmegaConf.load(conf_dir() / "config.yaml"):
-            interpolation = rf"\$\{{[^{{}}]*(?<![\w.]){re.escape(name)}\b"
-            if not re.search(interpolation, OmegaConf.to_yaml(cfg)):
-                raise ConfigError(f"{name}: nothing reads this key; {similar_keys(name, cfg)}")
+        if not (known or re.search(reference, OmegaConf.to_yaml(cfg))):
+            raise ConfigError(f"{name}: nothing reads this key; {suggest(name, cfg)}")
     settings = check_values(cfg, sorted(map(str, cfg), key=lambda name: name in REFERRING))
     for group in (*SINGLE, *SEVERAL):
         node = settings.get(group)
@@ -158,7 +162,7 @@ def check(cfg: DictConfig, single: bool = False) -> None:
     monitors = {f"callbacks.{name}": node for name, node in settings["callbacks"].items() if node}
     for name, node in {**monitors, "scheduler": settings["scheduler"]}.items():
         better, mode = MONITORED.get(node.get("monitor")), node.get("mode")
-        if better and mode in ("min", "max") and mode != better:
+        if better and mode not in (None, better):
             raise ConfigError(f"{name}.mode={mode}: must be {better} for {node['monitor']}")
     unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
     if unfreeze > cfg.trainer.max_epochs and not cfg.trainer.fast_dev_run:
@@ -237,33 +241,31 @@ def resume_settings(cfg: DictConfig) -> dict[str, Any]:
 
 def check_types(node: Any, path: str) -> None:
     """Check arguments in a resolved configuration against the type hints of its classes."""
+    hints: dict[str, Any] = {}
     if isinstance(node, dict) and "_target_" in node:
-        try:
+        with suppress(Exception):  # of many types; building the object reports those that matter
             call: Any = get_object(node["_target_"])
             hints = get_type_hints(call.__init__ if isinstance(call, type) else call)  # type: ignore[misc]
-        except Exception:  # of many types; building it reports those that matter
-            hints = {}
-        for name, value in node.items():
-            hint = hints.get(name)
-            if value is not None and not _has_type(value, hint):
-                expected = formatannotation(hint)
-                raise ConfigError(f"{path}.{name}={show(value)}: must be {expected}")
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    for name, part in items:
-        if isinstance(part, dict | list):
-            check_types(part, f"{path}.{name}")
+    elif isinstance(node, list):
+        node = dict(enumerate(node))
+    for name, value in node.items() if isinstance(node, dict) else ():
+        if value is not None and not _has_type(value, hints.get(name)):
+            expected = formatannotation(hints[name])
+            raise ConfigError(f"{path}.{name}={show(value)}: must be {expected}")
+        check_types(value, f"{path}.{name}")
 
 
 def _has_type(value: Any, hint: Any) -> bool:
     """Whether a value has a plain type, or one of a union or list of them; True for others."""
-    parts = [part for part in get_args(hint) if part is not ...]
+    parts = get_args(hint)
     if get_origin(hint) in (Union, UnionType):
         return any(_has_type(value, part) for part in parts)
     if get_origin(hint) in (list, tuple):
         items = value if isinstance(value, list) else [value]
         return items is value and all(any(_has_type(x, part) for part in parts) for x in items)
-    types = {int: (int,), float: (int, float), bool: (bool,), str: (str,), NoneType: (NoneType,)}
-    return type(value) in types.get(hint, (type(value),))
+    if hint is float:
+        return type(value) in (int, float)
+    return hint not in (int, bool, str, NoneType) or type(value) is hint
 
 
 def with_key(path: str, error: BaseException) -> str:

@@ -110,13 +110,12 @@ def layer_table(net: "nn.Module", image: "Tensor", max_rows: int = 30) -> list[L
         net.eval()(image)
     net.train(training)
 
-    def rows_at(depth: int) -> list[Layer]:
+    for depth in range(max((row[0].count(".") for row in calls), default=0), -1, -1):
         called = {row[0] for row in calls if row[0].count(".") <= depth}
         blocks = {name for name in called if any(n.startswith(f"{name}.") for n in called)}
-        return [row for row in calls if row[0] in called - blocks]
-
-    depths = range(max((row[0].count(".") for row in calls), default=0), 0, -1)
-    rows = next((rows for d in depths if len(rows := rows_at(d)) <= max_rows), rows_at(0))
+        rows = [row for row in calls if row[0] in called - blocks]
+        if len(rows) <= max_rows:
+            break
     listed = tuple(f"{row[0]}." for row in rows)
     others = [(name, p) for name, p in net.named_parameters() if not name.startswith(listed)]
     rows += [(name, "Parameter", _size(p), p.numel()) for name, p in others]

@@ -81,16 +81,14 @@ def exit_on_error(
     except KeyboardInterrupt:
         fail("interrupted", FAILED)
     except Exception as error:
-        message, status = str(error), INVALID
-        if isinstance(error, FloatingPointError | VerificationError):
-            status = FAILED
-        elif not isinstance(error, UserError):
-            message = describe(error) or ""
-            if not message and isinstance(error, OSError):
-                # os.getcwd() gives no name
-                unnamed = "current folder" if error.errno == errno.ENOENT else "file"
-                message = f"{error.filename or unnamed}: {error.strerror or one_line(error)}"
-                status = INVALID if error.errno in UNUSABLE else FAILED
+        message, status = describe(error), INVALID
+        if isinstance(error, UserError | FloatingPointError | VerificationError):
+            message, status = str(error), INVALID if isinstance(error, UserError) else FAILED
+        elif isinstance(error, OSError) and not message:
+            # os.getcwd() gives no name
+            unnamed = "current folder" if error.errno == errno.ENOENT else "file"
+            message = f"{error.filename or unnamed}: {error.strerror or one_line(error)}"
+            status = INVALID if error.errno in UNUSABLE else FAILED
         if not message or os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         if message:

@@ -40,16 +40,25 @@ def find_lr(cfg: DictConfig, overrides: Sequence[str], **kwargs: Any) -> None:
         if value := OmegaConf.select(cfg, key):
             raise ConfigError(f"{key}={show(value)}: cannot be combined with find=lr")
     check_folder(folder := Path(cfg.run_dir), None)
-    with TemporaryDirectory() as temporary:
-        parts = build(_search_config(cfg, temporary, kwargs["num_training"]))
+    cfg = cfg.copy()
+    with TemporaryDirectory() as temporary, open_dict(cfg):
+        del cfg.find
+        cfg.callbacks, cfg.logger, cfg.scheduler = {}, {}, {}
+        if cfg.classifier.pop("steps_per_execution", None):  # the loss of every step is needed
+            cfg.classifier._target_ = "lenet_pl.classifier.Classifier"
+        epochs = kwargs["num_training"]  # an epoch has at least one step
+        # the tuner saves the initial weights in the root folder
+        cfg.trainer.update(max_epochs=epochs, default_root_dir=temporary, detect_anomaly=False)
+        parts = build(cfg)
         if not isinstance(parts.trainer.strategy, SingleDeviceStrategy):
             raise ConfigError("trainer.strategy: must be auto, with one device, for find=lr")
         # Lightning's progress bar is written to standard error
         with nullcontext() if console.is_terminal else redirect_stderr(io.StringIO()):
-            search: Any = Tuner(parts.trainer).lr_find(
-                parts.classifier, datamodule=parts.data, update_attr=False, **kwargs
-            )
-    rates, losses = search.results["lr"], unbiased(search.results["loss"])
+            tuner = Tuner(parts.trainer)
+            search: Any = tuner.lr_find(parts.classifier, parts.data, update_attr=False, **kwargs)
+    rates, biased = search.results["lr"], search.results["loss"]
+    # the correction of the bias counts one step more than the average has
+    losses = [x * (1 - BETA ** (n + 1)) / (1 - BETA**n) for n, x in enumerate(biased, start=1)]
     lr = suggestion(rates, losses)
     with lock_run(folder):
         figure = plots.learning_rate_search(rates, losses, lr)
@@ -63,24 +72,6 @@ def find_lr(cfg: DictConfig, overrides: Sequence[str], **kwargs: Any) -> None:
         console.print(Text(f"{name:<15} {text}", style="bold"), soft_wrap=True)
 
 
-def _search_config(cfg: DictConfig, root_dir: str, steps: int) -> DictConfig:
-    """The configuration of a run without what the search replaces."""
-    cfg = cfg.copy()
-    with open_dict(cfg):
-        del cfg.find
-        cfg.callbacks, cfg.logger, cfg.scheduler = {}, {}, {}
-        if cfg.classifier.pop("steps_per_execution", None):  # the loss of every step is needed
-            cfg.classifier._target_ = "lenet_pl.classifier.Classifier"
-        # an epoch has at least one step; the tuner saves the initial weights in the root folder
-        cfg.trainer.update(max_epochs=steps, default_root_dir=root_dir, detect_anomaly=False)
-    return cfg
-
-
-def unbiased(losses: Sequence[float]) -> list[float]:
-    """Correct the bias of Lightning's moving average, which counts one step more than it has."""
-    return [x * (1 - BETA ** (n + 1)) / (1 - BETA**n) for n, x in enumerate(losses, start=1)]
-
-
 def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
     """Return a tenth of the learning rate with the lowest loss; losses are moving averages.
 
@@ -89,14 +80,12 @@ def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
     section 3.3, the factor from fastai's ``lr_find``. Raises ConfigError if the loss does not fall
     and rise again.
     """
-    start, end = losses[len(losses) // 10], losses[-1]
-    lowest, rate = min(
-        (loss if isfinite(loss) else inf, rate) for loss, rate in zip(losses, rates, strict=True)
-    )
-    if not isfinite(start):
-        raise ConfigError(f"find.min_lr={rates[0]:g}: the loss is {start} from the start")
-    if lowest > FALL * start:
-        raise ConfigError("find.num_training: the loss does not fall; search with more steps")
-    if end < lowest / FALL:
+    finite = [(loss, rate) for loss, rate in zip(losses, rates, strict=True) if isfinite(loss)]
+    lowest, rate = min(finite, default=(inf, 0.0))
+    if not lowest <= FALL * losses[len(losses) // 10]:  # which may be NaN
+        raise ConfigError(
+            "find: the loss does not fall; try a larger find.num_training or a smaller find.min_lr"
+        )
+    if losses[-1] < lowest / FALL:
         raise ConfigError(f"find.max_lr={rates[-1]:.2g}: the loss has not risen; search further")
     return rate / 10

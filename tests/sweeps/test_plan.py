@@ -33,7 +33,7 @@ def folders(tmp_path: Path) -> Path:
     ("overrides", "message"),
     [
         (["optimizer.lr=0.1,-1"], "optimizer.lr=-1: must be a number above 0"),
-        (["optimizer.lrr=0.1,1"], "optimizer.lrr: no such key; choose from lr"),
+        (["optimizer.lrr=0.1,1"], "optimizer.lrr: no such key; did you mean optimizer.lr=0.1,1?"),
         (["model=lenet,lenett"], "model=lenett: no such choice; choose from"),
         (
             ["seed=0,1", "hydra.sweep.dir=other"],

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 
 from lenet_pl.callbacks.loggers import log_metrics
 from lenet_pl.callbacks.stopping import StoppedError
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 Row = dict[str, float]
 
 FIRST = ("train/loss", "train/acc", "val/loss", "val/acc")  # metrics in a row
-REFRESH = 0.1  # seconds; drawing the progress bar takes longer than a training step
+REFRESH = 1  # seconds; a GPU has to finish its steps before the loss can be shown
 
 
 class EpochHistory(Callback):
@@ -58,10 +58,10 @@ class EpochHistory(Callback):
             "seconds": time.perf_counter() - self._start,
             **metrics,
         }
-        for name, value in row.items():
-            if name.endswith("/loss") and not math.isfinite(value):
+        for name in ("train/loss", "val/loss"):
+            if not math.isfinite(row[name]):
                 raise FloatingPointError(
-                    f"{name} is {value} in epoch {row['epoch']}; try a smaller optimizer.lr"
+                    f"{name} is {row[name]} in epoch {row['epoch']}; try a smaller optimizer.lr"
                 )
         *before, now = (gain(self.monitor, x[self.monitor]) for x in (*self.rows, row))
         self.rows.append(row)
@@ -86,78 +86,49 @@ class EpochHistory(Callback):
 
 def _line(row: Row, max_epochs: int | None, monitor: str, best: bool) -> str:
     """``epoch  3/20  train 0.0912  97.20 %  val 0.0713  97.90 %  5.1 s  best``."""
-    total = str(max_epochs)
-    scores = [
+    words = [
         f"{stage} {row[f'{stage}/loss']:.4f} {percent(row[f'{stage}/acc']):>8}"
         for stage in ("train", "val")
     ]
     if monitor not in FIRST:
-        scores.append(f"{monitor} {score(monitor, row[monitor])}")
-    start, end = f"epoch {row['epoch']:{len(total)}.0f}/{total}", f"{row['seconds']:.1f} s"
-    return "  ".join([start, *scores, end, *["best"] * best])
+        words.append(f"{monitor} {score(monitor, row[monitor])}")
+    words += [f"{row['seconds']:.1f} s", *["best"] * best]
+    return "  ".join([_epoch(int(row["epoch"]), max_epochs), *words])
+
+
+def _epoch(number: int, last: int | None) -> str:
+    return f"epoch {number:{len(str(last))}}/{last}"
 
 
 class ProgressBar(Callback):
-    """Shows epoch, steps, mean training loss and remaining time, if the console is a terminal.
+    """Shows epoch, steps, mean training loss and remaining time, if the console is a terminal."""
 
-    The loss is computed from the logits of the epoch's batches so far, at most once per redraw, and
-    once per second on a GPU, which has to finish its steps first.
-    """
-
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-        self._drawn = self._computed = 0.0
-        self._batches = self._images = 0  # included in the loss
-        self._loss = 0.0
+    bar: Progress | None = None
+    drawn = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not (console.is_terminal and trainer.is_global_zero):
-            return
-        names = ("{task.description}", "{task.fields[steps]}  loss {task.fields[loss]}")
-        columns = (names[0], BarColumn(None), names[1], TimeRemainingColumn())
-        options: Any = {"console": console, "transient": True, "expand": True}
-        self._bar = Progress(*columns, auto_refresh=False, **options)
-        self._task = self._bar.add_task("", total=trainer.estimated_stepping_batches, steps="")
-        self._draw(trainer)
-        self._bar.start()
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._batches = self._images = 0
+        if console.is_terminal and trainer.is_global_zero:
+            loss, epoch = " loss {task.fields[loss]}", "{task.description}"
+            columns = (epoch, BarColumn(None), MofNCompleteColumn(), loss, TimeRemainingColumn())
+            options: Any = {"transient": True, "expand": True, "auto_refresh": False}
+            self.bar = Progress(*columns, console=console, **options)
+            self.bar.add_task("", total=trainer.estimated_stepping_batches)
+            self._draw(self.bar, trainer, "-.----")
+            self.bar.start()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
-        now = time.monotonic()
-        if self._bar is None or now - self._drawn < REFRESH:
-            return
-        self._drawn = now
-        if pl_module.device.type == "cpu" or now - self._computed > 1:
-            self._computed = now
-            self._update_loss(pl_module)
-        self._draw(trainer)
+        if self.bar and time.monotonic() - self.drawn >= REFRESH:
+            self.drawn = time.monotonic()
+            logits, labels = map(torch.cat, zip(*pl_module.batches["train"], strict=True))
+            self._draw(self.bar, trainer, f"{pl_module.loss(logits.float(), labels).item():.4f}")
 
-    def _update_loss(self, pl_module: Any) -> None:
-        """Include the batches since the last call in the mean."""
-        batches = pl_module.batches["train"]
-        logits, labels = map(torch.cat, zip(*batches[self._batches :], strict=True))
-        with torch.no_grad():
-            loss = pl_module.loss(logits.float(), labels).item()
-        self._batches, self._images = len(batches), self._images + len(labels)
-        self._loss += (loss - self._loss) * len(labels) / self._images
-
-    def _draw(self, trainer: Trainer) -> None:
-        assert self._bar is not None
-        step, total, last = trainer.global_step, self._bar.tasks[0].total, str(trainer.max_epochs)
-        self._bar.update(
-            self._task,
-            completed=step,
-            description=f"epoch {trainer.current_epoch + 1:{len(last)}}/{last}",
-            steps=f"{step:{len(str(total))}}/{total}",
-            loss=f"{self._loss:.4f}" if self._images else "-.----",
-            refresh=True,
-        )
+    def _draw(self, bar: Progress, trainer: Trainer, loss: str) -> None:
+        epoch = _epoch(trainer.current_epoch + 1, trainer.max_epochs)
+        step = trainer.global_step
+        bar.update(TaskID(0), completed=step, description=epoch, loss=loss, refresh=True)
 
     def on_train_end(self, *_: Any) -> None:
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
+        if self.bar:
+            self.bar.stop()
 
     on_exception: Any = on_train_end

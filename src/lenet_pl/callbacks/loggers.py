@@ -88,15 +88,15 @@ class LoggedRun(Callback):
         The names differ from those of an epoch, since HParams shows the last value of a name. In
         TensorBoard, ``val_best/acc`` is among the last tags.
         """
-        best = {name: metrics[name] for name in sorted(metrics) if name.startswith("val/")}
-        test = {name: metrics[name] for name in metrics if name.startswith("test/")}
         for logger in _loggers(trainer):
             if isinstance(logger, TensorBoardLogger):
-                columns = {name.replace("val/", "val_best/"): best[name] for name in best}
+                best = [name for name in sorted(metrics) if name.startswith("val/")]
+                columns = {name.replace("val/", "val_best/"): metrics[name] for name in best}
                 logger.log_hyperparams(self.hparams, columns, epoch)
                 _add_validation_images(logger.experiment, trainer, epoch)
             else:
-                logger.log_metrics({f"best/{name}": best[name] for name in best} | test, epoch)
+                names = {name: name.replace("val/", "best/val/") for name in metrics}
+                logger.log_metrics({names[name]: metrics[name] for name in metrics}, epoch)
             logger.save()
 
     def state_dict(self) -> dict[str, Any]:

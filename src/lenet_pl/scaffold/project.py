@@ -46,11 +46,8 @@ def check_name(name: str) -> str:
         )
     with suppress(PackageNotFoundError):
         raise ConfigError(f"{name}: is installed (version {version(name)}); choose another name")
-    if (
-        find_spec(module)
-        or keyword.iskeyword(module)
-        or module in ("train", "helpers", "data", *COPIED)
-    ):
+    reserved = keyword.iskeyword(module) or module in ("train", "helpers", "data", *COPIED)
+    if reserved or find_spec(module):
         raise ConfigError(f"{name}: {module} is a module or a keyword; choose another name")
     return module
 
@@ -66,16 +63,13 @@ def write_project(name: str, folder: Path, tools: Sequence[str]) -> list[str]:
         raise ConfigError(f"{folder}: is not empty; name another folder")
     wanted = {*tools} | ({"evaluation"} if {"report", "sweeps"} & {*tools} else set())
     left_out = {"scaffold", "template", *TOOLS} - wanted
-    folders = (f"{top}/{tool}" for tool in left_out for top in ("src/lenet_pl", "tests"))
-    unwanted = {*folders, *TEMPLATE, *(path for tool in left_out for path in TOOLS.get(tool, ()))}
-    paths = [path for top in COPIED for path in (ROOT / top, *(ROOT / top).rglob("*"))]
-    files = [
-        path.relative_to(ROOT)
-        for path in paths
-        if path.is_file()
-        and not any(path.is_relative_to(ROOT / name) for name in unwanted)
-        and not {"__pycache__", ".ipynb_checkpoints"} & {*path.parts}
-    ]
+    unwanted = {ROOT / name for name in TEMPLATE}
+    for tool in left_out:
+        own = (f"src/lenet_pl/{tool}", f"tests/{tool}", *TOOLS.get(tool, ()))
+        unwanted |= {ROOT / name for name in own}
+    paths = (path for top in COPIED for path in (ROOT / top, *(ROOT / top).rglob("*")))
+    files = [x for x in paths if x.is_file() and not unwanted & {x, *x.parents}]
+    files = [x for x in files if not {"__pycache__", ".ipynb_checkpoints"} & {*x.parts}]
 
     def adapted(text: str) -> str:
         text = TOOLS_OF_LINE.sub(
@@ -90,9 +84,9 @@ def write_project(name: str, folder: Path, tools: Sequence[str]) -> list[str]:
     part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
     try:
         for path in files:
-            target = part / adapted(path.as_posix())
+            target = part / adapted(path.relative_to(ROOT).as_posix())
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, target)
+            shutil.copy(path, target)
             with suppress(UnicodeDecodeError):  # images
                 target.write_text(adapted(target.read_text("utf-8")), "utf-8")
         tree = "\n".join(_tree(part, adapted((ROOT / "README.md").read_text("utf-8"))))
@@ -101,8 +95,8 @@ def write_project(name: str, folder: Path, tools: Sequence[str]) -> list[str]:
         template.stream(name=name, tools=wanted, tree=tree).dump(str(part / "README.md"), "utf-8")
         # a name of another length changes the order of imports and the breaks of lines
         config, reason = part / "pyproject.toml", '"E501", # the formatter breaks lines'
-        text = config.read_text("utf-8").replace("\nignore = [", f"\nignore = [\n    {reason}")
-        config.write_text(text, "utf-8")
+        text = config.read_text("utf-8")
+        config.write_text(text.replace("\nignore = [", f"\nignore = [\n    {reason}"), "utf-8")
         for command in (["check", "--fix-only"], ["format"]) if find_spec("ruff") else ():
             options = [*command, "--quiet", "--no-cache", "--no-respect-gitignore"]
             subprocess.run([sys.executable, "-m", "ruff", *options], cwd=part, check=True)
