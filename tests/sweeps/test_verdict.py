@@ -358,9 +358,7 @@ def test_without_a_winner_there_is_no_verdict(write):
 
 def test_the_command_survives_the_shell_and_hydra(write):
     write("0", "model=mlp", "model.hidden=[128]", "+x='a, b'", "test=false", wrong=[1])
-    folder = write(
-        "1", "model=mlp", "model.hidden=[64,32]", "+x='a, b'", "test=false", wrong=[2]
-    )
+    folder = write("1", "model=mlp", "model.hidden=[64,32]", "+x='a, b'", "test=false", wrong=[2])
     jobs = jobs_of(next_command(folder))
     assert len(jobs) == 10
     common = ["data=mini", "trainer.max_epochs=2", "model=mlp"]
