@@ -107,7 +107,7 @@ def test_mlflow(composed, working):
     assert (metrics["val/loss"], metrics["train/acc"]) == (last["val/loss"], last["train/acc"])
     (working / "new").mkdir()
     new = ["trainer.max_epochs=3", f"ckpt_path={LAST}", "logger=mlflow"]
-    train(composed(*SHORT, *new, f"run_dir={working / 'new'}", "label='lr 1'"))
+    train(composed(*SHORT, *new, f"run_dir={working / 'new'}", "name='lr 1'"))
     assert [x.info.run_name for x in mlflow_runs(working.name)] == ["lr 1", run.info.run_name]
 
 
@@ -164,7 +164,7 @@ def values(items) -> dict:
 
 def test_wandb(composed, working):
     pytest.importorskip("wandb")
-    train(composed(*SHORT, "logger=wandb", "trainer.max_epochs=1", "label='lr 1'"))
+    train(composed(*SHORT, "logger=wandb", "trainer.max_epochs=1", "name='lr 1'"))
     train(composed(*SHORT, "logger=wandb", "trainer.max_epochs=2", f"ckpt_path={LAST}"))
     (name, first), (continued, second) = wandb_runs(working / "run")
     assert name == continued
