@@ -72,14 +72,15 @@ def suggest(key: str, cfg: DictConfig) -> str:
     for path in _keys(OmegaConf.to_container(cfg)):
         if path != key and path.startswith("hydra.") == key.startswith("hydra."):
             paths.setdefault(path.rpartition(".")[2], []).append(path)
-    siblings = [x for x in paths if f"{parent}.{x}".lstrip(".") in paths[x]]
+    siblings = {x: [y] for x in paths if (y := f"{parent}.{x}".lstrip(".")) in paths[x]}
     name = name if name in paths else SYNONYMS.get(name, name)
-    near = [] if name in paths else get_close_matches(name, siblings, 1, 0.7)
+    near = name not in paths and get_close_matches(name, siblings, 1, 0.7)
     if not (close := near or get_close_matches(name, paths, 1, 0.7)):
         return f"choose from {', '.join(siblings or [f'{parent}={x}' for x in options(parent)])}"
+    similar = siblings[close[0]] if near else paths[close[0]]
     given = (re.fullmatch(rf"\+*{re.escape(key)}([=.].*)", x) for x in sys.argv)
     value = next((match[1] for match in given if match), "")
-    return f"did you mean {' or '.join(shlex.quote(x + value) for x in paths[close[0]])}?"
+    return f"did you mean {' or '.join(shlex.quote(x + value) for x in similar)}?"
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
