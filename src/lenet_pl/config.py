@@ -96,8 +96,9 @@ def check_options(group: str, names: list[str]) -> None:
     first: dict[str, str] = {}  # the first option that defines a part
     for name in names:
         content: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
-        for part in (x for x, node in content.items() if isinstance(node, dict)):
-            if first.setdefault(part, name) != name:
+        for part, node in content.items():
+            defined = isinstance(node, dict) and "_target_" in node  # else it changes a part
+            if defined and first.setdefault(part, name) != name:
                 raise ConfigError(
                     f"{group}=[{','.join(names)}]: {first[part]} and {name} both set "
                     f"{group}.{part}; choose one"
