@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.runs import FAST
 
-from lenet_pl.config import check, check_types, flatten
+from lenet_pl.config import check, check_types, flatten, suggest
 from lenet_pl.data import mnist
 from lenet_pl.errors import ConfigError, UserError
 from lenet_pl.rules import show
@@ -178,6 +178,28 @@ def test_arguments_have_the_types_of_their_hints(key, value, expected):
         ConfigError, match=re.escape(f"model.{key}={show(value)}: must be {expected}")
     ):
         check_types(valid | {key: value}, "model")
+
+
+@pytest.mark.parametrize(
+    ("key", "suggestion"),
+    [
+        ("callbacks.earlystopping", "did you mean callbacks.early_stopping?"),
+        ("callbacks.checkpoint.mod", "did you mean callbacks.checkpoint.mode?"),
+        ("optimizer.patience", "did you mean callbacks.early_stopping.patience?"),
+        ("momentun", "did you mean optimizer.momentum?"),
+        ("scheduler.warmup", "choose from scheduler=cosine, scheduler=none, scheduler=onecycle, "),
+        ("optimizer.x", "choose from lr, momentum, weight_decay, nesterov"),
+    ],
+)
+def test_similar_keys_are_suggested(composed, key, suggestion):
+    assert suggest(key, composed()).startswith(suggestion)
+
+
+def test_keys_that_are_referred_to_are_free(composed):
+    for reference in ("${mine}", "${oc.select:mine,1}"):
+        check(composed("data=mini", "+mine=1", f"seed='{reference}'"))
+    with pytest.raises(ConfigError, match="mine: nothing reads this key; choose from data, "):
+        check(composed("data=mini", "+mine=1"))
 
 
 def test_flatten():

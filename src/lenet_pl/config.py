@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.records import DATA_KEY, load_weights, read_checkpoint
-from lenet_pl.rules import MONITORED, RULES, invalid, show, with_rules
+from lenet_pl.rules import MONITORED, RULES, Rule, invalid, show, with_rules
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trainer")
 SEVERAL = ("augment", "callbacks", "logger")
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # extras have the same names
+PART: Rule = (
+    "null, which leaves it out, or a mapping with _target_",
+    lambda x: x is None or (isinstance(x, dict) and "_target_" in x),
+)
 REFERRING = ("data", "classifier", "hparams", "logger")  # to other keys, which an error should name
 # of keys, by names that users may try
 SYNONYMS = {"learning_rate": "lr", "gpus": "devices", "epochs": "max_epochs"}
@@ -68,20 +72,21 @@ def suggest(key: str, cfg: DictConfig) -> str:
     for path in _keys(OmegaConf.to_container(cfg)):
         if path != key and path.startswith("hydra.") == key.startswith("hydra."):
             paths.setdefault(path.rpartition(".")[2], []).append(path)
-    siblings = [x for x in paths if f"{parent}.{x}".lstrip(".") in paths[x]]
+    siblings = {x: [y] for x in paths if (y := f"{parent}.{x}".lstrip(".")) in paths[x]}
     name = name if name in paths else SYNONYMS.get(name, name)
-    near = [] if name in paths else get_close_matches(name, siblings, 1, 0.7)
+    near = name not in paths and get_close_matches(name, siblings, 1, 0.7)
     if not (close := near or get_close_matches(name, paths, 1, 0.7)):
         return f"choose from {', '.join(siblings or [f'{parent}={x}' for x in options(parent)])}"
+    similar = siblings[close[0]] if near else paths[close[0]]
     given = (re.fullmatch(rf"\+*{re.escape(key)}([=.].*)", x) for x in sys.argv)
     value = next((match[1] for match in given if match), "")
-    return f"did you mean {' or '.join(shlex.quote(x + value) for x in paths[close[0]])}?"
+    return f"did you mean {' or '.join(shlex.quote(x + value) for x in similar)}?"
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted keys in nested mappings, without those whose value refers to another key."""
+    """The dotted keys in nested mappings, without those whose value is another key's."""
     for name, value in node.items() if isinstance(node, dict) else ():
-        if not (str(name).startswith("_") or (isinstance(value, str) and "${" in value)):
+        if not re.match("_|hparams$", str(name)) and not re.fullmatch(r"\$\{[\w.]+\}", str(value)):
             yield f"{prefix}{name}"
             yield from _keys(value, f"{prefix}{name}.")
 
@@ -91,8 +96,9 @@ def check_options(group: str, names: list[str]) -> None:
     first: dict[str, str] = {}  # the first option that defines a part
     for name in names:
         content: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
-        for part in (x for x, node in content.items() if isinstance(node, dict)):
-            if first.setdefault(part, name) != name:
+        for part, node in content.items():
+            defined = isinstance(node, dict) and "_target_" in node  # else it changes a part
+            if defined and first.setdefault(part, name) != name:
                 raise ConfigError(
                     f"{group}=[{','.join(names)}]: {first[part]} and {name} both set "
                     f"{group}.{part}; choose one"
@@ -141,35 +147,29 @@ def check(cfg: DictConfig, single: bool = False) -> None:
             raise ConfigError(f"{name}: nothing reads this key; {suggest(name, cfg)}")
     settings = check_values(cfg, sorted(map(str, cfg), key=lambda name: name in REFERRING))
     for group in (*SINGLE, *SEVERAL):
-        node = settings.get(group)
-        if not isinstance(node, dict) or (not node and "none" not in options(group)):
-            raise ConfigError(f"{group}={show(node)}: must be one of {', '.join(options(group))}")
+        node, choices = settings.get(group), options(group)
+        if not isinstance(node, dict) or (not node and "none" not in choices):
+            raise ConfigError(f"{group}={show(node)}: must be one of {', '.join(choices)}")
         if group in SINGLE and node and "_target_" not in node:
             remove = ", ".join(f"~{group}.{key}" for key in node)
             raise ConfigError(f"{group}: was replaced, but {remove[1:]} is still set; add {remove}")
-        for name, part in node.items() if group in SEVERAL else ():
-            if part is not None and not (isinstance(part, dict) and "_target_" in part):
-                raise ConfigError(
-                    f"{group}.{name}={show(part)}: must be null, which leaves it out, or a "
-                    "mapping with _target_"
-                )
+        parts = node.items() if group in SEVERAL else ()
+        if reason := invalid((f"{group}.{name}", part, PART) for name, part in parts):
+            raise ConfigError(reason)
+        for name, part in parts:
             package = PACKAGES.get(part["_target_"].rpartition(".")[2]) if part else None
             if package and not find_spec(package):
-                raise ConfigError(
-                    f"{group}={name}: needs the package {package}; "
-                    f'pip install "lenet-pl[{package}]"'
-                )
+                install = f'pip install "lenet-pl[{package}]"'
+                raise ConfigError(f"{group}={name}: needs the package {package}; {install}")
     monitors = {f"callbacks.{name}": node for name, node in settings["callbacks"].items() if node}
     for name, node in {**monitors, "scheduler": settings["scheduler"]}.items():
         better, mode = MONITORED.get(node.get("monitor")), node.get("mode")
         if better and mode not in (None, better):
             raise ConfigError(f"{name}.mode={mode}: must be {better} for {node['monitor']}")
-    unfreeze = OmegaConf.select(cfg, "callbacks.finetune.unfreeze_epoch") or 0
-    if unfreeze > cfg.trainer.max_epochs and not cfg.trainer.fast_dev_run:
-        raise ConfigError(
-            f"callbacks.finetune.unfreeze_epoch={unfreeze}: exceeds trainer.max_epochs="
-            f"{cfg.trainer.max_epochs}"
-        )
+    epochs = cfg.trainer.max_epochs
+    unfreeze = OmegaConf.select(cfg, key := "callbacks.finetune.unfreeze_epoch") or 0
+    if unfreeze > epochs and not cfg.trainer.fast_dev_run:
+        raise ConfigError(f"{key}={unfreeze}: exceeds trainer.max_epochs={epochs}")
     if cfg.ckpt_path is not None and not Path(cfg.ckpt_path).is_file():
         raise ConfigError(f"ckpt_path={cfg.ckpt_path}: no such file")
 
@@ -302,13 +302,13 @@ def check_optimizer(
     _check_devices(trainer, classifier)
     _check_limits(trainer, data)
     steps = planned_steps(trainer, len(data.splits["train"]), data.batch_size)
-    schedule, part = {}, "optimizer"
+    length = DEBUG_STEPS if trainer.fast_dev_run else steps  # type: ignore[attr-defined]
+    part, schedule = "optimizer", {}
     try:
         optimizer = classifier.build_optimizer()
         part = "scheduler"
         if classifier.scheduler:
-            debugging = cast(Any, trainer).fast_dev_run
-            schedule = classifier.scheduler(optimizer, DEBUG_STEPS if debugging else steps)
+            schedule = classifier.scheduler(optimizer, length)
     except (TypeError, ValueError) as error:
         raise ConfigError(with_key(part, error)) from error
     try:

@@ -87,9 +87,8 @@ def start_summary(
 def layer_table(net: "nn.Module", image: "Tensor", max_rows: int = 30) -> list[Layer]:
     """List the layers that an image ``[1, C, H, W]`` passes through.
 
-    Blocks of layers are listed instead if there are more than ``max_rows``. A layer that is
-    called twice is listed twice, with its parameters the first time. Parameters outside the
-    listed layers follow at the end, so the counts add up to those of the network.
+    Blocks of layers are listed instead if there are more than ``max_rows``. A layer that is called
+    twice has its parameters the first time only; those outside the layers come last.
     """
     import torch
     from torch.nn.modules.module import register_module_forward_hook
@@ -166,15 +165,16 @@ def _outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [("debugged", "one batch each of train, validation and test passed")]
     end = ", stopped early" if result["stopped_early"] else ""
     end = ", then paused" if result["status"] == "paused" else end
-    validation = _score(metrics, "val")
+    validation = f"{percent(metrics['val/acc'])}  loss {metrics['val/loss']:.4f}"
     if monitor not in ("val/acc", "val/loss"):
         title = metric_title(monitor.partition("/")[2])
         validation += f"  {title} {score(monitor, metrics[monitor])}"
-    lines = [("best epoch", f"{result['best_epoch']} of {result['epochs']}{end}")]
-    lines.append(("validation", validation))
+    best = f"{result['best_epoch']} of {result['epochs']}{end}"
+    lines = [("best epoch", best), ("validation", validation)]
     if "test/acc" in metrics:
         low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])
-        lines.append(("test", f"{_score(metrics, 'test')}  95 % interval {low} to {high}"))
+        test = f"{percent(metrics['test/acc'])}  loss {metrics['test/loss']:.4f}"
+        lines.append(("test", f"{test}  95 % interval {low} to {high}"))
     if repeats := result.get("repeats"):
         outcome = repeats["difference"] or "all figures agree"
         lines.append(("repeats", f"{repeats['run']}: {outcome}"))
@@ -182,10 +182,6 @@ def _outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         text = "with the official test set: not comparable with published results"
         lines.append(("pooled", text))
     return lines
-
-
-def _score(metrics: Mapping[str, float], stage: str) -> str:
-    return f"{percent(metrics[f'{stage}/acc'])}  loss {metrics[f'{stage}/loss']:.4f}"
 
 
 def percent(fraction: float) -> str:

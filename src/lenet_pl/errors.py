@@ -82,8 +82,10 @@ def exit_on_error(
         fail("interrupted", FAILED)
     except Exception as error:
         message, status = describe(error), INVALID
-        if isinstance(error, UserError | FloatingPointError | VerificationError):
-            message, status = str(error), INVALID if isinstance(error, UserError) else FAILED
+        if isinstance(error, UserError):
+            message = str(error)
+        elif isinstance(error, FloatingPointError | VerificationError):
+            message, status = str(error), FAILED
         elif isinstance(error, OSError) and not message:
             # os.getcwd() gives no name
             unnamed = "current folder" if error.errno == errno.ENOENT else "file"

@@ -32,10 +32,7 @@ CELL = 0.16  # inches, of a confusion matrix
 
 
 def log_metrics(trainer: Any, metrics: Mapping[str, float], epoch: int) -> None:
-    """Log the metrics of an epoch; to TensorBoard, with accuracy and loss as the first tags.
-
-    TensorBoard sorts tags by name, and opens the first two groups of tags.
-    """
+    """Log the metrics of an epoch; to TensorBoard, with accuracy and loss as the first tags."""
     for logger in _loggers(trainer):
         tag = _tag if isinstance(logger, TensorBoardLogger) else str
         logger.log_metrics({tag(name): metrics[name] for name in metrics}, epoch)
@@ -43,10 +40,9 @@ def log_metrics(trainer: Any, metrics: Mapping[str, float], epoch: int) -> None:
 
 
 def _tag(name: str) -> str:
-    """``acc/val`` for ``val/acc``, ``other/lr`` for ``lr``."""
-    stage, _, metric = name.rpartition("/")
-    tag = f"{metric}/{stage}" if stage else metric
-    return tag if metric in ("acc", "loss") else f"other/{tag}"
+    """``acc/val`` for ``val/acc``, ``other/lr`` for ``lr``; the first two groups are opened."""
+    stage, slash, metric = name.rpartition("/")
+    return ("" if metric in ("acc", "loss") else "other/") + metric + slash + stage
 
 
 class LoggedRun(Callback):
@@ -71,12 +67,11 @@ class LoggedRun(Callback):
         for logger in _loggers(trainer):
             kind = type(logger).__name__
             if isinstance(logger, TensorBoardLogger):
-                writer = logger.experiment
-                writer.add_custom_scalars({"training": CHARTS})
+                logger.experiment.add_custom_scalars({"training": CHARTS})
                 text = yaml.safe_dump(self.config, sort_keys=False)
-                writer.add_text("config", f"```yaml\n{text}\n```")
-                _add_graph(writer, pl_module)
-                _add_training_images(writer, trainer)
+                logger.experiment.add_text("config", f"```yaml\n{text}\n```")
+                _add_graph(logger.experiment, pl_module)
+                _add_training_images(logger.experiment, trainer)
             elif kind not in self.ids:  # MLflow rejects a parameter that has changed
                 logger.log_hyperparams(self.config)
             if kind in RUN_ID and logger.version:
@@ -152,23 +147,18 @@ def _add_validation_images(writer: SummaryWriter, trainer: Any, epoch: int) -> N
     data, classifier = trainer.datamodule, trainer.lightning_module
     logits, labels = classifier.outputs["val"]
     wrong = by_confidence(logits, logits.argmax(1) != labels, IMAGES)
-    confidences, predicted = logits[wrong].softmax(1).max(1)
     captions = [
-        f"{data.classes[label]} → {data.classes[prediction]} {confidence:.0%}"
-        for label, prediction, confidence in zip(labels[wrong], predicted, confidences, strict=True)
+        f"{data.classes[label]} → {data.classes[row.argmax()]} {row.max():.0%}"
+        for label, row in zip(labels[wrong], logits[wrong].softmax(1), strict=True)
     ]
     matrix, images = confusion_matrix(logits, labels), data.splits["val"].images[wrong]
-    title = f"label → prediction, epoch {epoch}"
-    # a group after the curves and before a report's
+    title, errors = f"validation, epoch {epoch}", f"label → prediction, epoch {epoch}"
     figures = {
-        "plots/confusion": plots.confusion_matrix(
-            matrix, data.classes, f"validation, epoch {epoch}", cell=CELL
-        ),
-        "plots/misclassified": plots.image_grid(images, captions, title, **GRID),
+        "confusion": plots.confusion_matrix(matrix, data.classes, title, cell=CELL),
+        "misclassified": plots.image_grid(images, captions, errors, **GRID),
     }
-    convolution = next((m for m in classifier.net.modules() if isinstance(m, nn.Conv2d)), None)
-    if convolution is not None:
-        kernels = convolution.weight.detach().float().cpu()
-        figures["plots/weights of the first layer"] = plots.filters(kernels)
-    for tag, figure in figures.items():
-        writer.add_image(tag, plots.rgb_array(figure), epoch, dataformats="HWC")
+    for layer in [x for x in classifier.net.modules() if isinstance(x, nn.Conv2d)][:1]:
+        figures["weights of the first layer"] = plots.filters(layer.weight.detach().float().cpu())
+    for name, figure in figures.items():  # a group after the curves and before a report's
+        array = plots.rgb_array(figure)
+        writer.add_image(f"plots/{name}", array, epoch, dataformats="HWC")

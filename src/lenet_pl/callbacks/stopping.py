@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,15 +22,14 @@ class StopOnSignal(Callback):
     A second signal raises KeyboardInterrupt.
     """
 
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self.signals: set[signal.Signals] = set()
+    received: signal.Signals | None = None
+    signals: Set[signal.Signals] = frozenset()  # those that are handled
 
     @contextmanager
     def handling(self) -> Iterator[None]:
         """Handle signals within the block, except those that were ignored at the start."""
         if threading.current_thread() is threading.main_thread():  # other threads cannot
-            known = {getattr(signal, name) for name in NAMES if hasattr(signal, name)}
+            known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
             self.signals = {x for x in known if signal.getsignal(x) != signal.SIG_IGN}
         previous = {number: signal.signal(number, self._handle) for number in self.signals}
         self.mask(blocked=False)
