@@ -198,8 +198,23 @@ def test_similar_keys_are_suggested(composed, key, suggestion):
 def test_keys_that_are_referred_to_are_free(composed):
     for reference in ("${mine}", "${oc.select:mine,1}"):
         check(composed("data=mini", "+mine=1", f"seed='{reference}'"))
-    with pytest.raises(ConfigError, match="mine: nothing reads this key; choose from data, "):
-        check(composed("data=mini", "+mine=1"))
+    check(composed("data=mini", "+mine=1"))  # hydra.run.dir may refer to it
+    check(composed("data=mini", "+lr=1", "optimizer.lr='${lr}'"))
+    with pytest.raises(ConfigError, match=r"lr: nothing reads this key; did you mean optimizer"):
+        check(composed("data=mini", "+lr=1"))
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.csv", "result.json", "report", "_base", "a/b", "三" * 41, "<b>"]
+)
+def test_names_that_are_refused(composed, name):
+    with pytest.raises(ConfigError, match=r"^name=.*: must be null or text: up to 120 bytes"):
+        check(composed(f"name='{name}'"))
+
+
+def test_names_that_are_accepted(composed):
+    for name in ("baseline", "lr 0.01", "基线"):
+        check(composed(f"name='{name}'"))
 
 
 def test_flatten():

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lenet_pl.classifier import Classifier
 from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.data.mnist import Mini
-from lenet_pl.errors import VerificationError
+from lenet_pl.errors import ConfigError, VerificationError
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.lenet import LeNet
 from lenet_pl.processes import keep_freed_memory
@@ -58,6 +58,12 @@ def test_run_from_python_leaves_a_whole_run_folder(finished, tmp_path, monkeypat
     assert {path.name for path in (folder / ".hydra").iterdir()} == by_command
     assert hydra_mode(folder) == "RUN"
     assert open_run(str(folder)).setting("optimizer.lr") == 0.05
+
+
+@pytest.mark.parametrize("override", ["resume=latest", "find=lr", "sweep=seeds", "-m"])
+def test_run_from_python_refuses_what_needs_the_command_line(override):
+    with pytest.raises(ConfigError, match=f"{override}: only on the command line"):
+        run(["data=mini", override])
 
 
 def test_digits_are_learnt(finished):

@@ -140,9 +140,11 @@ def check(cfg: DictConfig, single: bool = False) -> None:
     """
     if "find" in cfg and not single:
         raise ConfigError("find: searches with a single run; remove -m")
-    for name in map(str, cfg):
+    keys = [path.rpartition(".") for path in _keys(OmegaConf.to_container(cfg))]
+    nested = {name for parent, _, name in keys if parent}
+    for name in map(str, cfg):  # a key of one's own may have any name but that of a nested key
         reference = rf"\$\{{([\w.]+:)?{re.escape(name)}\b"  # ${name} or ${oc.select:name}
-        known = name in RULES["config"] or options(name)
+        known = name in RULES["config"] or options(name) or SYNONYMS.get(name, name) not in nested
         if not (known or re.search(reference, OmegaConf.to_yaml(cfg))):
             raise ConfigError(f"{name}: nothing reads this key; {suggest(name, cfg)}")
     settings = check_values(cfg, sorted(map(str, cfg), key=lambda name: name in REFERRING))
@@ -261,8 +263,8 @@ def _has_type(value: Any, hint: Any) -> bool:
     if get_origin(hint) in (Union, UnionType):
         return any(_has_type(value, part) for part in parts)
     if get_origin(hint) in (list, tuple):
-        items = value if isinstance(value, list) else [value]
-        return items is value and all(any(_has_type(x, part) for part in parts) for x in items)
+        items = value if isinstance(value, list) else [None]
+        return all(any(_has_type(x, part) for part in parts) for x in items)
     if hint is float:
         return type(value) in (int, float)
     return hint not in (int, bool, str, NoneType) or type(value) is hint

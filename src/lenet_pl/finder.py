@@ -2,6 +2,7 @@
 
 import io
 import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stderr
 from math import inf, isfinite
@@ -20,7 +21,7 @@ from lenet_pl.errors import ConfigError
 from lenet_pl.files import display_path, write_bytes
 from lenet_pl.records import override_key
 from lenet_pl.rules import show
-from lenet_pl.runs import check_folder, lock_run, program_name
+from lenet_pl.runs import check_folder, lock_run, train_command
 from lenet_pl.training import build
 
 BETA = 0.98  # of Lightning's moving average of the loss
@@ -39,6 +40,11 @@ def find_lr(cfg: DictConfig, overrides: Sequence[str], **kwargs: Any) -> None:
     for key in ("ckpt_path", "repeat", "trainer.fast_dev_run"):
         if value := OmegaConf.select(cfg, key):
             raise ConfigError(f"{key}={show(value)}: cannot be combined with find=lr")
+    if (batches := cfg.trainer.accumulate_grad_batches) > 1:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches={batches}: must be 1 with find=lr; use a larger "
+            "data.batch_size"
+        )
     check_folder(folder := Path(cfg.run_dir), None)
     cfg = cfg.copy()
     with TemporaryDirectory() as temporary, open_dict(cfg):
@@ -56,9 +62,8 @@ def find_lr(cfg: DictConfig, overrides: Sequence[str], **kwargs: Any) -> None:
         with nullcontext() if console.is_terminal else redirect_stderr(io.StringIO()):
             tuner = Tuner(parts.trainer)
             search: Any = tuner.lr_find(parts.classifier, parts.data, update_attr=False, **kwargs)
-    rates, biased = search.results["lr"], search.results["loss"]
-    # the correction of the bias counts one step more than the average has
-    losses = [x * (1 - BETA ** (n + 1)) / (1 - BETA**n) for n, x in enumerate(biased, start=1)]
+            print(file=sys.stderr)  # the bar does not end its line
+    rates, losses = search.results["lr"], unbiased(search.results["loss"])
     lr = suggestion(rates, losses)
     with lock_run(folder):
         figure = plots.learning_rate_search(rates, losses, lr)
@@ -67,9 +72,14 @@ def find_lr(cfg: DictConfig, overrides: Sequence[str], **kwargs: Any) -> None:
     for name, text in (
         ("learning rate", f"{lr:.2g}, a tenth of the one with the lowest loss"),
         ("figure", str(display_path(folder / "learning_rate.png"))),
-        ("train", f"{program_name()} {shlex.join([*own, f'optimizer.lr={lr:.2g}'])}"),
+        ("train", f"{train_command()} {shlex.join([*own, f'optimizer.lr={lr:.2g}'])}"),
     ):
         console.print(Text(f"{name:<15} {text}", style="bold"), soft_wrap=True)
+
+
+def unbiased(losses: Sequence[float]) -> list[float]:
+    """Correct the bias of Lightning's moving average, which counts one step more than it has."""
+    return [x * (1 - BETA ** (n + 1)) / (1 - BETA**n) for n, x in enumerate(losses, start=1)]
 
 
 def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:

@@ -30,7 +30,7 @@ VERSION_KEY = "lenet-pl_version"  # in a checkpoint
 DATA_KEY = "DigitsDataModule"  # in a checkpoint: the data module's state, under its class's name
 
 RESULT = {
-    "name?": rules.NAME,
+    "name?": rules.optional(rules.STRING),
     "status": rules.one_of("finished", "paused", "pruned", "interrupted", "failed"),
     "epochs": rules.NATURAL,
     "best_epoch?": rules.NATURAL,

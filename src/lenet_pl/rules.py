@@ -88,9 +88,14 @@ TEXT: Rule = (
     "text, up to 255 characters between slashes",
     lambda x: isinstance(x, str) and max(map(len, x.split("/"))) < 256,
 )
-NAME: Rule = (  # also a folder's
-    "text: up to 120 letters, digits, spaces and . , + - _",
-    lambda x: isinstance(x, str) and bool(re.fullmatch(r"\w([\w.,+\- ]{0,118}\w)?", x)),
+NAME: Rule = (  # also a folder's, beside the files of a run
+    "text: up to 120 bytes of letters, digits, spaces and . , + - _, unlike a file of a run",
+    lambda x: (
+        isinstance(x, str)
+        and len(x.encode()) <= 120
+        and bool(re.fullmatch(r"[^\W_]([\w.,+\- ]*\w)?", x))
+        and not re.search(r"^(checkpoints|report|export)$|\.[a-z]+$", x)
+    ),
 )
 STRING: Rule = ("text", lambda x: isinstance(x, str))
 TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))

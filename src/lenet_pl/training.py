@@ -76,7 +76,14 @@ class Parts(NamedTuple):
 
 
 def run(overrides: Sequence[str]) -> Path:
-    """Train from Python, as ``python train.py OVERRIDES`` does, and return the run folder."""
+    """Train a single run from Python, as ``python train.py OVERRIDES`` does; return its folder.
+
+    Raises ConfigError for what only the command line can do: ``find``, ``from``, ``resume``,
+    ``sweep`` and options such as ``-m``.
+    """
+    for override in overrides:
+        if override.startswith(("find=", "from=", "resume=", "sweep=", "-")):
+            raise ConfigError(f"{override}: only on the command line")
     conf = str(config.conf_dir())
     with initialize_config_dir(version_base="1.3", config_dir=conf, job_name="train"):
         hydra: Any = GlobalHydra.instance().hydra

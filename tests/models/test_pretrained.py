@@ -97,6 +97,15 @@ def test_default_weights_without_a_network(composed, hub):
         build(composed(*overrides))
 
 
+def test_default_weights_choose_the_initialisation(hub):
+    """Torchvision refuses ``init_weights=True`` with pretrained weights."""
+    hub.mkdir(parents=True)
+    original = get_model("googlenet", init_weights=False)
+    torch.save(original.state_dict(), hub / "googlenet-1378be20.pth")
+    net = pretrained("googlenet", weights="DEFAULT")
+    assert torch.equal(net.backbone.conv1.conv.weight, original.conv1.conv.weight)
+
+
 def test_weights_from_a_file(tmp_path):
     original, path = get_model("squeezenet1_1", weights=None), tmp_path / "weights.pth"
     torch.save(original.state_dict(), path)

@@ -58,7 +58,11 @@ def test_a_line_for_each_run_and_sweep_the_newest_last(outputs, lenet_pl):
     ]
     damaged, sweep = printed.splitlines()[6:]
     assert "outputs/runs/2026-11-26/6  damaged: result.json: Expecting property name" in damaged
-    assert re.split(r"  +", sweep.strip()) == ["93.00 %", "outputs/sweeps/7", "2 of 4 jobs: lr 0.1"]
+    assert re.split(r"  +", sweep.strip()) == [
+        "93.00 %",
+        "outputs/sweeps/7",
+        "2 of 4 jobs, best job: lr 0.1",
+    ]
 
 
 def test_lines_fit_a_terminal_of_80_columns(outputs, lenet_pl, monkeypatch):
@@ -82,7 +86,17 @@ def test_a_sweep_that_is_complete(outputs):
     [entry] = list_folder(sweep)
     assert entry["status"] == "finished"
     assert entry["jobs"] == {"total": 4, "ended": 4}
-    assert table([entry])[1].split() == ["95.00", "%", str(sweep), "4", "jobs:", "lr", "0.2"]
+    assert table([entry])[1].split() == [
+        "95.00",
+        "%",
+        str(sweep),
+        "4",
+        "jobs,",
+        "best",
+        "job:",
+        "lr",
+        "0.2",
+    ]
 
 
 def test_json(outputs, lenet_pl):

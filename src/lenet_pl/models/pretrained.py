@@ -37,14 +37,13 @@ class Pretrained(nn.Module):
             raise ValueError(f"name={name}: not a torchvision classifier; choose from {near}")
         self.name, self.image_size = name, image_size
         self.smallest = models.get_model_weights(name).DEFAULT.meta["min_size"][0]
-        options: dict[str, Any] = {**OPTIONS.get(name, {})}
+        options: dict[str, Any] = {}
         if name.startswith("vit_"):  # built for a single size
-            self.image_size = image_size or self.smallest
-            options = {"image_size": self.image_size}
+            self.image_size = options["image_size"] = image_size or self.smallest
         if weights == "DEFAULT":
             self.backbone = _download(name, options)
         else:
-            self.backbone = models.get_model(name, **options)
+            self.backbone = models.get_model(name, **options, **OPTIONS.get(name, {}))
         for head in ("aux_logits", *AUXILIARY):
             if hasattr(self.backbone, head):
                 setattr(self.backbone, head, None)

@@ -39,7 +39,9 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
     computed = list(map(compute_metrics, runs, shown))
     best = int(correct.sum(1).argmax())
     comparisons = compare(names, correct, best)
-    against = shorten("-".join(["against", *(run.name for run in runs[1:])]))
+    against = shorten(
+        "-".join(["against", *("-".join(run.folder.absolute().parts[-2:]) for run in runs[1:])])
+    )
     folder = runs[0].folder / "report" / re.sub(r"[^\w.-]+", "-", against)
     measured = ("accuracy", "low", "high", "loss", "nll", "ece")
     answer: dict[str, Any] = {

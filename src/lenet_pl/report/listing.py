@@ -23,7 +23,7 @@ def list_folder(root: Path) -> list[Entry]:
     for path, folders, files in os.walk(root):
         if mark := next((x for x in MARKS if x in folders + files), None):
             folders.clear()
-            found.append((Path(path, mark).stat().st_mtime_ns, Path(path)))
+            found.append((Path(path, mark).lstat().st_mtime_ns, Path(path)))
     entries = [read_entry(folder) for _, folder in sorted(found)]
     describe([entry for entry in entries if "overrides" in entry])
     return entries
@@ -52,11 +52,14 @@ def read_run(folder: Path) -> Entry:
 
 
 def read_sweep(folder: Path) -> Entry:
-    """The outcome of a sweep: how many of its jobs have ended, and the best finished one."""
-    plan = read_json(folder / "plan.json", {"total?": NATURAL}) or {}  # Hydra's own has none
-    jobs = [read_run(path.parent) for path in sorted(folder.glob("*/.hydra"))]
-    describe(jobs)
-    ended = sum(job["status"] in ("finished", "pruned", "failed") for job in jobs)
+    """The outcome of a sweep: how many of its jobs have ended, and the best finished one.
+
+    With several seeds, that need not be a job of the setting with the best mean.
+    """
+    plan = read_json(folder / "plan.json", {"total?": NATURAL})  # Hydra's own sweeps have none
+    jobs = [read_entry(path.parent) for path in sorted(folder.glob("*/.hydra"))]
+    describe([job for job in jobs if "overrides" in job])
+    ended = sum(job["status"] in ("finished", "pruned", "failed", "damaged") for job in jobs)
     total = max(plan.get("total") or 0, len(jobs))
     finished = [job for job in jobs if job["status"] == "finished" and job["score"] is not None]
     best = max(finished, key=lambda job: gain(job["monitor"], job["score"]), default={})
@@ -85,7 +88,7 @@ def table(entries: Sequence[Entry], width: int = sys.maxsize) -> list[str]:
         score, test, jobs = (entry.get(key) for key in ("score", "test/acc", "jobs"))
         status = entry["status"] if entry["status"] != "finished" else ""
         if jobs:
-            status = f"{jobs['ended']} of " * bool(status) + f"{jobs['total']} jobs"
+            status = f"{jobs['ended']} of " * bool(status) + f"{jobs['total']} jobs, best job"
         text = ": ".join(filter(None, (status, entry.get("error") or entry.get("description"))))
         value = "" if score is None else named_score(entry["monitor"], score)
         rows.append((value, "" if test is None else percent(test), entry["folder"], text))

@@ -24,7 +24,7 @@ COPIED += ["constraints.txt", "LICENSE", ".ci", ".github", ".gitignore", ".pre-c
 TOOLS = {
     "evaluation": ["tests/helpers/evaluations.py", "notebooks/03_errors.ipynb"],
     "report": [],
-    "export": ["tests/helpers/chromium.py", "tests/helpers/programs.py"],
+    "export": [],
     "sweeps": ["src/hydra_plugins", "tests/helpers/sweeps.py", "notebooks/04_sweep.ipynb"]
     + [f"conf/hydra/{group}" for group in ("hooks", "launcher", "sweeper")],
 }

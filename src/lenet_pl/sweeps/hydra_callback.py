@@ -149,10 +149,10 @@ class SweepCallback(Callback):
             for path in folder.iterdir():  # left behind by an earlier start
                 if path.name not in (".hydra", "train.log"):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        varied = [key for key in plan.varied if key != "name"]
-        name = ", ".join(filter(None, (cfg.name, describe(override_values(overrides), varied))))
-        # as the rule for names requires
-        cfg.name = re.sub(r"[^\w.,+\- ]+", "-", name)[:120].strip(" .,+-") or None
+        text = describe(override_values(overrides), plan.varied)
+        name = re.sub(r"[^\w.,+\- ]+", "-", ", ".join(filter(None, (cfg.name, text))))
+        # also the name of a folder
+        cfg.name = name.encode()[:120].decode(errors="ignore").strip(" .,+-") or None
         if plan.threads and cfg.callbacks and "progress" in cfg.callbacks:
             cfg.callbacks.progress = None  # progress bars of parallel jobs overwrite each other
         _add_hparams(cfg, plan.varied)

@@ -93,6 +93,10 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     else:
         _check_search(config, folder)
         configs, total = [config], sweeper.get("n_trials")
+    last = {override.get_key_element().lstrip("+"): override for override in parsed}
+    varied = tuple(key for key, override in last.items() if override.is_sweep_override())
+    if "name" in varied:
+        raise ConfigError("name: must be the same in all jobs of a sweep")
     if len(set(map(monitored_metric, configs))) > 1:
         raise ConfigError("callbacks.checkpoint.monitor: must be the same in all jobs of a sweep")
     losses = {OmegaConf.to_yaml(cfg.loss) for cfg in configs}
@@ -108,12 +112,11 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         instantiate(data.source)(data.root).prepare()  # once, not in several jobs at a time
     for cfg in configs:
         _create_experiment(cfg)
-    last = {override.get_key_element().lstrip("+"): override for override in parsed}
     return Plan(
         folder=folder,
         jobs=jobs,
         total=total,
-        varied=tuple(key for key, override in last.items() if override.is_sweep_override()),
+        varied=varied,
         existing=existing,
         threads=_threads(config.hydra.launcher, total),
         monitor=monitored_metric(configs[0]),
