@@ -26,8 +26,8 @@ def test_suggestion_is_a_tenth_of_the_rate_with_the_lowest_loss():
         ([nan] * 5, "the loss does not fall"),
         ([2.3, 2.25, 2.2, 2.3, 9.0], "the loss does not fall"),
         ([2.3, 2.4, 3.0, 5.0, inf], "the loss does not fall"),
-        ([2.3, 2.2, 1.0, 0.5, 0.4], "find.max_lr=1: the loss has not risen"),
-        ([2.3, 2.2, 1.0, 0.5, 0.51], "find.max_lr=1: the loss has not risen"),
+        ([2.3, 2.2, 1.0, 0.5, 0.4], "find.max_lr=1: the loss has not risen again"),
+        ([2.3, 2.2, 1.0, 0.5, 0.51], "find.max_lr=1: the loss has not risen again"),
     ],
 )
 def test_no_suggestion_without_a_clear_minimum(losses, message):
@@ -69,7 +69,7 @@ def test_command_prints_the_override_and_leaves_only_the_figure(command, tmp_pat
         (["find.min_lr=1", "find.max_lr=0.1"], "find.min_lr=1: must be below find.max_lr"),
         (["find.num_training=9"], "find.num_training=9: must be an integer from 100"),
         (["trainer=debug"], "trainer.fast_dev_run=true: cannot be combined with find=lr"),
-        (["-m", "seed=0,1"], "find: searches with a single run; remove -m"),
+        (["-m", "seed=0,1"], "find=lr: cannot be used in a sweep; remove -m or sweep="),
     ],
 )
 def test_refused_in_one_line(command, tmp_path, overrides, message):

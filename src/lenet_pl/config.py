@@ -139,7 +139,7 @@ def check(cfg: DictConfig, single: bool = False) -> None:
     Only a ``single`` run, not yet started, may have the key ``find``.
     """
     if "find" in cfg and not single:
-        raise ConfigError("find: searches with a single run; remove -m")
+        raise ConfigError("find=lr: cannot be used in a sweep; remove -m or sweep=")
     keys = [path.rpartition(".") for path in _keys(OmegaConf.to_container(cfg))]
     nested = {name for parent, _, name in keys if parent}
     for name in map(str, cfg):  # a key of one's own may have any name but that of a nested key

@@ -78,7 +78,7 @@ def find_lr(cfg: DictConfig, overrides: Sequence[str], **kwargs: Any) -> None:
 
 
 def unbiased(losses: Sequence[float]) -> list[float]:
-    """Correct the bias of Lightning's moving average, which counts one step more than it has."""
+    """Correct the bias of Lightning's moving average, which counts one step too many."""
     return [x * (1 - BETA ** (n + 1)) / (1 - BETA**n) for n, x in enumerate(losses, start=1)]
 
 
@@ -97,5 +97,7 @@ def suggestion(rates: Sequence[float], losses: Sequence[float]) -> float:
             "find: the loss does not fall; try a larger find.num_training or a smaller find.min_lr"
         )
     if losses[-1] < lowest / FALL:
-        raise ConfigError(f"find.max_lr={rates[-1]:.2g}: the loss has not risen; search further")
+        raise ConfigError(
+            f"find.max_lr={rates[-1]:.2g}: the loss has not risen again; increase find.max_lr"
+        )
     return rate / 10

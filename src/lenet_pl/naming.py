@@ -58,7 +58,7 @@ def describe(values: Mapping[str, str], varied: Iterable[str]) -> str:
 
 
 def differences(runs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Describe each run by those of its values by key that not all runs have."""
+    """Describe each run by those of its values by key that are not common to all runs."""
     keys = dict.fromkeys(chain.from_iterable(runs))
     varied = [key for key in keys if len({values.get(key) for values in runs}) > 1]
     return [describe(values, varied) for values in runs]

@@ -106,7 +106,7 @@ def test_runs_are_named_by_what_differs(first, second):
 
 def test_runs_on_different_images_are_not_compared(first, second):
     other = replace(second.val, images=second.val.images.flip(0))
-    with pytest.raises(ConfigError, match="their validation images are not the same"):
+    with pytest.raises(ConfigError, match="their validation images differ"):
         compare.write_comparison([first, replace(second, val=other)])
 
 

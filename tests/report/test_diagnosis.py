@@ -82,8 +82,8 @@ FIRING = {
         },
         [
             "the network stopped learning",
-            "Validation accuracy is 10.00 %, and the training loss ended at 2.330, above the 2.303 "
-            "of chance; optimizer.lr is 0.01.",
+            "Validation accuracy is 10.00 %, and the training loss ended at 2.330, above the "
+            "chance level of 2.303; optimizer.lr is 0.01.",
         ],
         ["optimizer.lr=0.001"],
     ),
@@ -167,8 +167,8 @@ FIRING = {
         "too_few_steps",
         {**UNTRAINED, "train_size": 63, "steps": 2},
         [
-            "Too few steps: 40 in all; 20 epochs of 2 steps, with 63 training images in batches of "
-            "64. 10.00 % of training and 10.00 % of validation images are classified correctly; "
+            "Too few steps: 40 in total; 20 epochs of 2 steps, with 63 training images in batches "
+            "of 64. 10.00 % of training and 10.00 % of validation images are classified correctly; "
             "the training loss ended at 2.30 (chance: 2.30), and optimizer.lr is 0.01.",
         ],
         ["experiment=small"],
@@ -176,19 +176,19 @@ FIRING = {
     "few steps in one epoch": Case(
         "too_few_steps",
         {**UNTRAINED, "rows": metric_rows([2.3], [2.3], [0.1]), "train_size": 5000, "steps": 79},
-        ["Too few steps: 79 in all; 1 epoch of 79 steps"],
+        ["Too few steps: 79 in total; 1 epoch of 79 steps"],
         ["trainer.max_epochs=37"],
     ),
     "few steps on more images": Case(
         "too_few_steps",
         {**UNTRAINED, "train_size": 1100, "steps": 18},
-        ["Too few steps: 360 in all; 20 epochs of 18 steps"],
+        ["Too few steps: 360 in total; 20 epochs of 18 steps"],
         ["data.batch_size=16"],
     ),
     "few steps in small batches": Case(
         "too_few_steps",
         {**UNTRAINED, "train_size": 1100, "steps": 18, "settings": {"data.batch_size": 8}},
-        ["Too few steps: 360 in all"],
+        ["Too few steps: 360 in total"],
         ["optimizer.lr=0.03"],
     ),
     "one epoch": Case(
@@ -226,7 +226,8 @@ FIRING = {
         OVERFIT,
         [
             "Overfitting: training accuracy is well above validation accuracy",
-            "Training accuracy is 100.00 %, validation accuracy 98.00 %: a gap of 2.00 points.",
+            "Training accuracy is 100.00 %, validation accuracy 98.00 %: a gap of 2.00 "
+            "percentage points.",
         ],
         ["augment=affine"],
     ),
@@ -274,20 +275,26 @@ FIRING = {
         UNDERFIT,
         [
             "Underfitting: even training images are misclassified",
-            "Training error is 1.90 %, and validation accuracy is 0.10 points lower",
+            "Training error is 1.90 %, and validation accuracy is 0.10 percentage points lower",
         ],
         ["scheduler=onecycle"],
     ),
     "underfitting, no gap": Case(
         "underfitting",
         {**UNDERFIT, "train": Proportion(1960, 2000)},
-        ["Underfitting", "validation accuracy is 0.00 points higher than training accuracy: the"],
+        [
+            "Underfitting",
+            "validation accuracy is 0.00 percentage points higher than training accuracy: the",
+        ],
         ["scheduler=onecycle"],
     ),
     "underfitting, validation ahead": Case(
         "underfitting",
         {**UNDERFIT, "train": Proportion(1955, 2000)},
-        ["Underfitting", "validation accuracy is 0.25 points higher than training accuracy: the"],
+        [
+            "Underfitting",
+            "validation accuracy is 0.25 percentage points higher than training accuracy: the",
+        ],
         ["scheduler=onecycle"],
     ),
     "underfitting, unequal classes": Case(
@@ -405,8 +412,9 @@ FIRING = {
         {"val": AMBIGUOUS},
         [
             "may be ambiguous or mislabelled",
-            "3 validation images have two classes above 30 %, and 1 of them are among the 21 "
-            "errors. In the training file: 2005 (8 or 9), 2006 (9 or 0), 2004 (8 or 7).",
+            "3 validation images have two classes with probabilities above 30 %, and 1 of them are "
+            "among the 21 errors. In the training file: 2005 (8 or 9), 2006 (9 or 0), "
+            "2004 (8 or 7).",
         ],
         ["data.suspect_folds=5"],
     ),

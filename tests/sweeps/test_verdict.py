@@ -341,7 +341,7 @@ def test_pruned_jobs_are_not_compared(write):
     verdict = verdict_on(folder)
     assert p_values(verdict) == []
     assert verdict.sentences[:2] == [
-        "1 job was pruned, and not compared.",
+        "1 job was pruned and therefore not compared.",
         "The last to be pruned was job 1 (model mlp), 2 images behind at epoch 2.",
     ]
     assert next_command(folder) == (

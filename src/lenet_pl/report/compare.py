@@ -1,4 +1,4 @@
-"""The page that compares runs: which is the best, is it chance, and on which images they differ."""
+"""The page that compares runs: which is best, whether significantly, and where they differ."""
 
 import re
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
     for run, x in zip(runs, shown, strict=True):
         if not (torch.equal(x.images, first.images) and torch.equal(x.labels, first.labels)):
             raise ConfigError(
-                f"{runs[0].folder} and {run.folder}: their {x.meaning} images are not the same; "
-                "data, data.val_size and data.split_seed select them"
+                f"{runs[0].folder} and {run.folder}: their {x.meaning} images differ; use the "
+                "same data, data.val_size and data.split_seed"
             )
     names, correct = run_names(evaluations), torch.stack([x.correct for x in shown])
     computed = list(map(compute_metrics, runs, shown))
@@ -126,7 +126,7 @@ def verdict(best: str, comparisons: Sequence[dict[str, Any]]) -> str:
     texts: dict[bool, list[str]] = {True: [], False: []}  # by significance
     for x in comparisons:
         texts[x["p_adjusted"] < 0.05].append(f"{x['run']} (p = {x['p_adjusted']:.2g})")
-    significant, other = (" and ".join(texts[key]) for key in (True, False))
+    significant, other = " and ".join(texts[True]), " or ".join(texts[False])
     if not significant:
         return f"{best} is not significantly more accurate than {other}."
     rest = f", but not than {other}" if other else ""

@@ -72,7 +72,7 @@ def read_sweep(folder: Path) -> Entry:
 
 
 def describe(runs: Sequence[Entry]) -> None:
-    """Add a description: the name of a run, or the values that not all runs have."""
+    """Add a description: the name of a run, or the values that are not common to all runs."""
     values = [override_values(parameter_overrides(run["overrides"])) for run in runs]
     for run, text in zip(runs, differences(values), strict=True):
         run["description"] = run["name"] or text

@@ -139,7 +139,8 @@ def _pruned(sweep: Sweep, winner: Job, jobs: Sequence[Job]) -> Iterator[str]:
     """Say how close the last decision was that pruned a job."""
     if not jobs:
         return
-    yield f"{len(jobs)} job{'s were' if len(jobs) > 1 else ' was'} pruned, and not compared."
+    count = f"{len(jobs)} jobs were" if len(jobs) > 1 else "1 job was"
+    yield f"{count} pruned and therefore not compared."
     last, row = jobs[0], best_row(winner.rows[: jobs[0].epochs], "val/acc")
     if row and sweep.monitor == "val/acc" and winner.outcomes is not None and not sweep.has_seeds:
         behind = (row["val/acc"] - last.metrics["val/acc"]) * winner.outcomes.shape[1]
