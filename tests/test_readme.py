@@ -46,12 +46,18 @@ def test_documented_command_parses(composed, line):
                 "python3",
                 "source",
                 "eval",
+                "complete",
                 "pip",
                 "pytest",
                 "tensorboard",
                 "uv",
             }
             assert words[0] in programs, line
+
+
+def test_completion_offers_every_command():
+    [line] = [line for line in documented_commands() if line.startswith("complete")]
+    assert shlex.split(line)[4].split() == ["train", *COMMANDS]
 
 
 def test_one_epoch_on_the_mini_set_learns(composed, tmp_path):
