@@ -62,7 +62,7 @@ def find_lr(cfg: DictConfig, overrides: Sequence[str], **kwargs: Any) -> None:
         with nullcontext() if console.is_terminal else redirect_stderr(io.StringIO()):
             tuner = Tuner(parts.trainer)
             search: Any = tuner.lr_find(parts.classifier, parts.data, update_attr=False, **kwargs)
-            print(file=sys.stderr)  # the bar does not end its line
+            print(file=sys.stderr, flush=True)  # the bar does not end its line
     rates, losses = search.results["lr"], unbiased(search.results["loss"])
     lr = suggestion(rates, losses)
     with lock_run(folder):
