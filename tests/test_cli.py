@@ -20,8 +20,10 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "data.batch_size=0": "data.batch_size=0: must be an integer from 1 to 1,000,000,000",
     "optimizer.lr=-1": "optimizer.lr=-1: must be a number above 0 and up to 1,000,000,000",
     "trainer.max_epochs=abc": "trainer.max_epochs=abc: must be an integer from 1 to 1,000,000,000",
-    "name=../x": "name=../x: must be null or text: up to 120 letters, digits, spaces and . , + - _",
-    "name=3": "name=3: must be null or text: up to 120 letters, digits, spaces and . , + - _",
+    "name=../x": "name=../x: must be null or text: up to 120 bytes of letters, digits, spaces "
+    "and . , + - _, unlike a file of a run",
+    "name=3": "name=3: must be null or text: up to 120 bytes of letters, digits, spaces "
+    "and . , + - _, unlike a file of a run",
     "seed=-1": "seed=-1: must be an integer from 0 to 4,294,967,295",
     "model=lenett": "model=lenett: no such choice; choose from lenet, lstm, mlp, pretrained",
     "data.split=[7,2]": "data.split=[7, 2]: must be null or three numbers above 0, as in [7,2,1]",

@@ -13,7 +13,6 @@ from typing import Any
 from helpers.commands import ROOT
 from omegaconf import OmegaConf
 
-from lenet_pl.cli import COMMANDS
 from trust_checks import base
 from trust_checks.base import QUICK, Case, reference, require
 
@@ -130,7 +129,6 @@ def fuzz_train(words: list[str], w: Path) -> None:
 
 def draw_command(rng: random.Random) -> list[str]:
     """A command of lenet-pl with random options and values."""
-    name = rng.choice([*COMMANDS])
     runs = ["run", "run", "run", "run/checkpoints/best.ckpt", "run/best.pth", "nope", "latest", ""]
     runs += ["run/result.json", ".", "run/checkpoints", "/dev/null", "数", "run/nope.ckpt", "~"]
     options = {
@@ -139,7 +137,9 @@ def draw_command(rng: random.Random) -> list[str]:
         "report": ["--json"],
         "export": ["--format", "--json", "--out", "--output"],
         "sweep": ["--json"],
+        "list": ["--json"],
     }
+    name = rng.choice([*options])
     values = ["val", "train", "test", "mini", "lenet", "auto", "yes", "torch", "html", "x"]
     values += ["", "-1", "数", "A" * 3000, "run", "nope/nope", "\x1b[31m"]
     words = [name, rng.choice(runs)]

@@ -99,6 +99,15 @@ def test_a_sweep_that_is_complete(outputs):
     ]
 
 
+def test_a_damaged_job_does_not_hide_the_others(outputs):
+    sweep = outputs / "sweeps" / "7"
+    (sweep / "0" / "result.json").write_text("{")
+    (sweep / "1" / ".hydra" / "overrides.yaml").unlink()
+    [entry] = list_folder(sweep)
+    assert entry["status"] == "unfinished"
+    assert entry["jobs"]["total"] == 4
+
+
 def test_json(outputs, lenet_pl):
     _, printed, _ = lenet_pl("list", "--json")
     answer = json.loads(printed)

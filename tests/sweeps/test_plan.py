@@ -35,6 +35,7 @@ def folders(tmp_path: Path) -> Path:
         (["optimizer.lr=0.1,-1"], "optimizer.lr=-1: must be a number above 0"),
         (["optimizer.lrr=0.1,1"], "optimizer.lrr: no such key; did you mean optimizer.lr=0.1,1?"),
         (["model=lenet,lenett"], "model=lenett: no such choice; choose from"),
+        (["name=a,b"], "name: must be the same in all jobs of a sweep"),
         (
             ["seed=0,1", "hydra.sweep.dir=other"],
             "hydra.sweep.dir=other: holds another sweep: job 0",
