@@ -86,14 +86,14 @@ class EpochHistory(Callback):
 
 def _line(row: Row, max_epochs: int | None, monitor: str, best: bool) -> str:
     """``epoch  3/20  train 0.0912  97.20 %  val 0.0713  97.90 %  5.1 s  best``."""
-    words = [
+    parts = [
         f"{stage} {row[f'{stage}/loss']:.4f} {percent(row[f'{stage}/acc']):>8}"
         for stage in ("train", "val")
     ]
     if monitor not in FIRST:
-        words.append(f"{monitor} {score(monitor, row[monitor])}")
-    words += [f"{row['seconds']:.1f} s", *["best"] * best]
-    return "  ".join([_epoch(int(row["epoch"]), max_epochs), *words])
+        parts.append(f"{monitor} {score(monitor, row[monitor])}")
+    parts += [f"{row['seconds']:.1f} s", *["best"] * best]
+    return "  ".join([_epoch(int(row["epoch"]), max_epochs), *parts])
 
 
 def _epoch(number: int, last: int | None) -> str:

@@ -78,10 +78,10 @@ class LoggedRun(Callback):
                 self.ids[kind] = str(logger.version)
 
     def log_result(self, trainer: Trainer, metrics: Mapping[str, float], epoch: int) -> None:
-        """Log the metrics of the best epoch, ``best/val/acc`` and so on, and those on the test set.
+        """Log the metrics of the best epoch and, except to TensorBoard, those on the test set.
 
-        The names differ from those of an epoch, since HParams shows the last value of a name. In
-        TensorBoard, ``val_best/acc`` is among the last tags.
+        Their names, ``best/val/acc`` and so on, differ from those of an epoch, since HParams shows
+        the last value of a name. In TensorBoard, ``val_best/acc`` is among the last tags.
         """
         for logger in _loggers(trainer):
             if isinstance(logger, TensorBoardLogger):
