@@ -172,6 +172,12 @@ def test_traceback_on_request(tmp_path):
     assert "error: seed=x: must be" in done.stderr.splitlines()[-1]
 
 
+def test_signals_while_python_exits_are_ignored(tmp_path):
+    script = "import atexit, os, signal; from lenet_pl.cli import run; "
+    script += "atexit.register(os.kill, os.getpid(), signal.SIGTERM); run(print)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=tmp_path).returncode == 0
+
+
 def test_lenet_pl_train_is_train_py(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lenet-pl", "train", "data.batch_size=0"])

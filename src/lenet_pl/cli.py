@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -106,6 +107,13 @@ def run(program: Callable[[], Any]) -> None:
             sys.argv[1:] = check_arguments(resume_arguments(sys.argv[1:]))
             prefer_own_presets()
             program()
+            for name in (
+                "SIGINT",
+                "SIGTERM",
+                "SIGUSR1",
+            ):  # the work is recorded
+                if hasattr(signal, name):
+                    signal.signal(getattr(signal, name), signal.SIG_IGN)
         except BaseException as error:
             if sweep_error_hook is None or isinstance(error, UserError | HydraException):
                 raise

@@ -5,7 +5,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, MutableMapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -112,24 +112,24 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
     """Train one run, like :func:`train`; jobs of a sweep can reuse loaded data through a cache."""
     folder, main_process = Path(cfg.run_dir), is_main_process()
     parts = _prepared.pop(folder, None)
-    with runs.lock_run(folder) if main_process else nullcontext():
+    with runs.lock_run(folder) if main_process else nullcontext(), ExitStack() as stack:
         result, started = _initial_result(cfg), False
         try:
             parts = parts or build(cfg, cache)
-            with parts.signals.handling():
-                open_loggers(parts.trainer)
-                started = True
-                result["parameters"] = sum(p.numel() for p in parts.classifier.net.parameters())
-                result["device"] = device_name(parts.trainer)
-                result["data"] = parts.data.facts()
-                if main_process:
-                    for name in ("result.json", "val_predictions.npz"):  # outdated in a resumed run
-                        (folder / name).unlink(missing_ok=True)
-                    if (report := parts.data.cleaning_report()) is not None:
-                        write_json(folder / "cleaning.json", report)
-                    show(_start_summary(cfg, parts))
-                _fit(cfg, parts, result)
-                _evaluate(cfg, parts, result)
+            stack.enter_context(parts.signals.handling())
+            open_loggers(parts.trainer)
+            started = True
+            result["parameters"] = sum(p.numel() for p in parts.classifier.net.parameters())
+            result["device"] = device_name(parts.trainer)
+            result["data"] = parts.data.facts()
+            if main_process:
+                for name in ("result.json", "val_predictions.npz"):  # outdated in a resumed run
+                    (folder / name).unlink(missing_ok=True)
+                if (report := parts.data.cleaning_report()) is not None:
+                    write_json(folder / "cleaning.json", report)
+                show(_start_summary(cfg, parts))
+            _fit(cfg, parts, result)
+            _evaluate(cfg, parts, result)
             if cfg.repeat and main_process:
                 result["repeats"] = runs.compare_with(Path(cfg.repeat), folder, result["metrics"])
         except (StoppedError, KeyboardInterrupt, SystemExit) as error:
@@ -152,6 +152,8 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             close_loggers(result["error"] is None)
             if main_process and result["error"] == "stopped by SIGUSR1" and not in_sweep():
                 requeue()
+    if parts.signals.received and in_sweep():  # too late for this job
+        raise SystemExit(FAILED)
     return cast("float | None", result["metrics"].get(result["monitor"]))
 
 

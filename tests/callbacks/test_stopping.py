@@ -11,7 +11,9 @@ from helpers.commands import Running
 from helpers.runs import FAST, result, rows, train_with
 from pytorch_lightning import Callback
 
+from lenet_pl import training
 from lenet_pl.callbacks.stopping import StopOnSignal
+from lenet_pl.files import write_json
 
 SHORT = [*FAST, "logger=none", "test=false", "trainer.limit_train_batches=4"]
 
@@ -62,6 +64,23 @@ def test_a_second_signal_does_not_wait_and_ignored_ones_stay_ignored():
                 os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGUSR1, previous)
+
+
+@pytest.mark.parametrize("sweep", [False, True])
+def test_a_finished_run_ignores_signals_and_its_sweep_stops(composed, tmp_path, monkeypatch, sweep):
+    def write_and_kill(path, record):
+        write_json(path, record)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    cfg = composed(*SHORT, "trainer.max_epochs=1")
+    monkeypatch.setattr(training, "write_json", write_and_kill)
+    monkeypatch.setattr(training, "in_sweep", lambda: sweep)
+    if sweep:
+        with pytest.raises(SystemExit, match="1"):
+            training.train(cfg)
+    else:
+        assert training.train(cfg) > 0
+    assert result(tmp_path / "run")["status"] == "finished"
 
 
 def test_other_threads_handle_no_signals():
