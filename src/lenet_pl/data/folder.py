@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from lenet_pl.data.loader import ImageDataset
 from lenet_pl.data.preprocess import NO_DIGIT, Auto, open_image, preprocess
 from lenet_pl.data.source import RawDataset
-from lenet_pl.errors import DataError
+from lenet_pl.errors import DataError, shorten
 
 SPLIT_NAMES = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
@@ -28,7 +29,6 @@ IMAGE_SUFFIXES = {
     *(".pbm", ".pgm", ".pnm", ".ppm"),
     *(".avif", ".heic", ".heif", ".jp2", ".jxl"),  # not decoded, but not silently ignored
 }
-LISTED = 5  # names in a message
 WAY_OUT = (
     "for images other than digits, use data.source.channels=3 (colour), or "
     "data.source.centre=false data.source.invert=false"
@@ -86,7 +86,7 @@ class Folder:
             data[split], files[split], failed = read_images(root, folders, classes, self.convert)
             failed = {k: f"{v}; {WAY_OUT}" if v == NO_DIGIT else v for k, v in failed.items()}
             broken |= failed
-            others = [file for x in folders.values() for file in image_files(x, others=True)]
+            others = (file for x in folders.values() for file in image_files(x, others=True))
             ignored += sorted(_shown(file, root) for file in others)
             least = (2 if split == "train" else 1) if folders else 0
             counts = torch.bincount(data[split].labels, minlength=len(classes)).tolist()
@@ -106,26 +106,27 @@ class Folder:
     def _splits(self, root: Path) -> dict[str, dict[str, Path]]:
         """The class folders of each split; all as ``train`` if there are no folders of splits."""
         folders = class_folders(root)
-        official = [
-            x for x in sorted(folders) if x.lower() in SPLIT_NAMES and class_folders(folders[x])
-        ]
+        official = {
+            name: classes
+            for name, folder in sorted(folders.items())
+            if name.lower() in SPLIT_NAMES and (classes := class_folders(folder))
+        }
         if not official:
             inner = [frozenset(class_folders(folder)) for folder in folders.values()]
             if len(inner) > 1 and len(inner[0]) > 1 and len(set(inner)) == 1:
-                outer, names = (sorted(x)[:LISTED] for x in (folders, inner[0]))
+                outer, names = (shorten(", ".join(sorted(x))) for x in (folders, inner[0]))
                 raise self._error(
-                    f"{', '.join(outer)} all have the subfolders {', '.join(names)}: name splits "
+                    f"{outer} all have the subfolders {names}: name splits "
                     "train/ and test/, and put the classes inside them (train/CLASS, test/CLASS)"
                 )
             return {"train": folders}
-        if others := sorted(folders.keys() - official):
+        if others := sorted(folders.keys() - official.keys()):
             raise self._error(f"{others[0]}/ stands beside {', '.join(official)}; it is neither")
         splits: dict[str, dict[str, Path]] = {}
-        for name in official:
-            split = SPLIT_NAMES[name.lower()]
-            if split in splits:
+        for name, classes in official.items():
+            if (split := SPLIT_NAMES[name.lower()]) in splits:
                 raise self._error(f"has more than one folder for {split}; keep one of them")
-            splits[split] = class_folders(folders[name])
+            splits[split] = classes
         if missing := [name for name in ("train", "test") if name not in splits]:
             raise self._error(
                 f"has {', '.join(f'{name}/' for name in official)} but no {missing[0]}/; add "
@@ -141,18 +142,16 @@ class Folder:
                 f"class folder {unprintable[0]!r} has control characters, or bytes that are not "
                 "UTF-8, in its name; rename it"
             )
-        for split, folders in splits.items():
-            names: dict[str, str] = {}
-            for name in folders:
-                if (other := names.setdefault(name.casefold(), name)) != name:
-                    raise self._error(
-                        f"class folders {other} and {name} differ by case only; merge or rename one"
-                    )
-            if different := sorted(folders.keys() ^ set(classes)):
-                more = f" and {len(different) - LISTED} more" if len(different) > LISTED else ""
+        for name, other in pairwise(sorted(classes, key=str.casefold)):
+            if name.casefold() == other.casefold():
                 raise self._error(
-                    f"train/ and {split}/ have different classes: {', '.join(different[:LISTED])}"
-                    f"{more} in one of them only; each class needs a folder in both"
+                    f"class folders {name} and {other} differ by case only; merge or rename one"
+                )
+        for split, folders in splits.items():
+            if different := ", ".join(sorted(folders.keys() ^ set(classes))):
+                raise self._error(
+                    f"train/ and {split}/ have different classes: {shorten(different)} in one of "
+                    "them only; each class needs a folder in both"
                 )
         if len(classes) < 2:
             content = f"one class folder only ({classes[0]})" if classes else "no class folder"

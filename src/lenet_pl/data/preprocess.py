@@ -1,6 +1,7 @@
 """Images of any size and mode, made ready for a network; photographs of digits, like MNIST's."""
 
 import warnings
+from functools import partial
 from io import BytesIO
 from math import ceil
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
@@ -91,7 +92,9 @@ def preprocess(
     """
     try:
         if channels == 3:
-            return _to_colour(image, size)
+            small = _decode(image, "RGB", True).resize((size, size), Image.Resampling.BILINEAR)
+            pixels = torch.from_numpy(np.array(small, dtype=np.float32))  # [H, W] if deep and grey
+            return _to_bytes(pixels.reshape(size, size, -1).permute(2, 0, 1).expand(3, -1, -1))
         grey = torch.from_numpy(np.array(_decode(image, "L", invert), dtype=np.float32))
         dark = _has_dark_strokes(grey) if invert == "auto" else invert
         bright = 255 - grey if dark else grey
@@ -110,22 +113,24 @@ def preprocess(
         raise DataError(f"pixels that cannot be read ({image.mode}: {one_line(error)})") from error
 
 
-def _to_colour(image: Image.Image, size: int) -> Tensor:
-    small = _decode(image, "RGB", True).resize((size, size), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(small, dtype=np.float32))  # [H, W] if it is deep and grey
-    return _to_bytes(pixels.reshape(size, size, -1).permute(2, 0, 1).expand(3, -1, -1))
-
-
 def _decode(image: Image.Image, mode: str, dark: Auto) -> Image.Image:
-    """Convert to ``mode`` (F from 0 to 255 if deep), upright, opaque, no side above MAX_SIDE."""
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    """Convert to ``mode`` (F from 0 to 255 if deep), upright, no side above MAX_SIDE.
+
+    Transparent images are composited on white, or on black if the strokes are bright.
+    """
+    image = ImageOps.exif_transpose(image)
     deep = image.mode == "F" or image.mode.startswith("I")
     own = image.mode[0] if deep else "RGBA" if image.has_transparency_data else mode
     image = image.convert(own).reduce(-(-max(image.size) // MAX_SIDE))
     if deep:
         return Image.fromarray(_scale_levels(image))
-    return _opaque(image, mode, dark) if own == "RGBA" else image
+    if own == mode:
+        return image
+    opaque, alpha = image.convert(mode), image.getchannel("A")
+    if dark == "auto":
+        weights = np.asarray(alpha, dtype=np.float64)
+        dark = bool((np.asarray(opaque) * weights).sum() <= 127.5 * weights.sum())
+    return Image.composite(opaque, Image.new(mode, image.size, "white" if dark else 0), alpha)
 
 
 def _scale_levels(image: Image.Image) -> np.ndarray:
@@ -137,15 +142,6 @@ def _scale_levels(image: Image.Image) -> np.ndarray:
     highest = values.max()
     white = next((limit for limit in limits if highest <= limit), highest)
     return (values * (255 / white)).clip(0, 255).astype(np.float32)
-
-
-def _opaque(image: Image.Image, mode: str, dark: Auto) -> Image.Image:
-    """Composite on white, or on black if the strokes are bright."""
-    opaque, alpha = image.convert(mode), image.getchannel("A")
-    if dark == "auto":
-        weights = np.asarray(alpha, dtype=np.float64)
-        dark = bool((np.asarray(opaque) * weights).sum() <= 127.5 * weights.sum())
-    return Image.composite(opaque, Image.new(mode, image.size, "white" if dark else 0), alpha)
 
 
 def _has_dark_strokes(grey: Tensor) -> bool:
@@ -186,11 +182,10 @@ def _crop_digit(bright: Tensor, side: int, single: bool) -> Tensor:
 def _crop(image: Tensor, strokes: Tensor, margin: int = 0) -> Tensor:
     """Crop to what is not 0 in ``strokes``, the same image in any size, with a margin."""
     scale, ranges = max(image.shape) / max(strokes.shape), []
-    for axis in (1, 0):
-        used = strokes.amax(axis).nonzero()
+    for used in strokes.nonzero(as_tuple=True):
         first, last = int(used.min()) - margin, int(used.max()) + 1 + margin
         ranges.append(slice(max(0, int(scale * first)), ceil(scale * last)))
-    return image[ranges[0], ranges[1]].contiguous()
+    return image[*ranges].contiguous()
 
 
 def _border(image: Tensor) -> Tensor:
@@ -235,15 +230,12 @@ def _background(bright: Tensor) -> Tensor:
     reconstruction in image analysis", IEEE Trans. Image Processing 2 (1993), p. 176.
     """
     wide = 2 * (max(bright.shape) // 6) + 1
-    level = _window(-_window(-bright, wide), wide).minimum(bright)
+    level = _window(-_window(-bright, wide), wide)
     for edge in (0, -1):
         level[edge], level[:, edge] = bright[edge], bright[:, edge]
-    while True:
-        before = level
-        for _ in range(8):
-            level = _window(level, 3).minimum(bright)
-        if torch.equal(level, before):
-            return level
+    while not torch.equal(spread := _window(level, 3).minimum(bright), level):
+        level = spread
+    return level
 
 
 def _main_components(strokes: Tensor) -> Tensor:
@@ -255,9 +247,10 @@ def _main_components(strokes: Tensor) -> Tensor:
     # the highest label of each component spreads through it
     while not torch.equal(spread := _window(labels, 3) * coarse, labels):
         labels = spread
-    mass = torch.zeros(coarse.numel() + 1).scatter_add_(0, labels.long().flatten(), total.flatten())
-    main = torch.isin(labels, (mass >= 0.08 * mass.max()).nonzero()).float()
-    near = _window(main, 3).repeat_interleave(step, 0).repeat_interleave(step, 1)
+    component = labels.long()
+    mass = torch.bincount(component.flatten(), total.flatten())
+    main = mass[component] >= 0.08 * mass.max()
+    near = _window(main.float(), 3).repeat_interleave(step, 0).repeat_interleave(step, 1)
     return near[: strokes.shape[0], : strokes.shape[1]] > 0
 
 
@@ -284,14 +277,12 @@ def _thicken(digit: Tensor, pixel: float) -> Tensor:
 
 def _window(image: Tensor, side: int, mean: bool = False) -> Tensor:
     """The maximum (or mean) around each pixel of ``[H, W]``; ``side`` is odd."""
-    image = image[None, None]
-    for kernel in ((side, 1), (1, side)):
-        padding = (kernel[0] // 2, kernel[1] // 2)
-        if mean:
-            image = functional.avg_pool2d(image, kernel, 1, padding, count_include_pad=False)
-        else:
-            image = functional.max_pool2d(image, kernel, 1, padding)
-    return image[0, 0]
+    pool = (
+        partial(functional.avg_pool2d, count_include_pad=False) if mean else functional.max_pool2d
+    )
+    half = side // 2
+    columns = pool(image[None], (side, 1), 1, (half, 0))
+    return pool(columns, (1, side), 1, (0, half))[0]
 
 
 def _resize(image: Tensor, height: int, width: int) -> Tensor:
