@@ -13,6 +13,7 @@ from lenet_pl.data.datamodule import DigitsDataModule
 from lenet_pl.data.loader import ImageDataset
 from lenet_pl.data.mnist import MNIST, Mini, encode_idx
 from lenet_pl.data.source import RawDataset
+from lenet_pl.data.split import Subset
 from lenet_pl.errors import DataError
 from lenet_pl.training import train
 
@@ -176,16 +177,16 @@ def test_confident_learning():
 
 def test_wrong_labels_are_found():
     digits = Mini().load().train
-    data = ImageDataset(digits.images[:1500], digits.labels[:1500].clone())
+    data = Subset(digits.images[:1500], digits.labels[:1500].clone(), torch.arange(1500) + 7)
     wrong = torch.randperm(1500, generator=torch.Generator().manual_seed(0))[:30]
     true = data.labels[wrong].tolist()
     data.labels[wrong] = (data.labels[wrong] + 3) % 10
     wrong_labels = dict(zip((wrong + 7).tolist(), true, strict=True))
     classes = [f"the {digit}" for digit in range(10)]
     before = torch.get_rng_state()
-    issues = find_label_issues(data, torch.arange(1500) + 7, classes, folds=3, seed=0)
+    issues = find_label_issues(data, classes, folds=3, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
-    assert issues == find_label_issues(data, torch.arange(1500) + 7, classes, folds=3, seed=0)
+    assert issues == find_label_issues(data, classes, folds=3, seed=0)
     confidence = [issue["confidence"] for issue in issues]
     assert confidence == sorted(confidence, reverse=True)
     right = [issue for issue in issues if issue["index"] in wrong_labels]

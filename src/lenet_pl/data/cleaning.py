@@ -39,7 +39,7 @@ def check_labels(raw: RawDataset, clean: bool) -> list[int]:
 
 
 def inspect(
-    subsets: Mapping[str, Subset], classes: Sequence[str], out_of_range: Sequence[int] = ()
+    subsets: Mapping[str, Subset], classes: Sequence[str], out_of_range: Sequence[int]
 ) -> tuple[dict[str, Any], Tensor]:
     """Find training images that are blank, leaked or duplicates, by exact comparison.
 
@@ -55,10 +55,10 @@ def inspect(
     lists |= {"blank": [], "leaked": [], "duplicates": []}
     keep = []
     for name in sorted(subsets, key="train".__eq__):  # training last, to compare it with the rest
-        data, indices = subsets[name].images(), subsets[name].indices.tolist()
+        data = subsets[name]
         flat = data.images.flatten(1)
-        constant = (flat == flat[:, :1]).all(1).tolist()
-        images = zip(flat.numpy(), constant, indices, data.labels.tolist(), strict=True)
+        columns = (flat == flat[:, :1]).all(1), data.indices, data.labels
+        images = zip(flat.numpy(), *map(Tensor.tolist, columns), strict=True)
         for position, (row, is_blank, index, label) in enumerate(images):
             same = [] if is_blank else by_digest[hashlib.sha256(row).digest()]
             if name == "train":
@@ -77,14 +77,14 @@ def inspect(
         for group in by_digest.values()
         if len({label for *_, label in group}) > 1
     ]
-    total = len(subsets["train"].indices) + len(out_of_range)
+    total = len(subsets["train"]) + len(out_of_range)
     counts = {name: len(items) for name, items in lists.items()}
     report = {"images": total, "removed": total - len(keep), "counts": counts, **lists}
     return report, torch.tensor(keep, dtype=torch.long)
 
 
 def mentioned_files(
-    report: Mapping[str, Any], files: Mapping[str, Sequence[str]]
+    report: Mapping[str, Any], splits: Mapping[str, Subset]
 ) -> dict[str, dict[str, str]]:
     """The files of all images in a report, by split and index."""
     indices: dict[str, set[int]] = defaultdict(set)
@@ -95,7 +95,9 @@ def mentioned_files(
             indices[item.get("split", "train")].add(item["of"])
     for image in chain(*report.get("conflicts", ())):
         indices[image["split"]].add(image["index"])
-    return {split: {str(i): files[split][i] for i in sorted(of)} for split, of in indices.items()}
+    return {
+        name: {str(i): splits[name].files[i] for i in sorted(indices[name])} for name in indices
+    }
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -108,7 +110,7 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def find_label_issues(
-    data: ImageDataset, indices: Tensor, classes: Sequence[str], folds: int, seed: int
+    train: Subset, classes: Sequence[str], folds: int, seed: int
 ) -> list[dict[str, Any]]:
     """Find images that are probably mislabelled, for a person to look at.
 
@@ -117,16 +119,16 @@ def find_label_issues(
     falling confidence: its index, its label, the class ``suggested`` instead, and the probabilities
     of the two.
     """
-    probabilities = _cross_validate(data, len(classes), folds, seed)
+    probabilities = _cross_validate(train, len(classes), folds, seed)
     return [
         {
-            "index": int(indices[i]),
-            "label": classes[int(data.labels[i])],
+            "index": int(train.indices[i]),
+            "label": classes[int(train.labels[i])],
             "suggested": classes[suggested],
             "confidence": round(float(probabilities[i, suggested]), 4),
-            "confidence_in_label": round(float(probabilities[i, data.labels[i]]), 4),
+            "confidence_in_label": round(float(probabilities[i, train.labels[i]]), 4),
         }
-        for i, suggested in confident_learning(probabilities, data.labels)
+        for i, suggested in confident_learning(probabilities, train.labels)
     ]
 
 

@@ -12,9 +12,9 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from lenet_pl.data import cleaning
-from lenet_pl.data.loader import Augmentation, BatchLoader, BatchSampler, ImageDataset
+from lenet_pl.data.loader import Augmentation, BatchLoader, BatchSampler
 from lenet_pl.data.source import DescribedSource, RawDataset, Source
-from lenet_pl.data.split import digest, split_dataset, stratified_fraction
+from lenet_pl.data.split import Subset, digest, split_dataset, stratified_fraction
 from lenet_pl.errors import DataError
 
 RATIOS = [7, 2, 1]  # of train, validation and test where there is no official test split
@@ -27,11 +27,8 @@ MOMENTS = {"scale": (0.0, 1.0), "none": (0.0, 1 / 255)}  # mean and std that are
 class DataSplits:
     """The result of loading and splitting, which several data modules may share."""
 
-    splits: Mapping[str, ImageDataset]
-    indices: Mapping[str, Tensor]  # by split, positions in the official files
-    files: Mapping[str, Sequence[str]]  # by split, the file at each index, if there are files
+    splits: Mapping[str, Subset]
     facts: dict[str, Any]  # for result.json
-    state: dict[str, Any]  # for checkpoints
     broken: Mapping[str, str]  # by file, why an image could not be read
     report: dict[str, Any]  # of cleaning.inspect; empty if it was not called
     folds: tuple[int, int]  # their number and seed, to find label issues by cross-validation
@@ -39,8 +36,7 @@ class DataSplits:
     @cached_property
     def label_issues(self) -> list[dict[str, Any]]:
         """Suspect labels of the training split, found when they are first needed."""
-        train, indices = self.splits["train"], self.indices["train"]
-        return cleaning.find_label_issues(train, indices, self.facts["classes"], *self.folds)
+        return cleaning.find_label_issues(self.splits["train"], self.facts["classes"], *self.folds)
 
 
 class DigitsDataModule(LightningDataModule):
@@ -93,7 +89,7 @@ class DigitsDataModule(LightningDataModule):
         self.suspect_folds = suspect_folds
         options = (source, root, val_size, split, split_seed, fraction, normalise, clean)
         self.options = repr((*options, suspect_folds, on_error))  # that splits depend on
-        self.splits: dict[str, ImageDataset] = {}
+        self.splits: dict[str, Subset] = {}
 
     def prepare_data(self) -> None:
         """Make sure that the files are on disk; raises DataError if they cannot be."""
@@ -108,9 +104,12 @@ class DigitsDataModule(LightningDataModule):
         if self.cache is not None:
             self.cache.clear()
             self.cache[self._key()] = loaded
-        self.splits, self.indices = dict(loaded.splits), dict(loaded.indices)
+        self.splits = dict(loaded.splits)
+        self.indices = {name: split.indices for name, split in self.splits.items()}
         self.files = {
-            name: [files[i] for i in loaded.indices[name]] for name, files in loaded.files.items()
+            name: [split.files[i] for i in split.indices]
+            for name, split in self.splits.items()
+            if split.files
         }
         facts = loaded.facts
         self.classes, self.origin = tuple(facts["classes"]), facts["source"]
@@ -138,18 +137,15 @@ class DigitsDataModule(LightningDataModule):
             )
         out_of_range = cleaning.check_labels(raw, self.clean)
         ratios = self.ratios or (None if len(raw.test) else RATIOS)
-        subsets = split_dataset(raw, self.val_size, ratios, self.split_seed)
+        splits = split_dataset(raw, self.val_size, ratios, self.split_seed)
         report: dict[str, Any] = {}
         if self.clean:
-            report, keep = cleaning.inspect(subsets, raw.classes, out_of_range)
-            subsets["train"] = subsets["train"].select(keep)
+            report, keep = cleaning.inspect(splits, raw.classes, out_of_range)
+            splits["train"] = splits["train"].select(keep)
         if self.fraction < 1:
-            labels = subsets["train"].images().labels
-            keep = stratified_fraction(labels, self.fraction, self.split_seed)
-            subsets["train"] = subsets["train"].select(keep)
+            keep = stratified_fraction(splits["train"].labels, self.fraction, self.split_seed)
+            splits["train"] = splits["train"].select(keep)
 
-        splits = {name: subset.images() for name, subset in subsets.items()}
-        indices = {name: subset.indices for name, subset in subsets.items()}
         train, classes = splits["train"], raw.classes
         counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
         if empty := [name for name, n in zip(classes, counts, strict=True) if not n]:
@@ -163,7 +159,7 @@ class DigitsDataModule(LightningDataModule):
         else:
             mean, std = moments(train.images)
         official = [tensor for split in raw.splits().values() for tensor in vars(split).values()]
-        chosen = [indices[name] for name in ("train", "val", "test") if ratios or name != "test"]
+        chosen = [splits[name].indices for name in ("train", "val", "test")[: 3 if ratios else 2]]
         facts = {
             "name": self.source.name,
             "source": raw.origin or self.source.name,
@@ -181,11 +177,7 @@ class DigitsDataModule(LightningDataModule):
             "broken": list(raw.broken),
             "ignored": list(raw.ignored),
         }
-        state = {key: facts[key] for key in ("digest", "split_digest", "classes", "normalise")}
-        state |= {"shape": list(train.images.shape[1:]), "class_counts": counts}  # [C, H, W]
-        files = {name: subset.files for name, subset in subsets.items() if subset.files}
-        folds = self.suspect_folds, self.split_seed
-        return DataSplits(splits, indices, files, facts, state, raw.broken, report, folds)
+        return DataSplits(splits, facts, raw.broken, report, (self.suspect_folds, self.split_seed))
 
     def facts(self) -> dict[str, Any]:
         """What identifies the data and its splits, in plain types."""
@@ -193,7 +185,10 @@ class DigitsDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Kept in checkpoints, so that a run can only continue with the same data."""
-        return deepcopy(self._loaded.state)
+        facts, train = self.facts(), self.splits["train"]
+        state = {key: facts[key] for key in ("digest", "split_digest", "classes", "normalise")}
+        counts = torch.bincount(train.labels, minlength=len(self.classes)).tolist()
+        return state | {"shape": [*train.images.shape[1:]], "class_counts": counts}  # [C, H, W]
 
     def cleaning_report(self) -> dict[str, Any] | None:
         """The content of ``cleaning.json``, in plain types; None if nothing was inspected.
@@ -203,8 +198,8 @@ class DigitsDataModule(LightningDataModule):
         report = dict(self._loaded.report)
         if self.suspect_folds:
             report["suspects"] = self._loaded.label_issues
-        if report and (files := self._loaded.files):
-            report["files"] = cleaning.mentioned_files(report, files)
+        if report and self.files:
+            report["files"] = cleaning.mentioned_files(report, self._loaded.splits)
         return report or None
 
     def notes(self) -> list[str]:
@@ -242,15 +237,15 @@ class DigitsDataModule(LightningDataModule):
         trainer: Any = self.trainer
         device, data = trainer.strategy.root_device, self.splits[name]
         # on the device if the images take at most half of its free memory
-        if device.type != "cuda" or data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-            data = data.to(device)
+        fits = device.type != "cuda" or data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+        images = data.to(device) if fits else data
         rank, processes = (trainer.global_rank, trainer.world_size) if name == "train" else (0, 1)
         # overfitting repeats the same batches of unchanged images in every epoch
         shuffled = name == "train" and not trainer.overfit_batches
         seed, augment = (self.seed, list(self.augment.values())) if shuffled else (None, [])
-        batches = BatchSampler(len(data), batch_size, seed, rank, processes, data.images.device)
+        batches = BatchSampler(len(data), batch_size, seed, rank, processes, images.images.device)
         until = round(self.augment_until * (trainer.max_epochs or 1))
-        return BatchLoader(data, batches, augment, device, until)
+        return BatchLoader(images, batches, augment, device, until)
 
 
 def moments(images: Tensor) -> tuple[float | list[float], float | list[float]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -64,22 +64,17 @@ def stratified_fraction(labels: Tensor, fraction: float, seed: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Subset:
-    """Some images of a data set."""
+class Subset(ImageDataset):
+    """Some images of an official split, or of all of them one after the other."""
 
-    dataset: ImageDataset
-    indices: Tensor  # int64 [n], sorted positions in the data set
-    files: Sequence[str] = ()  # of all images in the data set, if they have files of their own
+    indices: Tensor  # int64 [n], sorted positions in that split
+    files: Sequence[str] = ()  # of all its images, if they have files of their own
 
     def select(self, positions: Tensor) -> "Subset":
-        """The images at some positions of this subset."""
-        return replace(self, indices=self.indices[positions])
-
-    def images(self) -> ImageDataset:
-        """The images with their labels; not copied if the subset is the whole data set."""
-        if len(self.indices) == len(self.dataset):
-            return self.dataset
-        return ImageDataset(*self.dataset.__getitems__(self.indices))
+        """The images at some sorted positions; not copied if these are all."""
+        if len(positions) == len(self):
+            return self
+        return Subset(*self.__getitems__(positions), self.indices[positions], self.files)
 
 
 def split_dataset(
@@ -91,21 +86,22 @@ def split_dataset(
     is a fraction). With ``ratios``, the images of all official splits are pooled and split anew.
     Raises DataError if a split would be empty.
     """
-    splits = raw.splits()
-    files = {name: raw.files.get(name, ()) for name in splits}
+    subsets = {
+        name: Subset(split.images, split.labels, torch.arange(len(split)), raw.files.get(name, ()))
+        for name, split in raw.splits().items()
+    }
     if ratios is not None:
-        images = torch.cat([split.images for split in splits.values()])
-        labels = torch.cat([split.labels for split in splits.values()])
-        splits = {"train": ImageDataset(images, labels)}
-        files = {"train": [*chain(*files.values())]}
-    subsets: dict[str, Subset] = {}
-    for name, split in splits.items():
+        images = torch.cat([split.images for split in subsets.values()])
+        labels = torch.cat([split.labels for split in subsets.values()])
+        files = [*chain(*(split.files for split in subsets.values()))]
+        subsets = {"train": Subset(images, labels, torch.arange(len(labels)), files)}
+    for name, split in subsets.items():
         valid = (split.labels >= 0) & (split.labels < len(raw.classes))
-        subsets[name] = Subset(split, valid.nonzero().flatten(), files[name])
+        subsets[name] = split.select(valid.nonzero().flatten())
     if "val" in subsets:
         return subsets
     train = subsets.pop("train")
-    total = len(train.indices)
+    total = len(train)
     if ratios is None:
         size = int(val_size) if val_size >= 1 or val_size <= 0 else round(val_size * total)
         if not 0 < size < total:
@@ -122,7 +118,7 @@ def split_dataset(
                 f"data.split={given}: gives {counts} of {total:,} images; each split needs "
                 "at least one"
             )
-    parts = stratified_split(train.dataset.labels[train.indices], sizes[1:], seed)
+    parts = stratified_split(train.labels, sizes[1:], seed)
     chosen = zip(("train", "val", "test"), parts, strict=False)
     return {name: train.select(part) for name, part in chosen} | subsets
 
