@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenet_pl.data.loader import ImageDataset
 from lenet_pl.data.source import RawDataset
 from lenet_pl.data.split import Subset, stratified_split
 from lenet_pl.errors import DataError
@@ -119,16 +118,26 @@ def find_label_issues(
     falling confidence: its index, its label, the class ``suggested`` instead, and the probabilities
     of the two.
     """
-    probabilities = _cross_validate(train, len(classes), folds, seed)
+    total, labels = len(train), train.labels
+    sizes = [total * (k + 1) // folds - total * k // folds for k in range(1, folds)]
+    pixels = train.images.flatten(1).float().div_(255)
+    pixels -= pixels.mean()
+    pixels /= pixels.std()
+    probabilities = torch.empty(total, len(classes))
+    for number, fold in enumerate(stratified_split(labels, sizes, seed)):
+        others = torch.ones(total, dtype=torch.bool).index_fill_(0, fold, False)
+        net = _train_mlp(pixels[others], labels[others], len(classes), seed + number)
+        with torch.no_grad():
+            probabilities[fold] = net(pixels[fold]).softmax(1)
     return [
         {
             "index": int(train.indices[i]),
-            "label": classes[int(train.labels[i])],
+            "label": classes[int(labels[i])],
             "suggested": classes[suggested],
             "confidence": round(float(probabilities[i, suggested]), 4),
-            "confidence_in_label": round(float(probabilities[i, train.labels[i]]), 4),
+            "confidence_in_label": round(float(probabilities[i, labels[i]]), 4),
         }
-        for i, suggested in confident_learning(probabilities, train.labels)
+        for i, suggested in confident_learning(probabilities, labels)
     ]
 
 
@@ -149,22 +158,6 @@ def confident_learning(probabilities: Tensor, labels: Tensor) -> list[tuple[int,
     issues = ((confidence >= 0) & (own < thresholds[labels])).nonzero().flatten()
     issues = issues[confidence[issues].argsort(descending=True, stable=True)]
     return list(zip(issues.tolist(), suggested[issues].tolist(), strict=True))
-
-
-def _cross_validate(data: ImageDataset, classes: int, folds: int, seed: int) -> Tensor:
-    """Probabilities ``[N, classes]``, those of each fold by a network trained on the others."""
-    total = len(data)
-    sizes = [total * (k + 1) // folds - total * k // folds for k in range(1, folds)]
-    pixels = data.images.flatten(1).float().div_(255)
-    pixels -= pixels.mean()
-    pixels /= pixels.std()
-    probabilities = torch.empty(total, classes)
-    for number, fold in enumerate(stratified_split(data.labels, sizes, seed)):
-        others = torch.ones(total, dtype=torch.bool).index_fill_(0, fold, False)
-        net = _train_mlp(pixels[others], data.labels[others], classes, seed + number)
-        with torch.no_grad():
-            probabilities[fold] = net(pixels[fold]).softmax(1)
-    return probabilities
 
 
 def _train_mlp(pixels: Tensor, labels: Tensor, classes: int, seed: int) -> nn.Module:

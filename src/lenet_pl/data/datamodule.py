@@ -12,14 +12,13 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from lenet_pl.data import cleaning
-from lenet_pl.data.loader import Augmentation, BatchLoader, BatchSampler
+from lenet_pl.data.loader import Augmentation, BatchLoader, BatchSampler, ImageDataset
 from lenet_pl.data.source import DescribedSource, RawDataset, Source
 from lenet_pl.data.split import Subset, digest, split_dataset, stratified_fraction
 from lenet_pl.errors import DataError
 
 RATIOS = [7, 2, 1]  # of train, validation and test where there is no official test split
 LISTED = 10  # files named on the console
-POOLED = "with the official test set: do not compare with published results"
 MOMENTS = {"scale": (0.0, 1.0), "none": (0.0, 1 / 255)}  # mean and std that are not measured
 
 
@@ -209,7 +208,9 @@ class DigitsDataModule(LightningDataModule):
             ratios = " : ".join(f"{ratio:g}" for ratio in facts["split"])
             lines.append(f"split       {ratios} of all images")
         if facts["pooled"]:
-            lines.append(f"pooled      {POOLED}")
+            lines.append(
+                "pooled      with the official test set: do not compare with published results"
+            )
         if loaded.report:
             lines.append(f"cleaned     {cleaning.summary(loaded.report)}")
         if self.suspect_folds:
@@ -235,17 +236,18 @@ class DigitsDataModule(LightningDataModule):
 
     def _loader(self, name: str, batch_size: int) -> BatchLoader:
         trainer: Any = self.trainer
-        device, data = trainer.strategy.root_device, self.splits[name]
+        device: torch.device = trainer.strategy.root_device
+        data: ImageDataset = self.splits[name]
         # on the device if the images take at most half of its free memory
-        fits = device.type != "cuda" or data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
-        images = data.to(device) if fits else data
+        if device.type != "cuda" or data.images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+            data = data.to(device)
         rank, processes = (trainer.global_rank, trainer.world_size) if name == "train" else (0, 1)
         # overfitting repeats the same batches of unchanged images in every epoch
         shuffled = name == "train" and not trainer.overfit_batches
         seed, augment = (self.seed, list(self.augment.values())) if shuffled else (None, [])
-        batches = BatchSampler(len(data), batch_size, seed, rank, processes, images.images.device)
+        batches = BatchSampler(len(data), batch_size, seed, rank, processes, data.images.device)
         until = round(self.augment_until * (trainer.max_epochs or 1))
-        return BatchLoader(images, batches, augment, device, until)
+        return BatchLoader(data, batches, augment, device, until)
 
 
 def moments(images: Tensor) -> tuple[float | list[float], float | list[float]]:

@@ -96,11 +96,8 @@ def fetch(
     Missing ones are taken from those placed by hand, in the folder or the data root, else from
     the first provider that has them. If several processes call this, one downloads.
 
-    Returns:
-        Where the files came from, and the uncompressed content of each.
-
-    Raises:
-        DataError: if the folder cannot be written to or no provider has the files.
+    Returns where the files came from, and the uncompressed content of each. Raises DataError if the
+    folder cannot be written to or no provider has the files.
     """
     try:
         contents = [read(folder, file) for file in files]

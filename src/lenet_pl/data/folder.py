@@ -20,10 +20,8 @@ from lenet_pl.data.preprocess import NO_DIGIT, Auto, open_image, preprocess
 from lenet_pl.data.source import RawDataset
 from lenet_pl.errors import DataError, shorten
 
-SPLIT_NAMES = {
-    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
-    **{"val": "val", "valid": "val", "validation": "val"},
-}
+SPLIT_NAMES = {name: name for name in ("train", "val", "test")}
+SPLIT_NAMES |= {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 IMAGE_SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".gif", ".webp"),
     *(".pbm", ".pgm", ".pnm", ".ppm"),

@@ -28,7 +28,6 @@ MIN_CONTRAST = 12.0  # grey levels of 255 between the digit and its background
 # stroke widths in pixels of MNIST's box of 20: the 5th percentile and the median of MNIST's digits
 THIN, USUAL = 1.56, 2.2
 NO_DIGIT = "no digit found, only background"
-SEVERAL = "contains several digits; crop it to one"
 # the first ones are recognised without loading every plugin, and none of them runs a program
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 
@@ -175,7 +174,7 @@ def _crop_digit(bright: Tensor, side: int, single: bool) -> Tensor:
         raise DataError(NO_DIGIT)
     digit = _crop(strokes, strokes)
     if single and _are_several(digit):
-        raise DataError(SEVERAL)
+        raise DataError("contains several digits; crop it to one")
     return digit
 
 
