@@ -228,9 +228,9 @@ def read_images(
             file = _shown(path, root)
             if isinstance(result, str):
                 broken[file] = result
-                continue
-            images.append(result)
-            labels.append(classes.index(name))
-            files.append(file)
+            else:
+                images.append(result)
+                labels.append(classes.index(name))
+                files.append(file)
     stacked = torch.stack(images) if images else torch.empty(0, 1, 1, 1).byte()
     return ImageDataset(stacked, torch.tensor(labels, dtype=torch.long)), files, broken

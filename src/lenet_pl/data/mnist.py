@@ -2,7 +2,6 @@
 
 import math
 import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -149,7 +148,7 @@ class Mini(MNIST):
                 content = download.uncompress(read_regular(path, file.limit), file.size + 1)
                 tensors.append(decode_idx(content))
             return self._make("shipped with lenet-pl", *tensors)
-        except (OSError, EOFError, ValueError, zlib.error) as error:
+        except (*download.DAMAGED, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(
                 f"data.root={self.folder}: cannot read {path.name}: {reason}"
