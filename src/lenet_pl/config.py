@@ -18,13 +18,15 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Union, cast, get_args, get_origin, get_type_hints
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.records import DATA_KEY, load_weights, read_checkpoint
-from lenet_pl.rules import MONITORED, RULES, Rule, invalid, show, with_rules
+from lenet_pl.rules import MONITORED, RULES, invalid, show, with_rules
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -35,10 +37,6 @@ if TYPE_CHECKING:
 SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trainer")
 SEVERAL = ("augment", "callbacks", "logger")
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # extras have the same names
-PART: Rule = (
-    "null, which leaves it out, or a mapping with _target_",
-    lambda x: x is None or (isinstance(x, dict) and "_target_" in x),
-)
 REFERRING = ("data", "classifier", "hparams", "logger")  # to other keys, which an error should name
 # of keys, by names that users may try
 SYNONYMS = {"learning_rate": "lr", "gpus": "devices", "epochs": "max_epochs"}
@@ -68,8 +66,9 @@ def options(group: str) -> list[str]:
 def suggest(key: str, cfg: DictConfig) -> str:
     """Suggest keys of the same or a similar name for one that does not exist."""
     parent, _, name = key.rpartition(".")
+    absent = ["from", "resume", *(path.name for path in conf_dir().iterdir() if path.is_dir())]
     paths: dict[str, list[str]] = {}  # by the last part of the key
-    for path in _keys(OmegaConf.to_container(cfg)):
+    for path in dict.fromkeys([*_keys(OmegaConf.to_container(cfg)), *sorted(absent)]):
         if path != key and path.startswith("hydra.") == key.startswith("hydra."):
             paths.setdefault(path.rpartition(".")[2], []).append(path)
     siblings = {x: [y] for x in paths if (y := f"{parent}.{x}".lstrip(".")) in paths[x]}
@@ -91,23 +90,9 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{name}.")
 
 
-def check_options(group: str, names: list[str]) -> None:
-    """Check that no two options of a group such as ``callbacks`` define the same part."""
-    first: dict[str, str] = {}  # the first option that defines a part
-    for name in names:
-        content: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
-        for part, node in content.items():
-            defined = isinstance(node, dict) and "_target_" in node  # else it changes a part
-            if defined and first.setdefault(part, name) != name:
-                raise ConfigError(
-                    f"{group}=[{','.join(names)}]: {first[part]} and {name} both set "
-                    f"{group}.{part}; choose one"
-                )
-
-
 def check_hydra(hydra: DictConfig) -> None:
     """Check Hydra's own configuration; tools rely on ``hydra.output_subdir``."""
-    raw: Any = OmegaConf.to_container(hydra)  # hydra.job.num is missing before a sweep
+    raw: Any = OmegaConf.to_container(hydra)  # unresolved: hydra.job.num is missing before a sweep
     for key, value in flatten({group: raw[group] for group in ("run", "sweep")}).items():
         if key.endswith("dir") and not value:
             raise ConfigError(f"hydra.{key}={show(value)}: must be a folder")
@@ -117,6 +102,28 @@ def check_hydra(hydra: DictConfig) -> None:
     for group in SINGLE:  # model=[lenet,mlp] would be merged into a model that is neither
         if group not in hydra.runtime.choices:
             raise ConfigError(f"{group}: takes one option; to sweep over several: -m {group}=A,B")
+    folders = [x["path"] for x in raw["runtime"]["config_sources"] if x["schema"] == "file"]
+    for override in OverridesParser.create().parse_overrides(raw["overrides"]["task"]):
+        group, value = override.key_or_group, override.value()
+        for names in value.list if isinstance(value, ChoiceSweep) else [value]:
+            if group in SEVERAL and isinstance(names, list):
+                _check_list(group, names, folders)
+
+
+def _check_list(group: str, names: list[str], folders: list[str]) -> None:
+    """Check that no two options in a list, as in ``callbacks=[ema,swa]``, define the same part."""
+    first: dict[str, str] = {}  # the first option that defines a part
+    for name in names:
+        files = (Path(folder, group, f"{name}.yaml") for folder in folders)
+        file = next(filter(Path.is_file, files), None)
+        content: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
+        for part, node in content.items():
+            defined = isinstance(node, dict) and "_target_" in node  # else it changes a part
+            if defined and first.setdefault(part, name) != name:
+                raise ConfigError(
+                    f"{group}=[{','.join(names)}]: {first[part]} and {name} both set "
+                    f"{group}.{part}; choose one"
+                )
 
 
 def monitored_metric(cfg: DictConfig) -> str:
@@ -155,10 +162,10 @@ def check(cfg: DictConfig, single: bool = False) -> None:
         if group in SINGLE and node and "_target_" not in node:
             remove = ", ".join(f"~{group}.{key}" for key in node)
             raise ConfigError(f"{group}: was replaced, but {remove[1:]} is still set; add {remove}")
-        parts = node.items() if group in SEVERAL else ()
-        if reason := invalid((f"{group}.{name}", part, PART) for name, part in parts):
-            raise ConfigError(reason)
-        for name, part in parts:
+        for name, part in node.items() if group in SEVERAL else ():
+            if not (part is None or (isinstance(part, dict) and "_target_" in part)):
+                reason = "must be null, which leaves it out, or a mapping with _target_"
+                raise ConfigError(f"{group}.{name}={show(part)}: {reason}")
             package = PACKAGES.get(part["_target_"].rpartition(".")[2]) if part else None
             if package and not find_spec(package):
                 install = f'pip install "lenet-pl[{package}]"'
