@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
-from inspect import formatannotation
+from inspect import formatannotation, signature
 from math import ceil
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, cast, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep
@@ -66,20 +66,20 @@ def options(group: str) -> list[str]:
 def suggest(key: str, cfg: DictConfig) -> str:
     """Suggest keys of the same or a similar name for one that does not exist."""
     parent, _, name = key.rpartition(".")
-    absent = ["from", "resume", *(path.name for path in conf_dir().iterdir() if path.is_dir())]
+    optional = ["from", "resume", *(path.name for path in conf_dir().iterdir() if path.is_dir())]
     paths: dict[str, list[str]] = {}  # by the last part of the key
-    for path in dict.fromkeys([*_keys(OmegaConf.to_container(cfg)), *sorted(absent)]):
+    for path in dict.fromkeys([*_keys(OmegaConf.to_container(cfg)), *sorted(optional)]):
         if path != key and path.startswith("hydra.") == key.startswith("hydra."):
             paths.setdefault(path.rpartition(".")[2], []).append(path)
     siblings = {x: [y] for x in paths if (y := f"{parent}.{x}".lstrip(".")) in paths[x]}
     name = name if name in paths else SYNONYMS.get(name, name)
-    near = name not in paths and get_close_matches(name, siblings, 1, 0.7)
-    if not (close := near or get_close_matches(name, paths, 1, 0.7)):
-        return f"choose from {', '.join(siblings or [f'{parent}={x}' for x in options(parent)])}"
-    similar = siblings[close[0]] if near else paths[close[0]]
-    given = (re.fullmatch(rf"\+*{re.escape(key)}([=.].*)", x) for x in sys.argv)
-    value = next((match[1] for match in given if match), "")
-    return f"did you mean {' or '.join(shlex.quote(x + value) for x in similar)}?"
+    same = {name: paths[name]} if name in paths else {}
+    for known in (same, siblings, paths):
+        if close := get_close_matches(name, known, 1, 0.7):
+            given = (re.fullmatch(rf"\+*{re.escape(key)}([=.].*)", x) for x in sys.argv)
+            value = next((match[1] for match in given if match), "")
+            return f"did you mean {' or '.join(shlex.quote(x + value) for x in known[close[0]])}?"
+    return f"choose from {', '.join(siblings or [f'{parent}={x}' for x in options(parent)])}"
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -147,8 +147,7 @@ def check(cfg: DictConfig, single: bool = False) -> None:
     """
     if "find" in cfg and not single:
         raise ConfigError("find=lr: cannot be used in a sweep; remove -m or sweep=")
-    keys = [path.rpartition(".") for path in _keys(OmegaConf.to_container(cfg))]
-    nested = {name for parent, _, name in keys if parent}
+    nested = {x.rpartition(".")[2] for x in _keys(OmegaConf.to_container(cfg)) if "." in x}
     for name in map(str, cfg):  # a key of one's own may have any name but that of a nested key
         reference = rf"\$\{{([\w.]+:)?{re.escape(name)}\b"  # ${name} or ${oc.select:name}
         known = name in RULES["config"] or options(name) or SYNONYMS.get(name, name) not in nested
@@ -253,8 +252,8 @@ def check_types(node: Any, path: str) -> None:
     hints: dict[str, Any] = {}
     if isinstance(node, dict) and "_target_" in node:
         with suppress(Exception):  # of many types; building the object reports those that matter
-            call: Any = get_object(node["_target_"])
-            hints = get_type_hints(call.__init__ if isinstance(call, type) else call)  # type: ignore[misc]
+            arguments = signature(get_object(node["_target_"]), eval_str=True).parameters
+            hints = {name: argument.annotation for name, argument in arguments.items()}
     elif isinstance(node, list):
         node = dict(enumerate(node))
     for name, value in node.items() if isinstance(node, dict) else ():
