@@ -36,6 +36,8 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "gpus=1": "gpus: no such key; did you mean trainer.devices=1?",
     "patience=2": "patience: no such key; did you mean callbacks.early_stopping.patience=2?",
     "optimiser.lr=[1, 2]": "optimiser: no such key; did you mean 'optimizer.lr=[1, 2]'?",
+    "ifnd=lr": "ifnd: no such key; did you mean find=lr?",
+    "resme=latest": "resme: no such key; did you mean resume=latest?",
     "+lr=0.1": "lr: nothing reads this key; did you mean optimizer.lr=0.1?",
     "callbacks=[ema,swa]": "callbacks=[ema,swa]: ema and swa both set callbacks.average; "
     "choose one",
@@ -74,6 +76,24 @@ def test_invalid_override_takes_one_line_and_leaves_nothing(command, tmp_path, o
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {OVERRIDES[override]}\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options", [["callbacks=[ema,mine]"], ["-m", "callbacks=[default],[ema,mine]"]]
+)
+def test_options_of_a_list_may_be_in_a_folder_of_ones_own(command, tmp_path, options):
+    (tmp_path / "callbacks").mkdir()
+    file = tmp_path / "callbacks" / "mine.yaml"
+    search = f"hydra.searchpath=[{tmp_path}]"
+    file.write_text("average:\n  _target_: mine.Average\n")
+    done = command(*options, search, "data=mini")
+    message = "callbacks=[ema,mine]: ema and mine both set callbacks.average; choose one"
+    assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
+    assert [*tmp_path.iterdir()] == [file.parent]
+    file.write_text("average:\n  decay: 2\n")  # changes a part
+    done = command(*options, search, "data=mini")
+    message = "callbacks.average.decay=2: must be null or a number in the range [0, 1)"
+    assert (done.returncode, done.stderr) == (2, f"error: {message}\n")
 
 
 REFUSED = """

@@ -70,6 +70,7 @@ def test_classes_of_the_project_are_allowed(working, key, target):
         ("model._args_.0", "pytorch_lightning.Trainer"),
         ("model._args_.0", "pytorch_lightning.Trainer.validate"),
         ("trainer", "pytorch_lightning.Trainer.fit"),
+        ("trainer", "lenet_pl.models.lenet.LeNet"),
         ("callbacks.x", "pytorch_lightning.Trainer"),
         ("logger.x", "pytorch_lightning.loggers.TensorBoardLogger.save"),
         ("model._args_.0", "torch.optim.lr_scheduler.partial"),

@@ -15,7 +15,6 @@ from typing import Any, NoReturn, cast
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.types import ChoiceSweep
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
@@ -23,16 +22,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lenet_pl.config import (
-    SINGLE,
-    check,
-    check_hydra,
-    check_options,
-    conf_dir,
-    options,
-    suggest,
-    task_config,
-)
+from lenet_pl.config import SINGLE, check, check_hydra, conf_dir, options, suggest, task_config
 from lenet_pl.errors import ConfigError, UserError, check_output, exit_on_error, protect_output
 from lenet_pl.rules import show
 from lenet_pl.runs import resume_arguments
@@ -107,11 +97,7 @@ def run(program: Callable[[], Any]) -> None:
             sys.argv[1:] = check_arguments(resume_arguments(sys.argv[1:]))
             prefer_own_presets()
             program()
-            for name in (
-                "SIGINT",
-                "SIGTERM",
-                "SIGUSR1",
-            ):  # the work is recorded
+            for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # the work is recorded
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_IGN)
         except BaseException as error:
@@ -144,6 +130,10 @@ def import_training() -> ModuleType:
 class Preflight(Callback):
     """Builds a single run before Hydra creates its folder: an invalid one leaves no trace."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with exit_on_error(explain):
+            check_hydra(config.hydra)
+
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with exit_on_error(explain):
             check_hydra(config.hydra)
@@ -171,16 +161,13 @@ def check_arguments(arguments: list[str]) -> list[str]:
         if key == "run_dir" or key.startswith("hydra.callbacks.preflight"):
             raise ConfigError(f"{argument}: cannot be changed; the run folder is hydra.run.dir")
         choices = options(key)
-        for several in value.list if isinstance(value, ChoiceSweep) else [value]:
-            if isinstance(several, list):
-                check_options(key, [name for name in several if name in choices])
-        if choices and not override.is_sweep_override():
+        removed = override.is_delete() or value in (None, False, [], {})
+        if removed and "none" in choices:
+            argument = f"{key}=none"
+        elif choices and not override.is_sweep_override():
             names = value if isinstance(value, list) else [value]
-            removed = override.is_delete() or value in (None, False, [], {})
             valid = all(isinstance(name, str) and len(name) < 200 for name in names)
-            if removed and "none" in choices:
-                argument = f"{key}=none"
-            elif key in SINGLE if removed else not valid:
+            if key in SINGLE if removed else not valid:
                 raise ConfigError(f"{key}={show(value)}: must be one of {', '.join(choices)}")
         checked.append(argument)
     return [*(x for x in arguments if x not in overrides), *checked]

@@ -12,19 +12,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
-from inspect import formatannotation
+from inspect import formatannotation, signature
 from math import ceil
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, cast, get_args, get_origin
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.records import DATA_KEY, load_weights, read_checkpoint
-from lenet_pl.rules import MONITORED, RULES, Rule, invalid, show, with_rules
+from lenet_pl.rules import MONITORED, RULES, invalid, show, with_rules
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -35,10 +37,6 @@ if TYPE_CHECKING:
 SINGLE = ("data", "model", "loss", "optimizer", "scheduler", "classifier", "trainer")
 SEVERAL = ("augment", "callbacks", "logger")
 PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # extras have the same names
-PART: Rule = (
-    "null, which leaves it out, or a mapping with _target_",
-    lambda x: x is None or (isinstance(x, dict) and "_target_" in x),
-)
 REFERRING = ("data", "classifier", "hparams", "logger")  # to other keys, which an error should name
 # of keys, by names that users may try
 SYNONYMS = {"learning_rate": "lr", "gpus": "devices", "epochs": "max_epochs"}
@@ -68,19 +66,20 @@ def options(group: str) -> list[str]:
 def suggest(key: str, cfg: DictConfig) -> str:
     """Suggest keys of the same or a similar name for one that does not exist."""
     parent, _, name = key.rpartition(".")
+    optional = ["from", "resume", *(path.name for path in conf_dir().iterdir() if path.is_dir())]
     paths: dict[str, list[str]] = {}  # by the last part of the key
-    for path in _keys(OmegaConf.to_container(cfg)):
+    for path in dict.fromkeys([*_keys(OmegaConf.to_container(cfg)), *sorted(optional)]):
         if path != key and path.startswith("hydra.") == key.startswith("hydra."):
             paths.setdefault(path.rpartition(".")[2], []).append(path)
     siblings = {x: [y] for x in paths if (y := f"{parent}.{x}".lstrip(".")) in paths[x]}
     name = name if name in paths else SYNONYMS.get(name, name)
-    near = name not in paths and get_close_matches(name, siblings, 1, 0.7)
-    if not (close := near or get_close_matches(name, paths, 1, 0.7)):
-        return f"choose from {', '.join(siblings or [f'{parent}={x}' for x in options(parent)])}"
-    similar = siblings[close[0]] if near else paths[close[0]]
-    given = (re.fullmatch(rf"\+*{re.escape(key)}([=.].*)", x) for x in sys.argv)
-    value = next((match[1] for match in given if match), "")
-    return f"did you mean {' or '.join(shlex.quote(x + value) for x in similar)}?"
+    same = {name: paths[name]} if name in paths else {}
+    for known in (same, siblings, paths):
+        if close := get_close_matches(name, known, 1, 0.7):
+            given = (re.fullmatch(rf"\+*{re.escape(key)}([=.].*)", x) for x in sys.argv)
+            value = next((match[1] for match in given if match), "")
+            return f"did you mean {' or '.join(shlex.quote(x + value) for x in known[close[0]])}?"
+    return f"choose from {', '.join(siblings or [f'{parent}={x}' for x in options(parent)])}"
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
@@ -91,23 +90,9 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
             yield from _keys(value, f"{prefix}{name}.")
 
 
-def check_options(group: str, names: list[str]) -> None:
-    """Check that no two options of a group such as ``callbacks`` define the same part."""
-    first: dict[str, str] = {}  # the first option that defines a part
-    for name in names:
-        content: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{name}.yaml"))
-        for part, node in content.items():
-            defined = isinstance(node, dict) and "_target_" in node  # else it changes a part
-            if defined and first.setdefault(part, name) != name:
-                raise ConfigError(
-                    f"{group}=[{','.join(names)}]: {first[part]} and {name} both set "
-                    f"{group}.{part}; choose one"
-                )
-
-
 def check_hydra(hydra: DictConfig) -> None:
     """Check Hydra's own configuration; tools rely on ``hydra.output_subdir``."""
-    raw: Any = OmegaConf.to_container(hydra)  # hydra.job.num is missing before a sweep
+    raw: Any = OmegaConf.to_container(hydra)  # unresolved: hydra.job.num is missing before a sweep
     for key, value in flatten({group: raw[group] for group in ("run", "sweep")}).items():
         if key.endswith("dir") and not value:
             raise ConfigError(f"hydra.{key}={show(value)}: must be a folder")
@@ -117,6 +102,28 @@ def check_hydra(hydra: DictConfig) -> None:
     for group in SINGLE:  # model=[lenet,mlp] would be merged into a model that is neither
         if group not in hydra.runtime.choices:
             raise ConfigError(f"{group}: takes one option; to sweep over several: -m {group}=A,B")
+    folders = [x["path"] for x in raw["runtime"]["config_sources"] if x["schema"] == "file"]
+    for override in OverridesParser.create().parse_overrides(raw["overrides"]["task"]):
+        group, value = override.key_or_group, override.value()
+        for names in value.list if isinstance(value, ChoiceSweep) else [value]:
+            if group in SEVERAL and isinstance(names, list):
+                _check_list(group, names, folders)
+
+
+def _check_list(group: str, names: list[str], folders: list[str]) -> None:
+    """Check that no two options in a list, as in ``callbacks=[ema,swa]``, define the same part."""
+    first: dict[str, str] = {}  # the first option that defines a part
+    for name in names:
+        files = (Path(folder, group, f"{name}.yaml") for folder in folders)
+        file = next(filter(Path.is_file, files), None)
+        content: Any = OmegaConf.to_container(OmegaConf.load(file)) if file else {}
+        for part, node in content.items():
+            defined = isinstance(node, dict) and "_target_" in node  # else it changes a part
+            if defined and first.setdefault(part, name) != name:
+                raise ConfigError(
+                    f"{group}=[{','.join(names)}]: {first[part]} and {name} both set "
+                    f"{group}.{part}; choose one"
+                )
 
 
 def monitored_metric(cfg: DictConfig) -> str:
@@ -140,8 +147,7 @@ def check(cfg: DictConfig, single: bool = False) -> None:
     """
     if "find" in cfg and not single:
         raise ConfigError("find=lr: cannot be used in a sweep; remove -m or sweep=")
-    keys = [path.rpartition(".") for path in _keys(OmegaConf.to_container(cfg))]
-    nested = {name for parent, _, name in keys if parent}
+    nested = {x.rpartition(".")[2] for x in _keys(OmegaConf.to_container(cfg)) if "." in x}
     for name in map(str, cfg):  # a key of one's own may have any name but that of a nested key
         reference = rf"\$\{{([\w.]+:)?{re.escape(name)}\b"  # ${name} or ${oc.select:name}
         known = name in RULES["config"] or options(name) or SYNONYMS.get(name, name) not in nested
@@ -155,10 +161,10 @@ def check(cfg: DictConfig, single: bool = False) -> None:
         if group in SINGLE and node and "_target_" not in node:
             remove = ", ".join(f"~{group}.{key}" for key in node)
             raise ConfigError(f"{group}: was replaced, but {remove[1:]} is still set; add {remove}")
-        parts = node.items() if group in SEVERAL else ()
-        if reason := invalid((f"{group}.{name}", part, PART) for name, part in parts):
-            raise ConfigError(reason)
-        for name, part in parts:
+        for name, part in node.items() if group in SEVERAL else ():
+            if not (part is None or (isinstance(part, dict) and "_target_" in part)):
+                reason = "must be null, which leaves it out, or a mapping with _target_"
+                raise ConfigError(f"{group}.{name}={show(part)}: {reason}")
             package = PACKAGES.get(part["_target_"].rpartition(".")[2]) if part else None
             if package and not find_spec(package):
                 install = f'pip install "lenet-pl[{package}]"'
@@ -246,8 +252,8 @@ def check_types(node: Any, path: str) -> None:
     hints: dict[str, Any] = {}
     if isinstance(node, dict) and "_target_" in node:
         with suppress(Exception):  # of many types; building the object reports those that matter
-            call: Any = get_object(node["_target_"])
-            hints = get_type_hints(call.__init__ if isinstance(call, type) else call)  # type: ignore[misc]
+            arguments = signature(get_object(node["_target_"]), eval_str=True).parameters
+            hints = {name: argument.annotation for name, argument in arguments.items()}
     elif isinstance(node, list):
         node = dict(enumerate(node))
     for name, value in node.items() if isinstance(node, dict) else ():

@@ -77,13 +77,13 @@ def left_out(reason: str) -> Rule:
     return f"left out: {reason}", lambda x: x is None
 
 
-def each(names: str, rule: Rule) -> dict[str, Rule]:
-    """The same rule for several keys."""
-    return dict.fromkeys(names.split(), rule)
-
-
 BOOL = one_of(True, False)
 AUTO = one_of("auto", True, False)
+STRING: Rule = ("text", lambda x: isinstance(x, str))
+TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))
+MAPPING: Rule = ("a mapping", lambda x: isinstance(x, dict))
+NODE: Rule = ("a mapping", lambda x: isinstance(x, dict) and all(isinstance(y, str) for y in x))
+LIST: Rule = ("a list", lambda x: isinstance(x, list))
 TEXT: Rule = (
     "text, up to 255 characters between slashes",
     lambda x: isinstance(x, str) and max(map(len, x.split("/"))) < 256,
@@ -97,88 +97,75 @@ NAME: Rule = (  # also a folder's, beside the files of a run
         and not re.search(r"^(checkpoints|report|export)$|\.[a-z]+$", x)
     ),
 )
-STRING: Rule = ("text", lambda x: isinstance(x, str))
-TENSOR: Rule = ("a tensor", lambda x: hasattr(x, "isfinite"))
-MAPPING: Rule = ("a mapping", lambda x: isinstance(x, dict))
-NODE: Rule = (
-    "a mapping",  # with text as keys
-    lambda x: isinstance(x, dict) and all(isinstance(key, str) for key in x),
+HPARAMS: Rule = (
+    "a mapping to text, numbers, true or false",
+    lambda x: isinstance(x, dict) and all(isinstance(y, str | int | float) for y in x.values()),
 )
-LIST: Rule = ("a list", lambda x: isinstance(x, list))
 FINITE: Rule = ("a finite number", number(-1e300, 1e300)[1])
 POSITIVE = number(ABOVE_0, text=f"above 0 and up to {LARGEST:,}")
 NOT_NEGATIVE = number(0)
 FROM_1 = number(1)
+UP_TO_1 = number(0, 1)
 BELOW_1 = number(0, LAST_BELOW_1, "in the range [0, 1)")
 FRACTION = number(ABOVE_0, 1, "above 0 and up to 1")
 NATURAL = integer(0)
 COUNT = integer(1)
 SEED = integer(0, 2**32 - 1)
 PART = either(COUNT, FRACTION)  # of the batches; 1 is one of them, 1.0 all
-SHAPE: dict[str, Rule] = {  # of a network's input and output
-    "num_classes": optional(integer(2, 10**5)),
-    **each("channels size", optional(integer(1, 10**4))),
-}
-VERSION = optional(either(TEXT, integer(0)))
+VERSION = optional(either(TEXT, NATURAL))
+WHOLE_EPOCHS = left_out("runs consist of whole epochs")
 NO_UPLOAD = left_out("checkpoints stay in the run folder")
-STEP: dict[str, Rule] = {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE}
 # validation metrics that epochs, runs and learning rates may be selected by; the better direction
 MONITORED = {"val/acc": "max", "val/loss": "min", "val/balanced_acc": "max"}
 METRIC: Rule = (f"a validation metric, {' or '.join(MONITORED)}", lambda x: x in [*MONITORED])
-MONITOR: dict[str, Rule] = {"monitor": METRIC, "mode": one_of("min", "max")}
-HPARAMS: Rule = (
-    "a mapping to text, numbers, true or false",
-    lambda x: isinstance(x, dict) and all(isinstance(y, str | int | float) for y in x.values()),
-)
-CLASSIFIER: dict[str, Rule] = {
-    **each("net loss optimizer", NODE),
-    **{"scheduler": optional(NODE), "decay_biases": BOOL, "seed": SEED},
+
+# fmt: off
+SIDE = optional(integer(1, 10**4))
+SHAPE = {"num_classes": optional(integer(2, 10**5)), "channels": SIDE, "size": SIDE}
+STEP = {"lr": POSITIVE, "weight_decay": NOT_NEGATIVE}
+MONITOR = {"monitor": METRIC, "mode": one_of("min", "max")}
+CLASSIFIER = {
+    "net": NODE, "loss": NODE, "optimizer": NODE, "scheduler": optional(NODE),
+    "decay_biases": BOOL, "seed": SEED,
 }
 
 # by the class or function in _target_, since a key is one of its arguments; those of classes that
 # are not listed, such as your own, are not checked
 RULES: dict[str, dict[str, Rule]] = {
     "config": {  # keys without a group
-        **each("ckpt_path repeat", optional(TEXT)),
-        **{"run_dir": TEXT, "name": optional(NAME), "pause_after": optional(COUNT)},
-        **{"seed": SEED, "test": BOOL, "hparams": HPARAMS},
+        "seed": SEED, "test": BOOL, "run_dir": TEXT, "name": optional(NAME), "hparams": HPARAMS,
+        "ckpt_path": optional(TEXT), "repeat": optional(TEXT), "pause_after": optional(COUNT),
     },
     "DigitsDataModule": {
-        **each("source augment", NODE),
-        "root": optional(TEXT),
-        **each("batch_size eval_batch_size", COUNT),
+        "source": NODE, "root": optional(TEXT), "on_error": one_of("skip", "stop"),
+        "batch_size": COUNT, "eval_batch_size": COUNT,
         "val_size": either(COUNT, number(ABOVE_0, LAST_BELOW_1, "above 0 and below 1")),
         "split": optional(("three numbers above 0, as in [7,2,1]", list_of(POSITIVE, 3)[1])),
-        **each("seed split_seed", SEED),
-        "fraction": FRACTION,
+        "seed": SEED, "split_seed": SEED, "fraction": FRACTION,
         "normalise": one_of("standardise", "scale", "none"),
-        "clean": BOOL,
-        "suspect_folds": either(one_of(0), integer(2, 20)),
-        "augment_until": number(0, 1),
-        "on_error": one_of("skip", "stop"),
+        "clean": BOOL, "suspect_folds": either(one_of(0), integer(2, 20)),
+        "augment": NODE, "augment_until": UP_TO_1,
     },
     "Folder": {
-        **{"size": integer(8, 1024), "channels": one_of(1, 3)},
-        **each("invert centre", AUTO),
+        "size": integer(8, 1024), "channels": one_of(1, 3), "invert": AUTO, "centre": AUTO,
     },
     "Affine": {
-        **{"degrees": number(0, 180), "translate": number(0, 1)},
-        **{"scale": number(0, 0.9), "shear": number(0, 80)},
+        "degrees": number(0, 180), "translate": UP_TO_1, "scale": number(0, 0.9),
+        "shear": number(0, 80),
     },
     "Elastic": {"alpha": number(0, 1000), "sigma": number(0.1, 100)},
-    "Erasing": {"probability": number(0, 1), "area": rising(0.001, 1), "aspect": rising(0.01, 100)},
-    "Flip": {"probability": number(0, 1)},
-    "Noise": {"std": number(0, 1)},
+    "Erasing": {"probability": UP_TO_1, "area": rising(0.001, 1), "aspect": rising(0.01, 100)},
+    "Flip": {"probability": UP_TO_1},
+    "Noise": {"std": UP_TO_1},
     "LeNet": SHAPE,
     "MLP": SHAPE | {"hidden": list_of(integer(1, 10**6)), "dropout": BELOW_1},
-    "LSTM": {
-        **SHAPE,
-        **{"hidden_size": integer(1, 10**5), "num_layers": integer(1, 100)},
-        **{"bidirectional": BOOL, "dropout": BELOW_1},
+    "LSTM": SHAPE | {
+        "hidden_size": integer(1, 10**5), "num_layers": integer(1, 100), "bidirectional": BOOL,
+        "dropout": BELOW_1,
     },
     "Pretrained": {
-        **{"num_classes": SHAPE["num_classes"], "image_size": optional(integer(1, 4096))},
-        **{"name": TEXT, "weights": optional(TEXT), "freeze": BOOL},
+        "num_classes": SHAPE["num_classes"], "image_size": optional(integer(1, 4096)),
+        "name": TEXT, "weights": optional(TEXT), "freeze": BOOL,
     },
     "CrossEntropyLoss": {
         "label_smoothing": BELOW_1,
@@ -190,11 +177,11 @@ RULES: dict[str, dict[str, Rule]] = {
     "Muon": STEP | {"momentum": BELOW_1, "iterations": integer(1, 100)},
     "cosine": {"warmup": BELOW_1, "final": BELOW_1},
     "one_cycle": {"warmup": BELOW_1, "div_factor": FROM_1, "final_div_factor": FROM_1},
-    "find_lr": {
-        **each("min_lr max_lr", POSITIVE),
-        **{"num_training": integer(100, 10**5), "early_stop_threshold": FROM_1},
-    },
     "plateau": MONITOR | {"factor": BELOW_1, "patience": NATURAL},
+    "find_lr": {
+        "min_lr": POSITIVE, "max_lr": POSITIVE, "num_training": integer(100, 10**5),
+        "early_stop_threshold": FROM_1,
+    },
     "Classifier": CLASSIFIER,
     "FastClassifier": CLASSIFIER | {"steps_per_execution": COUNT},
     "BestAndLastCheckpoint": MONITOR | {"dirpath": TEXT, "weights": TEXT},
@@ -202,52 +189,45 @@ RULES: dict[str, dict[str, Rule]] = {
     "WeightAverage": {"decay": optional(BELOW_1), "start": BELOW_1},
     "Unfreeze": {"unfreeze_epoch": integer(2), "lr_factor": POSITIVE},
     "TensorBoardLogger": {
-        **each("name sub_dir", optional(TEXT)),
-        **{"save_dir": TEXT, "version": VERSION, "default_hp_metric": BOOL},
+        "save_dir": TEXT, "name": optional(TEXT), "sub_dir": optional(TEXT), "version": VERSION,
+        "default_hp_metric": BOOL,
     },
     "CSVLogger": {"save_dir": TEXT, "name": TEXT, "version": VERSION},
     "WandbLogger": {
-        **each("project save_dir", TEXT),
-        **each("name id", optional(TEXT)),
-        **{"offline": BOOL, "log_model": NO_UPLOAD},
+        "save_dir": TEXT, "project": TEXT, "name": optional(TEXT), "id": optional(TEXT),
+        "offline": BOOL, "log_model": NO_UPLOAD,
     },
     "MLFlowLogger": {
-        **each("experiment_name tracking_uri", TEXT),
-        **each("run_name run_id", optional(TEXT)),
-        "log_model": NO_UPLOAD,
+        "tracking_uri": TEXT, "experiment_name": TEXT, "run_name": optional(TEXT),
+        "run_id": optional(TEXT), "log_model": NO_UPLOAD,
     },
     "Trainer": {
-        **each("accelerator default_root_dir", TEXT),
+        "accelerator": TEXT, "default_root_dir": TEXT, "num_nodes": integer(1, 10**4),
         "devices": either(one_of("auto", -1), integer(1, 1024), list_of(integer(0, 1023))),
-        "num_nodes": integer(1, 10**4),
         # strategies that start their processes before training; others lose the result
         "strategy": either(
             one_of("auto", "ddp", "ddp_find_unused_parameters_true", "single_device"), NODE
         ),
         "precision": one_of("32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true"),
-        **each("max_epochs accumulate_grad_batches log_every_n_steps", COUNT),
-        "min_epochs": optional(NATURAL),
-        "gradient_clip_val": optional(POSITIVE),
-        "gradient_clip_algorithm": one_of("norm", "value"),
-        **each("limit_train_batches limit_val_batches limit_test_batches", optional(PART)),
-        "overfit_batches": either(one_of(0, 0.0), PART),
+        "max_epochs": COUNT, "min_epochs": optional(NATURAL), "accumulate_grad_batches": COUNT,
+        "gradient_clip_val": optional(POSITIVE), "gradient_clip_algorithm": one_of("norm", "value"),
+        "limit_train_batches": optional(PART), "limit_val_batches": optional(PART),
+        "limit_test_batches": optional(PART), "overfit_batches": either(one_of(0, 0.0), PART),
+        "num_sanity_val_steps": integer(-1), "log_every_n_steps": COUNT,
+        "val_check_interval": FRACTION, "check_val_every_n_epoch": one_of(1),
+        "fast_dev_run": either(BOOL, COUNT), "deterministic": optional(one_of(True, False, "warn")),
         "profiler": optional(either(one_of("simple", "advanced", "pytorch"), NODE)),
-        **each("detect_anomaly sync_batchnorm inference_mode", BOOL),
-        **each("enable_progress_bar enable_model_summary", BOOL),
-        "fast_dev_run": either(BOOL, COUNT),
-        "deterministic": optional(either(BOOL, one_of("warn"))),
-        "plugins": optional(list_of(NODE)),
-        "use_distributed_sampler": one_of(False),
-        "num_sanity_val_steps": integer(-1),
-        "val_check_interval": FRACTION,
-        "check_val_every_n_epoch": one_of(1),
-        **each("max_steps max_time", left_out("runs consist of whole epochs")),
+        "plugins": optional(list_of(NODE)), "use_distributed_sampler": one_of(False),
+        "detect_anomaly": BOOL, "sync_batchnorm": BOOL, "inference_mode": BOOL,
+        "enable_progress_bar": BOOL, "enable_model_summary": BOOL,
+        "max_steps": WHOLE_EPOCHS, "max_time": WHOLE_EPOCHS,
         "callbacks": left_out("set callbacks"),
         "logger": left_out("set logger; logger=none turns it off"),
         "enable_checkpointing": left_out("callbacks=none saves no checkpoints"),
         "barebones": left_out("set callbacks=none logger=none for a similar effect"),
     },
 }
+# fmt: on
 ANYWHERE: dict[str, Rule] = {  # keys in any mapping
     "monitor": optional(METRIC),
     "_target_": TEXT,

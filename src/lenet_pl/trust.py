@@ -24,19 +24,14 @@ from lenet_pl.errors import ConfigError, one_line
 from lenet_pl.records import checking, override_key
 
 VARIABLE = "LENET_PL_TRUST"
-# where classes may be from; nothing here does more than build an object
-MODULES = (
+# classes, and modules of classes, that may be built; nothing here does more than build an object
+KNOWN = (
     *("lenet_pl.models", "lenet_pl.data", "lenet_pl.optim", "lenet_pl.callbacks"),
     *("lenet_pl.classifier", "lenet_pl.fast", "torch.nn", "torch.optim", "torchvision.models"),
+    *("pytorch_lightning.Trainer", "pytorch_lightning.callbacks.EarlyStopping"),
+    *("pytorch_lightning.loggers.TensorBoardLogger", "pytorch_lightning.loggers.CSVLogger"),
+    *("pytorch_lightning.loggers.WandbLogger", "pytorch_lightning.loggers.MLFlowLogger"),
 )
-LIGHTNING = {  # and the group that each may be in
-    "pytorch_lightning.Trainer": "trainer",
-    "pytorch_lightning.callbacks.EarlyStopping": "callbacks",
-    **{
-        f"pytorch_lightning.loggers.{name}": "logger"
-        for name in ("TensorBoardLogger", "CSVLogger", "WandbLogger", "MLFlowLogger")
-    },
-}
 # base classes, or the names of methods, by the key of the part or of the mapping that holds it
 KINDS: dict[str, str | tuple[str, ...]] = {
     "data.source": ("prepare", "load"),
@@ -44,6 +39,7 @@ KINDS: dict[str, str | tuple[str, ...]] = {
     "data": "pytorch_lightning.LightningDataModule",
     "model": "torch.nn.Module",
     "loss": "torch.nn.Module",
+    "trainer": "pytorch_lightning.Trainer",
     "optimizer": "torch.optim.Optimizer",
     "classifier": "pytorch_lightning.LightningModule",
     "callbacks": "pytorch_lightning.Callback",
@@ -51,11 +47,10 @@ KINDS: dict[str, str | tuple[str, ...]] = {
 }
 NESTED = ("torch.nn.Module", "torch.optim.Optimizer", "enum.Enum")  # kinds of arguments
 WRITTEN = {"dirpath", "weights", "save_dir", "default_root_dir", "path", "root_dir", "dir"}
-WRITTEN |= {"tracking_uri", "artifact_location"}
 READ = re.compile(r"data\.|model\.|(ckpt_path|repeat)$")  # keys that may name files anywhere
 # keys of loggers that do more than name a run
 NAMES = "project|name|id|run_name|run_id|experiment_name|version|sub_dir|save_dir|_target_"
-LOGGER = re.compile(rf"logger\.\w+\.(?!({NAMES})$)")
+LOGGER = re.compile(rf"logger\.[^.]+\.(?!({NAMES})$)")
 MAX_LENGTH = 4096  # of an override
 HYDRA = re.compile(r"hydra\b|run_dir$|.*@(hydra|_)")  # keys that Hydra never saves with a run
 SIMPLE = re.compile(r"\$\{([\w.]+|(oc\.env|now):[^${}]*)\}")  # interpolations that build no mapping
@@ -111,34 +106,35 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
     top, module = target.partition(".")[0], target.rpartition(".")[0]
     # a part, or a mapping of parts such as callbacks
     places = (part, part.rpartition(".")[0].removeprefix("data."))
-    trusted = is_trusted(target) or LIGHTNING.get(target) in places
-    ours = within(target, MODULES)
-    refused = ConfigError(
+    trusted, ours = is_trusted(target), within(target, KNOWN)
+    known = KNOWN if ours else [top] if _is_users(top, folder) else []
+    if (trusted or known) and re.fullmatch(r"\w+(\.\w+)+", target):
+        if not ours:
+            add_working_folder()
+        try:
+            found = _locate(target)  # get_object would also log the error
+        except (HydraException, ImportError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path}={target}: {one_line(error, 30)}") from error
+        home = str(getattr(found, "__module__", ""))
+        of_known = target in known or within(home, known)
+        if trusted or (of_known and _fits(found, home, places)):
+            return found
+    raise ConfigError(
         f"{path}={target[:80]}: not allowed in a run folder: it is not part of lenet-pl, and not "
         "in the working folder or on PYTHONPATH; if you trust it, set "
         f"{VARIABLE}={module or target[:80]} (lenet-pl: --trust)"
     )
-    allowed = trusted or ours or _is_users(top, folder)
-    if not allowed or not re.fullmatch(r"\w+(\.\w+)+", target):
-        raise refused
-    if not ours:
-        add_working_folder()
-    try:
-        found = _locate(target)  # get_object would also log the error
-    except (HydraException, ImportError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}={target}: {one_line(error, 30)}") from error
-    if trusted:
-        return found
-    home = str(getattr(found, "__module__", ""))
+
+
+def _fits(found: Any, home: str, places: Iterable[str]) -> bool:
+    """Whether a part of the configuration may be an object from this module."""
     if not isinstance(found, type):
-        fits = callable(found) and home == "lenet_pl.optim"  # a schedule
-    elif kind := next((KINDS[place] for place in places if place in KINDS), None):
-        fits = _is_kind(found, kind)
-    else:  # an argument of a part
-        fits = home.startswith("lenet_pl.") or any(_is_kind(found, base) for base in NESTED)
-    if not fits or not within(home, MODULES if ours else (top,)):
-        raise refused
-    return found
+        return callable(found) and home == "lenet_pl.optim"  # a schedule
+    for place in places:
+        if place in KINDS:
+            return _is_kind(found, KINDS[place])
+    # an argument of a part
+    return home.startswith("lenet_pl.") or any(_is_kind(found, base) for base in NESTED)
 
 
 def _is_kind(cls: type, kind: str | tuple[str, ...]) -> bool:
