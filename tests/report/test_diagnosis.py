@@ -24,11 +24,12 @@ from omegaconf import OmegaConf
 from lenet_pl.config import check, flatten
 from lenet_pl.metrics import Proportion
 from lenet_pl.models.mlp import MLP
-from lenet_pl.report.diagnosis import SMALL, Diagnosis, Finding, diagnose, z_score
+from lenet_pl.report import diagnosis
+from lenet_pl.report.diagnosis import SMALL, Finding, diagnose, measure, z_score
 
 
-def diagnosis(**changes: Any) -> Diagnosis:
-    return Diagnosis(synthetic_evaluation(**changes))
+def check_one(name: str, **changes: Any) -> Finding | None:
+    return diagnosis.check(name, measure(synthetic_evaluation(**changes)))
 
 
 def findings(**changes: Any) -> list[Finding]:
@@ -451,7 +452,7 @@ FIRING = {
 @pytest.mark.parametrize("name", FIRING)
 def test_check_fires(name):
     check, changes, parts, overrides = FIRING[name]
-    finding = diagnosis(**changes).check(check)
+    finding = check_one(check, **changes)
     assert finding is not None
     assert finding.overrides == tuple(overrides)
     for part in parts:
@@ -571,17 +572,17 @@ SILENT: dict[str, tuple[list[str], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", SILENT)
 def test_check_is_silent(name):
     checks, changes = SILENT[name]
-    assert [diagnosis(**changes).check(check) for check in checks] == [None] * len(checks)
+    assert [check_one(check, **changes) for check in checks] == [None] * len(checks)
 
 
 def test_few_errors_show_no_pairs():
-    assert diagnosis(val=predictions([(4, 9)] * 19)).check("concentrated_errors") is None
-    assert diagnosis(val=predictions([(4, 9)] * 20)).check("concentrated_errors") is not None
+    assert check_one("concentrated_errors", val=predictions([(4, 9)] * 19)) is None
+    assert check_one("concentrated_errors", val=predictions([(4, 9)] * 20)) is not None
 
 
 def test_enough_data_is_not_called_little():
     changes = {"val": DOUBLED, "train": Proportion(2000, 2000)}
-    finding = diagnosis(**changes).check("overfitting")
+    finding = check_one("overfitting", **changes)
     assert finding is not None
     assert "per class" not in finding.evidence
 
@@ -603,7 +604,7 @@ def test_a_calibrated_network_is_silent():
         probabilities = torch.full((1000, 10), 0.1 / 9).double()
         probabilities[torch.arange(1000), (labels + wrong) % 10] = 0.9
         val = split_predictions(probabilities.log(), labels)
-        fired += diagnosis(val=val).check("miscalibration") is not None
+        fired += check_one("miscalibration", val=val) is not None
     assert fired <= 8  # 2 are expected
 
 
@@ -621,7 +622,8 @@ def test_evenly_spread_errors_show_no_pairs(classes):
         evaluation = synthetic_evaluation(val=val)
         data = {"classes": [str(n) for n in range(classes)], "class_counts": [50] * classes}
         run = replace(evaluation.run, state=evaluation.run.state | {"DigitsDataModule": data})
-        finding = Diagnosis(replace(evaluation, run=run)).check("concentrated_errors")
+        values = measure(replace(evaluation, run=run))
+        finding = diagnosis.check("concentrated_errors", values)
         fired += finding is not None
     assert fired <= 5  # 1 is expected
 
@@ -676,7 +678,7 @@ def test_overrides_are_suggested_once():
     errors = [*SPREAD, *SPREAD, *[(4, 9)] * 30]
     evaluation = synthetic_evaluation(**{**OVERFIT, "val": predictions(errors)})
     first, second = diagnose(evaluation)[:2]
-    concentrated = Diagnosis(evaluation).check("concentrated_errors")
+    concentrated = diagnosis.check("concentrated_errors", measure(evaluation))
     assert concentrated is not None
     assert concentrated.overrides == first.overrides == ("augment=affine",)
     assert (second.title, second.advice, second.overrides) == (concentrated.title, "As above.", ())
@@ -700,7 +702,7 @@ def test_a_command_repeats_the_run_with_the_change(tmp_path, monkeypatch):
     evaluation = synthetic_evaluation(rows=improving)
 
     def command(*overrides: str, resume: bool = False) -> str:
-        return Diagnosis(evaluation).command(overrides, resume)
+        return diagnosis.command(evaluation, overrides, resume)
 
     own = "lenet-pl train data=mini"
     assert command("optimizer.lr=0.1") == f"{own} data.batch_size=64 optimizer.lr=0.1"
@@ -710,11 +712,11 @@ def test_a_command_repeats_the_run_with_the_change(tmp_path, monkeypatch):
     assert command("optimizer=adam") == f"{own} data.batch_size=64 optimizer=adam"
     longer = command("trainer.max_epochs=16", resume=True)
     assert longer == "lenet-pl train resume=outputs/runs/d/t trainer.max_epochs=16"
-    finding = Diagnosis(evaluation).check("still_improving")
+    finding = diagnosis.check("still_improving", measure(evaluation))
     assert finding is not None
     assert finding.command == longer
     run_folder(tmp_path, ["data=mini", *rest.split()], mode="MULTIRUN")  # a sweep's job
-    finding = Diagnosis(evaluation).check("still_improving")
+    finding = diagnosis.check("still_improving", measure(evaluation))
     assert finding is not None
     assert finding.command == f"{own} {rest} trainer.max_epochs=16"
     run_folder(tmp_path, ["data.root=my data"])
