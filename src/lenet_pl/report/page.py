@@ -100,14 +100,12 @@ def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
             grid = [tile for image, row in rows for tile in (image, *plots.signed_colours(row))]
             figures[f"features-{number}"] = plots.image_grid(grid, columns=len(grid) // len(images))
     if len(errors):
-        images, labels = shown.images[errors], shown.labels[errors]
-        predicted = shown.predicted[errors]
-        maps = saliency(network, images, predicted, labels)
+        images = shown.images[errors]
+        maps = saliency(network, images, shown.predicted[errors], shown.labels[errors])
         shadow = 1 - 0.3 * images.float().mean(1, keepdim=True) / 255
         grid = [*images, *(plots.signed_colours(maps) * shadow)]
-        names, pairs = evaluation.run.classes, zip(labels, predicted, strict=True)
-        captions = [f"{names[label]} → {names[guess]}" for label, guess in pairs]
-        captions += [""] * len(errors)
+        cards = image_cards(shown, evaluation.run.classes, errors)
+        captions = [card["caption"] for card in cards] + [""] * len(errors)
         figures["saliency"] = plots.image_grid(grid, captions, columns=len(errors))
     return figures
 
