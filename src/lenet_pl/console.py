@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lenet_pl.errors import printable, protect_output
@@ -139,48 +139,45 @@ def end_summary(
     A run is not ``extendable`` if its schedule has a fixed length; a job is not ``resumable``.
     """
     status, metrics, shown = result["status"], result["metrics"], display_path(folder)
-    lines = _outcome(result) if status in ("finished", "paused") else [(status, result["error"])]
-    lines.append(("run folder", str(shown)))
-    commands = []
+    lines = _outcome(result) if status in ("finished", "paused") else {status: result["error"]}
+    lines["run folder"] = str(shown)
+    commands = {}
     if metrics and any(folder.rglob("events.*")):
         logdir = "outputs" if shown.parts[:1] == ("outputs",) else shlex.quote(str(shown))
-        commands.append(("see the curves", f"tensorboard --logdir {logdir}"))
+        commands["see the curves"] = f"tensorboard --logdir {logdir}"
     resume = f"{program} resume={shlex.quote(str(shown))}"
     if resumable and (folder / ".hydra").exists():
         extendable = extendable and (folder / "checkpoints" / "last.ckpt").exists()
         if status != "finished":
-            commands.append(("resume", resume))
+            commands["resume"] = resume
         elif metrics and extendable and not result["stopped_early"]:
-            commands.append(("train longer", f"{resume} trainer.max_epochs={2 * result['epochs']}"))
+            commands["train longer"] = f"{resume} trainer.max_epochs={2 * result['epochs']}"
     return Group(
         "",
-        *(Text(f"{name:<15} {text}", style="bold") for name, text in lines),
-        *(Text(f"{name:<15} {command}", style="cyan") for name, command in commands),
+        *(Text(f"{name:<15} {text}", style="bold") for name, text in lines.items()),
+        *(Text(f"{name:<15} {command}", style="cyan") for name, command in commands.items()),
     )
 
 
-def _outcome(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _outcome(result: Mapping[str, Any]) -> dict[str, str]:
     metrics, monitor = result["metrics"], result["monitor"]
     if not metrics:
-        return [("debugged", "one batch each of train, validation and test passed")]
+        return {"debugged": "one batch each of train, validation and test passed"}
     end = ", stopped early" if result["stopped_early"] else ""
     end = ", then paused" if result["status"] == "paused" else end
-    validation = f"{percent(metrics['val/acc'])}  loss {metrics['val/loss']:.4f}"
+    lines = {"best epoch": f"{result['best_epoch']} of {result['epochs']}{end}"}
+    lines["validation"] = f"{percent(metrics['val/acc'])}  loss {metrics['val/loss']:.4f}"
     if monitor not in ("val/acc", "val/loss"):
         title = metric_title(monitor.partition("/")[2])
-        validation += f"  {title} {score(monitor, metrics[monitor])}"
-    best = f"{result['best_epoch']} of {result['epochs']}{end}"
-    lines = [("best epoch", best), ("validation", validation)]
+        lines["validation"] += f"  {title} {score(monitor, metrics[monitor])}"
     if "test/acc" in metrics:
         low, high = percent(metrics["test/acc_low"]), percent(metrics["test/acc_high"])
         test = f"{percent(metrics['test/acc'])}  loss {metrics['test/loss']:.4f}"
-        lines.append(("test", f"{test}  95 % interval {low} to {high}"))
+        lines["test"] = f"{test}  95 % interval {low} to {high}"
     if repeats := result.get("repeats"):
-        outcome = repeats["difference"] or "all figures agree"
-        lines.append(("repeats", f"{repeats['run']}: {outcome}"))
+        lines["repeats"] = f"{repeats['run']}: {repeats['difference'] or 'all figures agree'}"
     if result["data"]["pooled"]:
-        text = "with the official test set: not comparable with published results"
-        lines.append(("pooled", text))
+        lines["pooled"] = "with the official test set: not comparable with published results"
     return lines
 
 
@@ -206,7 +203,5 @@ def named_score(metric: str, value: float) -> str:
 
 def table(*columns: str, left: int) -> Table:
     """Create a table whose first ``left`` columns are left-aligned, the others right-aligned."""
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < left else "right")
-    return table
+    aligned = (Column(x, justify="left" if i < left else "right") for i, x in enumerate(columns))
+    return Table(*aligned, box=None, padding=(0, 1, 0, 0), header_style="dim")

@@ -156,11 +156,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Stat. 6
     (1979), p. 67.
     """
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[number]))
-        adjusted[number] = largest
-    return adjusted
+    values, order = torch.tensor(p_values, dtype=torch.double).sort()
+    adjusted = (values * torch.arange(len(values), 0, -1)).clamp_max(1).cummax(0).values
+    return adjusted[order.argsort()].tolist()
 
 
 def t_probability(t: float, df: int) -> float:

@@ -3,11 +3,10 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context, rc_params_from_file
+from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, PercentFormatter
@@ -23,8 +22,7 @@ FILE_DPI = 180  # stays sharp on high-resolution screens
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#8a8f98"
 # of runs, distinct for the colour-blind: M. Okabe, K. Ito, "Color universal design" (2002)
 COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", "#56b4e9")
-STYLE = rc_params_from_file(Path(__file__).with_suffix(".mplstyle"), use_default_template=False)
-styled = rc_context(STYLE)
+styled = style.context("lenet_pl.plots")  # plots.mplstyle
 DASHED = (0, (4, 2))
 # of a legend above the axes, where it covers nothing
 ABOVE: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.3}
@@ -38,9 +36,8 @@ def curves(runs: Mapping[str, tuple[Rows, int | None]], metric: str) -> Figure:
     """
     figure, axes = _epoch_axes(3.3)
     for (name, (rows, best)), colour in zip(runs.items(), COLOURS, strict=False):
-        labels = ("training", "validation", f"best, epoch {best}")
-        if len(runs) > 1:
-            labels = ("", name, "")
+        alone = ("training", "validation", f"best, epoch {best}")
+        labels = alone if len(runs) == 1 else ("", name, "")
         epochs = [row["epoch"] for row in rows]
         training, validation = ([row[f"{x}/{metric}"] for row in rows] for x in ("train", "val"))
         points: Any = {"color": colour, "marker": "o" * (len(rows) < 3), "ms": 4}
@@ -171,23 +168,21 @@ def filters(weight: Tensor) -> Figure:
     Those of colour images are in colour, with grey as zero; of others, the mean over ``in``.
     """
     weight = weight[:64]
-    colour = weight.shape[1] == 3
-    return image_grid(_scaled(weight) if colour else signed_colours(weight.mean(1, keepdim=True)))
+    return image_grid(signed_colours(weight if weight.shape[1] == 3 else weight.mean(1, True)))
 
 
 def signed_colours(maps: Tensor) -> Tensor:
-    """Colours ``[N, 3, H, W]`` for maps ``[N, 1, H, W]``, each scaled by its largest magnitude.
+    """Colours ``[N, 3, H, W]`` for maps ``[N, C, H, W]``, each scaled by its largest magnitude.
 
-    Orange is positive, purple negative and white zero.
+    Orange is positive, purple negative and white zero. Maps of three channels are colours already;
+    grey is zero.
     """
-    colours = colormaps["PuOr_r"](_scaled(maps).squeeze(1).numpy())
-    return maps.new_tensor(colours[..., :3]).permute(0, 3, 1, 2)
-
-
-def _scaled(maps: Tensor) -> Tensor:
-    """Maps ``[N, C, H, W]``, each scaled by its largest magnitude to [0, 1], with 0.5 for zero."""
     limit = maps.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-    return (maps / limit + 1) / 2
+    scaled = (maps / limit + 1) / 2  # 0.5 for zero
+    if maps.shape[1] == 3:
+        return scaled
+    colours = colormaps["PuOr_r"](scaled.squeeze(1).numpy())
+    return maps.new_tensor(colours[..., :3]).permute(0, 3, 1, 2)
 
 
 @styled

@@ -218,7 +218,10 @@ def test_cells_have_their_images_once_in_order_of_interest(first, monkeypatch):
         expected = sorted(members, key=lambda i, sign=sign: sign * confidence[i].item())
         assert [card["id"] for card in cards] == [f"image {i}" for i in expected[: len(cards)]]
     monkeypatch.setattr(page, "CELL_BYTES", 10 * 400)  # an image has about 300 bytes
+    encoded, thumbnail = [], page.thumbnail
+    monkeypatch.setattr(page, "thumbnail", lambda x: encoded.append(x) or thumbnail(x))
     fewer = page.cell_cards(shown, classes)
+    assert len(encoded) == sum(map(len, fewer.values())) + 1  # the one that exceeds the limit
     assert sum(len(card["png"]) for cards in fewer.values() for card in cards) <= 10 * 400
     assert sum(map(len, fewer.values())) >= 10
     assert all(len(fewer[i, i]) in (1, 2) for i in range(10))  # the large cells come first

@@ -25,9 +25,8 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
     RUN is the first run. The runs are compared on the test split if all were tested, else on the
     validation split; ConfigError if their images differ. Returns the answer of ``--json``.
     """
-    runs, shown = [x.run for x in evaluations], [x.test for x in evaluations if x.test]
-    if len(shown) < len(runs):
-        shown = [x.val for x in evaluations]
+    runs, tested = [x.run for x in evaluations], all(x.test for x in evaluations)
+    shown = [x.shown if tested else x.val for x in evaluations]
     first = shown[0]
     for run, x in zip(runs, shown, strict=True):
         if not (torch.equal(x.images, first.images) and torch.equal(x.labels, first.labels)):
@@ -39,13 +38,8 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
     computed = list(map(compute_metrics, runs, shown))
     best = int(correct.sum(1).argmax())
     comparisons = compare(names, correct, best)
-    against = shorten(
-        "-".join(["against", *("-".join(run.folder.absolute().parts[-2:]) for run in runs[1:])])
-    )
-    folder = runs[0].folder / "report" / re.sub(r"[^\w.-]+", "-", against)
     measured = ("accuracy", "low", "high", "loss", "nll", "ece")
     answer: dict[str, Any] = {
-        "path": str(folder / "index.html"),
         "verdict": verdict(names[best], comparisons),
         "runs": [
             {"name": name, "folder": str(run.folder), **{x: values[x] for x in measured}}
@@ -59,16 +53,14 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
         only = (pair["only_best"], pair["only_other"])
         answer |= {"both": pair["both"], "only_first": only[best], "only_second": only[1 - best]}
         answer |= {"neither": pair["neither"], "p": pair["p"]}
-    curves = {n: (x.rows, x.run.epoch) for n, x in zip(names, evaluations, strict=True)}
-    others = [run for run in range(len(runs)) if run != best]
     disagreements = []
-    for right, wrong in chain.from_iterable(((best, run), (run, best)) for run in others):
-        selected, count = correct[right] & ~correct[wrong], 24 if len(runs) == 2 else 12
-        chosen = metrics.by_confidence(shown[wrong].logits, selected, count)
-        cards = image_cards(shown[wrong], runs[0].classes, chosen)
-        disagreements.append((names[right], names[wrong], cards))
+    for other in (number for number in range(len(runs)) if number != best):
+        for right, wrong in ((best, other), (other, best)):
+            selected, count = correct[right] & ~correct[wrong], 24 if len(runs) == 2 else 12
+            chosen = metrics.by_confidence(shown[wrong].logits, selected, count)
+            cards = list(image_cards(shown[wrong], runs[0].classes, chosen))
+            disagreements.append((names[right], names[wrong], cards))
     context = {
-        "figures": {f"curves-{x}": plots.curves(curves, x) for x in ("loss", "acc")},
         "evaluations": evaluations,
         "colours": plots.COLOURS,
         "shown": first,
@@ -78,8 +70,12 @@ def write_comparison(evaluations: Sequence[RunEvaluation]) -> dict[str, Any]:
         "settings": config_diff([run.config for run in runs]),
         "disagreements": disagreements,
     }
-    write_page(folder, "compare.html.j2", context)
-    return answer
+    curves = {n: (x.rows, x.run.epoch) for n, x in zip(names, evaluations, strict=True)}
+    figures = {f"curves-{metric}": plots.curves(curves, metric) for metric in ("loss", "acc")}
+    others = ("-".join(run.folder.absolute().parts[-2:]) for run in runs[1:])
+    against = re.sub(r"[^\w.-]+", "-", shorten("-".join(["against", *others])))
+    folder = runs[0].folder / "report" / against
+    return {"path": write_page(folder, "compare.html.j2", figures, context), **answer}
 
 
 def run_names(evaluations: Sequence[RunEvaluation]) -> list[str]:

@@ -1,10 +1,9 @@
 """The page about a run, as one file: images are data URIs, and there are no scripts."""
 
 from base64 import b64encode
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
-from itertools import accumulate, count
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,18 @@ SUFFIX = ".report"  # of the TensorBoard event file that a report writes
 THUMBNAIL = 144  # pixels of the longer side: sharp on high-resolution screens
 # the images that the cells of a confusion matrix link to
 CELL_IMAGES, CELL_BYTES = 24, 2**21
+ENVIRONMENT = Environment(
+    loader=PackageLoader("lenet_pl.report"), undefined=StrictUndefined,
+    autoescape=True, trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
+ENVIRONMENT.globals["score"] = score
+ENVIRONMENT.filters |= {
+    "percent": percent,
+    "metric": metric_title,
+    "parameter_count": lambda network: sum(p.numel() for p in network.parameters()),
+    "uri": lambda png: "data:image/png;base64," + b64encode(png).decode(),
+    "width": lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels
+}
 
 
 def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
@@ -34,14 +45,30 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
 
     Returns the path of the page, the split, its accuracy and the findings, for JSON.
     """
-    run, shown, findings = evaluation.run, evaluation.shown, diagnose(evaluation)
-    computed = compute_metrics(run, shown)
-    matrix = torch.tensor(computed["matrix"])
-    drawn = draw(evaluation, matrix)
+    run, shown, rows = evaluation.run, evaluation.shown, evaluation.rows
+    computed, findings = compute_metrics(run, shown), diagnose(evaluation)
+    matrix, curves = torch.tensor(computed["matrix"]), {"": (rows, run.epoch)}
+    errors = metrics.by_confidence(shown.logits, ~shown.correct, 32)
+    uncertain = metrics.by_confidence(shown.logits, shown.correct, 16, descending=False)
+    figures = {
+        "curves-loss": plots.curves(curves, "loss"),
+        "curves-accuracy": plots.curves(curves, "acc"),
+        "confusion": plots.confusion_matrix(matrix, run.classes),
+        "reliability": plots.reliability(metrics.calibration(shown.logits, shown.labels)),
+        **explain(evaluation, errors[:8]),
+    }
+    if len({row["lr"] for row in rows}) > 1:
+        figures["learning-rate"] = plots.learning_rate(rows)
+    cards = {}
+    for name, indices in (("mistakes", errors), ("uncertain", uncertain)):
+        cards[name] = list(image_cards(shown, run.classes, indices))
+        if captions := [card["caption"] for card in cards[name]]:
+            figures[name] = plots.image_grid(shown.images[indices], captions)
     context = {
         "evaluation": evaluation,
         "shown": shown,
         "findings": findings,
+        **cards,
         "cells": cell_cards(shown, run.classes),
         "most_errors": most_errors(matrix),
         "pairs": confused_pairs(matrix)[:6],
@@ -51,58 +78,15 @@ def write_report(evaluation: RunEvaluation) -> dict[str, Any]:
         "confidence": shown.logits.double().softmax(1).amax(1).mean().item(),
         "config": OmegaConf.to_yaml(run.config),
     }
-    path = write_page(run.folder / "report", "report.html.j2", context | drawn)
-    add_to_tensorboard(run.folder, drawn["figures"], run.epoch)
+    path = write_page(run.folder / "report", "report.html.j2", figures, context)
+    add_to_tensorboard(run.folder, figures, run.epoch)
     keys = ("title", "evidence", "advice", "overrides", "command")
-    answer = [{key: getattr(finding, key) for key in keys} for finding in findings]
-    measured = {"split": shown.split, "accuracy": computed["accuracy"]}
-    return {"path": str(path), **measured, "findings": answer}
-
-
-def draw(evaluation: RunEvaluation, matrix: Tensor) -> dict[str, Any]:
-    """The ``figures`` by name, and the images of the page by section."""
-    shown, classes, rows = evaluation.shown, evaluation.run.classes, evaluation.rows
-    curves = {"": (rows, evaluation.run.epoch)}
-    figures = {
-        "curves-loss": plots.curves(curves, "loss"),
-        "curves-accuracy": plots.curves(curves, "acc"),
-        "confusion": plots.confusion_matrix(matrix, classes),
-        "reliability": plots.reliability(metrics.calibration(shown.logits, shown.labels)),
+    return {
+        "path": path,
+        "split": shown.split,
+        "accuracy": computed["accuracy"],
+        "findings": [{key: getattr(finding, key) for key in keys} for finding in findings],
     }
-    if len({row["lr"] for row in rows}) > 1:
-        figures["learning-rate"] = plots.learning_rate(rows)
-    errors = metrics.by_confidence(shown.logits, ~shown.correct, 32)
-    uncertain = metrics.by_confidence(shown.logits, shown.correct, 16, descending=False)
-    cards = {}
-    for name, indices in (("mistakes", errors), ("uncertain", uncertain)):
-        cards[name] = image_cards(shown, classes, indices)
-        if captions := [card["caption"] for card in cards[name]]:
-            figures[name] = plots.image_grid(shown.images[indices], captions)
-    return {**cards, "figures": figures | explain(evaluation, errors[:8])}
-
-
-def cell_cards(
-    shown: SplitPredictions, classes: Sequence[str]
-) -> dict[tuple[int, int], list[dict[str, Any]]]:
-    """Images of the cells of the confusion matrix, by label and prediction.
-
-    They are the most confident errors and the least confident correct predictions: up to 24 of a
-    cell, or fewer if the page would become too large.
-    """
-    confidence = shown.logits.softmax(1).amax(1)
-    order = torch.where(shown.correct, confidence, -confidence).argsort(stable=True)
-    pairs = list(zip(shown.labels.tolist(), shown.predicted.tolist(), strict=True))
-    counts, numbers = Counter(pairs), defaultdict[tuple[int, int], Iterator[int]](count)
-    # if not all fit: the first image of every cell, then the second, those of large cells first
-    ranks = sorted((next(numbers[pairs[i]]), -counts[pairs[i]], i) for i in order.tolist())
-    chosen = [i for number, _, i in ranks if number < CELL_IMAGES]
-    cards = image_cards(shown, classes, torch.tensor(chosen))
-    sizes = accumulate(len(card["png"]) for card in cards)
-    cells: dict[tuple[int, int], list[dict[str, Any]]] = {pair: [] for pair in counts}
-    for i, card, size in zip(chosen, cards, sizes, strict=True):
-        if size <= CELL_BYTES:
-            cells[pairs[i]].append(card)
-    return cells
 
 
 def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
@@ -126,6 +110,32 @@ def explain(evaluation: RunEvaluation, errors: Tensor) -> dict[str, Figure]:
     return figures
 
 
+def cell_cards(
+    shown: SplitPredictions, classes: Sequence[str]
+) -> dict[tuple[int, int], list[dict[str, Any]]]:
+    """Images of the cells of the confusion matrix, by label and prediction.
+
+    They are the most confident errors and the least confident correct predictions: up to 24 of a
+    cell, or fewer if the page would become too large.
+    """
+    confidence = shown.logits.softmax(1).amax(1)
+    order = torch.where(shown.correct, confidence, -confidence).argsort(stable=True)
+    pairs = list(zip(shown.labels.tolist(), shown.predicted.tolist(), strict=True))
+    members: dict[tuple[int, int], list[int]] = {pair: [] for pair in pairs}
+    for i in order.tolist():
+        members[pairs[i]].append(i)
+    # if not all fit: the first image of every cell, then the second, those of large cells first
+    rounds = zip_longest(*sorted(members.values(), key=len, reverse=True))
+    chosen = [i for round in islice(rounds, CELL_IMAGES) for i in round if i is not None]
+    cells: dict[tuple[int, int], list[dict[str, Any]]] = {pair: [] for pair in members}
+    size = 0
+    for i, card in zip(chosen, image_cards(shown, classes, torch.tensor(chosen)), strict=False):
+        if (size := size + len(card["png"])) > CELL_BYTES:
+            break
+        cells[pairs[i]].append(card)
+    return cells
+
+
 def most_errors(*matrices: Tensor) -> int:
     """The largest count of confusion matrices off their diagonals, at least 1."""
     return max(1, *(int(matrix.clone().fill_diagonal_(0).max()) for matrix in matrices))
@@ -133,20 +143,19 @@ def most_errors(*matrices: Tensor) -> int:
 
 def image_cards(
     predictions: SplitPredictions, classes: Sequence[str], indices: Tensor
-) -> list[dict[str, Any]]:
-    """Images with their label, the two most probable classes and their file or index."""
+) -> Iterator[dict[str, Any]]:
+    """Yield images with their label, the two most probable classes and their file or index."""
     best_two = map(Tensor.tolist, predictions.logits[indices].softmax(1).topk(2))
-    return [
-        {
+    for i, (p, q), (first, second) in zip(indices.tolist(), *best_two, strict=True):
+        label = classes[int(predictions.labels[i])]
+        yield {
             "png": thumbnail(predictions.images[i]),
-            "label": (label := classes[int(predictions.labels[i])]),
+            "label": label,
             "caption": f"{label} → {classes[first]}",
             "confidence": f"{100 * p:.0f} %",
             "second": f"{classes[second]} {100 * q:.0f} %",
             "id": predictions.files[i] if predictions.files else f"image {predictions.indices[i]}",
         }
-        for i, (p, q), (first, second) in zip(indices.tolist(), *best_two, strict=True)
-    ]
 
 
 def thumbnail(image: Tensor) -> bytes:
@@ -158,30 +167,19 @@ def thumbnail(image: Tensor) -> bytes:
     return file.getvalue()
 
 
-def write_page(folder: Path, template: str, context: Mapping[str, Any]) -> Path:
-    """Write a template filled with a context, and the context's figures as PNG files beside it."""
-    figures = {name: plots.png(figure) for name, figure in context["figures"].items()}
-    environment = Environment(
-        loader=PackageLoader("lenet_pl.report"), undefined=StrictUndefined,
-        autoescape=True, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(
-        percent=percent,
-        metric=metric_title,
-        parameter_count=lambda network: sum(p.numel() for p in network.parameters()),
-        uri=lambda png: "data:image/png;base64," + b64encode(png).decode(),
-        width=lambda png: int.from_bytes(png[16:20]) * 100 // plots.FILE_DPI,  # CSS pixels
-    )
-    greyscale = context["shown"].images.shape[1] == 1
-    values = {**context, "figures": figures, "greyscale": greyscale, "score": score}
-    contents = {f"{name}.png": png for name, png in figures.items()}
-    contents["index.html"] = environment.get_template(template).render(values).encode()
+def write_page(
+    folder: Path, template: str, figures: Mapping[str, Figure], context: Mapping[str, Any]
+) -> str:
+    """Write ``index.html`` from a template, its figures as PNG files beside it; return its path."""
+    images = {name: plots.png(figure) for name, figure in figures.items()}
+    page = ENVIRONMENT.get_template(template).render(context, figures=images)
+    contents = {f"{name}.png": png for name, png in images.items()} | {"index.html": page.encode()}
     folder.mkdir(parents=True, exist_ok=True)
     for old in {file.name for file in folder.glob("*.png")} - contents.keys():
         (folder / old).unlink()  # of an earlier report
     for name, content in contents.items():
         files.write_bytes(folder / name, content)
-    return folder / "index.html"
+    return str(folder / "index.html")
 
 
 def add_to_tensorboard(folder: Path, figures: Mapping[str, Figure], epoch: int) -> None:
@@ -190,10 +188,9 @@ def add_to_tensorboard(folder: Path, figures: Mapping[str, Figure], epoch: int) 
 
     for earlier in [*folder.rglob(f"events.*{SUFFIX}")]:
         earlier.unlink()
-    # a sweep's job has a subfolder
-    events = sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime)
-    if events:
-        with SummaryWriter(str(events[-1].parent), filename_suffix=SUFFIX) as writer:
+    events = folder.rglob("events.out.tfevents.*")  # a sweep's job has a subfolder
+    if newest := max(events, key=lambda path: path.stat().st_mtime, default=None):
+        with SummaryWriter(str(newest.parent), filename_suffix=SUFFIX) as writer:
             for name, figure in figures.items():
                 pixels = plots.rgb_array(figure)
                 writer.add_image(f"report/{name}", pixels, epoch, dataformats="HWC")
