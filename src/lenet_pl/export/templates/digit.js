@@ -117,9 +117,7 @@ const append = (tag, parent, text = "", className = "") => {
 const GAMMA = 0.7; // makes small values visible next to large ones
 const COLUMNS = 42; // per row, for a layer without spatial dimensions
 const CELL = 24;
-// not shown, since they change no values
-const RESHAPING = ["flatten", "view", "reshape", "squeeze", "unsqueeze"];
-const SELECTING = ["select", "slice", "unbind_item", "cat"];
+const SELECTING = ["select", "slice", "unbind_item", "cat"]; // not shown: they change no values
 const ACTIVATIONS = ["relu", "leaky_relu", "tanh", "sigmoid", "silu"];
 
 /** The layers to show; activations and batch norms are merged into the preceding layer. */
@@ -130,7 +128,7 @@ function findLayers() {
     const previous = layers.at(-1);
     const [input] = Object.values(step.args);
     const follows = previous && input.value === previous.index;
-    if ([...RESHAPING, ...SELECTING].includes(step.op)) return;
+    if (SELECTING.includes(step.op)) return;
     if (follows && [...ACTIVATIONS, "batch_norm"].includes(step.op)) {
       previous.index = i + 1;
       previous.types.push(step.type || step.op);
