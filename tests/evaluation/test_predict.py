@@ -34,7 +34,7 @@ def test_images_are_preprocessed_like_the_training_images(
     image.save(file)
     model = open_model(str(configured(data__source=source)))
     expected = preprocess(image, invert=invert, centre=centre)
-    tested = predict_other(model, model.network(), str(file.parents[1]), "", "")
+    tested = predict_other(model, str(file.parents[1]), "", "")
     assert torch.equal(tested.images[0], expected)
     assert torch.equal(predict_images(model, [str(file)])[0][str(file)], expected)
     given = predict_images(model, [str(file)], False)[0][str(file)]

@@ -142,9 +142,8 @@ def predict(run: Run, network: nn.Module, images: Tensor) -> Tensor:
     where ``trainer.precision`` is not mixed.
     """
     bits, _, mode = str(run.setting("trainer.precision", "32-true")).partition("-")
-    dtype, device = DTYPES.get(bits), _device(run)
-    mixed = dtype is not None and mode != "true" and bits != "64"
-    network = network.to(device) if mixed else network.to(device, dtype)
+    dtype, device, mixed = DTYPES.get(bits), _device(run), mode == "mixed"
+    network = network.to(device, None if mixed else dtype)
     batch_size = run.setting("data.eval_batch_size", 500)  # bare weights have none
     with torch.autocast(device.type, dtype, enabled=mixed):
         return metrics.predict_logits(network, images, batch_size).float()

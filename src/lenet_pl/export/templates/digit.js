@@ -11,7 +11,7 @@ const size = drawing.width;
 
 /* The user's actions in order, for undo: strokes, as lists of points, and images. */
 const actions = [];
-let stroke = null; // the one being drawn
+let stroke = null; // the last one
 
 /** Returns class probabilities for side × side pixels from 0 to 255, row by row, light on dark. */
 const classify = (pixels) => network.classify(pixels);
@@ -42,9 +42,7 @@ function update() {
 
 /** The last image and the strokes after it. */
 function visibleActions() {
-  let first = actions.length - 1;
-  while (first > 0 && !actions[first].pixels) first--;
-  return actions.slice(Math.max(first, 0));
+  return actions.slice(Math.max(actions.findLastIndex(({ pixels }) => pixels), 0));
 }
 
 function redraw(visible) {
@@ -248,24 +246,19 @@ function scheduleUpdate() {
 }
 
 drawing.addEventListener("pointerdown", (event) => {
-  if (event.button !== 0 || stroke) return;
+  if (event.button !== 0 || !event.isPrimary) return;
   event.preventDefault();
-  drawing.setPointerCapture(event.pointerId);
-  stroke = { id: event.pointerId, points: [position(event)] };
+  drawing.setPointerCapture(event.pointerId); // until it goes up
+  stroke = { points: [position(event)] };
   actions.push(stroke);
   scheduleUpdate();
 });
 drawing.addEventListener("pointermove", (event) => {
-  if (!stroke || event.pointerId !== stroke.id) return;
+  if (!drawing.hasPointerCapture(event.pointerId)) return;
   const events = event.getCoalescedEvents?.() ?? [];
   stroke.points.push(...(events.length ? events : [event]).map(position));
   scheduleUpdate();
 });
-for (const name of ["pointerup", "pointercancel"]) {
-  drawing.addEventListener(name, (event) => {
-    if (stroke && event.pointerId === stroke.id) stroke = null;
-  });
-}
 drawing.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
 
 undo.addEventListener("click", () => {
