@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.evaluation import evaluate
 from lenet_pl.evaluation.evaluate import evaluate_run, predict_other, predict_split
-from lenet_pl.evaluation.loading import open_model
+from lenet_pl.evaluation.predict import open_model
 from lenet_pl.runs import open_run
 
 SOURCES = {

@@ -46,7 +46,7 @@ def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 def test(options: argparse.Namespace) -> None:
     """Print the metrics of a network and write its predictions."""
     from lenet_pl.evaluation import evaluate  # imports torch
-    from lenet_pl.evaluation.loading import open_model
+    from lenet_pl.evaluation.predict import open_model
 
     run, split = open_model(options.run, options.model), options.split
     if data := options.data or (None if run.epoch else "mnist"):  # bare weights have no data
@@ -118,8 +118,7 @@ def _print_metrics(answer: dict[str, Any]) -> None:
 
 def predict(options: argparse.Namespace) -> int | None:
     """Print a prediction for each image; 1 if some cannot be read, 2 if none can."""
-    from lenet_pl.evaluation.loading import open_model  # imports torch
-    from lenet_pl.evaluation.predict import predict_images, write_preview
+    from lenet_pl.evaluation.predict import open_model, predict_images, write_preview
 
     run = open_model(options.run, options.model)
     images, probabilities, failed = predict_images(run, options.images, INVERT.get(options.invert))

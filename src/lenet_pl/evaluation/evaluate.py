@@ -15,9 +15,8 @@ from lenet_pl.data.folder import SPLIT_NAMES, Folder, class_folders, read_images
 from lenet_pl.data.loader import ImageDataset
 from lenet_pl.data.mnist import KMNIST, MNIST, FashionMNIST, Mini
 from lenet_pl.errors import ConfigError, DataError
-from lenet_pl.evaluation.loading import image_shape, output_path, preprocessing, source_class
+from lenet_pl.evaluation.predict import output_path, preprocessing, source_class
 from lenet_pl.files import write_csv, write_json
-from lenet_pl.metrics import Proportion
 from lenet_pl.models.pixelnet import PixelNet
 from lenet_pl.records import DATA_KEY, read_metrics, read_overrides, read_result
 from lenet_pl.runs import Run, open_run
@@ -59,8 +58,8 @@ class SplitPredictions:
         return self.predicted == self.labels
 
     @property
-    def accuracy(self) -> Proportion:
-        return Proportion(int(self.correct.sum()), len(self.labels))
+    def accuracy(self) -> metrics.Proportion:
+        return metrics.Proportion(int(self.correct.sum()), len(self.labels))
 
 
 def predict_split(run: Run, split: str, data: "DigitsDataModule | None" = None) -> SplitPredictions:
@@ -87,7 +86,7 @@ def predict_other(run: Run, name: str, split: str, root: str) -> SplitPrediction
     official = source.load()
     for kind, separator, *values in (
         ("classes", ", ", official.classes, run.classes),
-        ("images", " × ", official.train.images.shape[1:], image_shape(run)),
+        ("images", " × ", official.train.images.shape[1:], run.state[DATA_KEY]["shape"]),
     ):
         theirs, own = (separator.join(map(str, value)) for value in values)
         if theirs != own:
@@ -217,7 +216,7 @@ class RunEvaluation:
     rows: list[dict[str, float]]  # of metrics.csv
     val: SplitPredictions
     test: SplitPredictions | None  # None unless the run tested these very weights
-    train: Proportion  # correct of a sample of the training images, without augmentation
+    train: metrics.Proportion  # correct of a sample of the training images, without augmentation
 
     @property
     def shown(self) -> SplitPredictions:
@@ -251,8 +250,7 @@ def evaluate_run(run: Run, data: "DigitsDataModule | None" = None) -> RunEvaluat
     val = predict_split(run, "val", data)
     test = predict_split(run, "test", data) if tested else None
     train = data.splits["train"]
-    count = min(len(train), len(val.labels))
-    sample = torch.linspace(0, len(train) - 1, count).long()
+    sample = torch.linspace(0, len(train) - 1, min(len(train), len(val.labels))).long()
     sampled = _predict(run, ImageDataset(*train.__getitems__(sample)), split="train")
     return RunEvaluation(run, data, run.network(), rows, val, test, sampled.accuracy)
 

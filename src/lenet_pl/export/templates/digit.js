@@ -31,8 +31,9 @@ function update() {
   const blank = pixels.every((pixel) => pixel === 0);
   const values = network.run(pixels);
   const probabilities = softmax(values.at(-1));
-  paint(input, pixels, side, side, 255);
-  for (const view of views) view.update(blank ? null : values[view.index]);
+  paint(input, pixels, 255);
+  const shown = blank ? values.map(({ length }) => new Float32Array(length)) : values;
+  for (const view of views) view(shown);
   showPrediction(blank ? null : probabilities);
   document.body.classList.toggle("blank", blank);
   undo.disabled = actions.length === 0;
@@ -47,7 +48,7 @@ function visibleActions() {
 
 function redraw(visible) {
   context.clearRect(0, 0, size, size);
-  context.strokeStyle = context.fillStyle = `rgb(${colour("--stroke")})`;
+  context.strokeStyle = context.fillStyle = `rgb(${colours.stroke})`;
   context.lineWidth = size / 13;
   context.lineCap = context.lineJoin = "round";
   for (const { pixels, points } of visible) {
@@ -81,34 +82,22 @@ function readDrawing() {
   return values;
 }
 
-/* Colours are defined in the style sheet, once for light and once for dark mode. */
-let colours = {};
-function colour(name) {
-  colours[name] ||= getComputedStyle(document.body).getPropertyValue(name).trim();
-  return colours[name];
-}
+/* Red, green and blue, from the style sheet, which has them for light and dark mode. */
+const colours = {};
 
 /** Paints values as colours: the sign is the hue, the absolute value the opacity. */
-function paint(canvas, values, width, height, limit, offset = 0, gamma = 1) {
+function paint(canvas, values, limit, gamma = 1) {
   const target = canvas.getContext("2d");
-  const image = target.createImageData(width, height);
-  const [positive, negative] = ["--positive", "--negative"].map((name) =>
-    colour(name).split(",").map(Number),
-  );
-  for (let i = 0; i < width * height; i++) {
-    const value = values ? values[offset + i] : 0;
-    const [red, green, blue] = value < 0 ? negative : positive;
-    image.data.set([red, green, blue, 255 * (Math.abs(value) / limit) ** gamma], 4 * i);
-  }
+  const image = target.createImageData(canvas.width, canvas.height);
+  values.forEach((value, i) => {
+    const colour = value < 0 ? colours.negative : colours.positive;
+    image.data.set([...colour, 255 * (Math.abs(value) / limit) ** gamma], 4 * i);
+  });
   target.putImageData(image, 0, 0);
 }
 
-const append = (tag, parent, text = "", className = "") => {
-  const element = parent.appendChild(document.createElement(tag));
-  element.textContent = text;
-  if (className) element.className = className;
-  return element;
-};
+const append = (tag, parent, properties) =>
+  Object.assign(parent.appendChild(document.createElement(tag)), properties);
 
 /* ---- layers ---- */
 
@@ -140,70 +129,63 @@ function findLayers() {
   return layers;
 }
 
-/** Creates the view of a layer: a canvas for each feature map, or one for a vector. */
+/** Creates the canvases of a layer; returns a function that paints the outputs of all steps. */
 function createView({ name, types, index, shape }) {
-  const layer = append("article", document.getElementById("layers"), "", "layer");
+  const layer = append("article", document.getElementById("layers"), { className: "layer" });
   const label = append("header", layer);
-  append("h3", label, name);
-  append("p", label, types.join(" + "));
-  append("p", label, shape.join(" × "));
-  const maps = append("div", layer, "", "maps");
-  const isVector = shape.filter((length) => length > 1).length < 2;
-  const [height, width] = isVector ? [1, 1] : shape.slice(-2);
-  const total = shape.reduce((a, b) => a * b, 1);
-  const canvases = [];
-  if (isVector) {
-    const canvas = append("canvas", maps, "", "cells");
-    canvas.width = CELL * Math.min(total, COLUMNS);
-    canvas.height = CELL * Math.ceil(total / COLUMNS);
-    canvases.push(canvas);
-  } else {
-    const displayWidth = Math.round(48 + 2.3 * height) * (width / height);
-    // more than eight maps are shown in rows of eight
-    if (total > 8 * height * width) maps.style.maxWidth = `${8 * (displayWidth + 5)}px`;
-    for (let i = 0; i < total / (height * width); i++) {
-      const canvas = append("canvas", maps, "", "map");
-      [canvas.width, canvas.height] = [width, height];
-      canvas.style.setProperty("--width", `${displayWidth}px`);
-      canvases.push(canvas);
-    }
+  append("h3", label, { textContent: name });
+  append("p", label, { textContent: types.join(" + ") });
+  append("p", label, { textContent: shape.join(" × ") });
+  const description = { className: "maps", role: "img", ariaLabel: `output of ${name}` };
+  const maps = append("div", layer, description);
+  const total = product(shape);
+  if (shape.filter((length) => length > 1).length < 2) {
+    const [columns, rows] = [Math.min(total, COLUMNS), Math.ceil(total / COLUMNS)];
+    const size = { width: CELL * columns, height: CELL * rows };
+    const canvas = append("canvas", maps, { className: "cells", ...size });
+    return (outputs) => paintCells(canvas, outputs[index]);
   }
-  maps.setAttribute("role", "img");
-  maps.setAttribute("aria-label", `output of ${name}`);
-
-  return {
-    index,
-    update(values) {
-      const limit = values ? values.reduce((top, value) => Math.max(top, Math.abs(value)), 1e-9) : 1;
-      if (isVector) return paintCells(canvases[0], values, total, limit);
-      canvases.forEach((canvas, i) =>
-        paint(canvas, values, width, height, limit, i * width * height, GAMMA),
-      );
-    },
+  const [height, width] = shape.slice(-2);
+  const size = height * width;
+  const canvases = Array.from({ length: total / size }, () =>
+    append("canvas", maps, { className: "map", width, height }),
+  );
+  const displayWidth = Math.round(48 + 2.3 * height) * (width / height);
+  maps.style.setProperty("--width", `${displayWidth}px`);
+  // more than eight maps are shown in rows of eight
+  if (canvases.length > 8) maps.style.maxWidth = `${8 * (displayWidth + 5)}px`;
+  return (outputs) => {
+    const limit = largest(outputs[index]);
+    canvases.forEach((canvas, i) =>
+      paint(canvas, outputs[index].subarray(i * size, (i + 1) * size), limit, GAMMA),
+    );
   };
 }
 
+/** The largest absolute value, to divide by. */
+const largest = (values) => values.reduce((top, value) => Math.max(top, Math.abs(value)), 1e-9);
+
 /** Paints a vector as rows of squares. */
-function paintCells(canvas, values, total, limit) {
+function paintCells(canvas, values) {
   const target = canvas.getContext("2d");
-  for (let i = 0; i < total; i++) {
-    const value = values ? values[i] : 0;
+  const limit = largest(values);
+  values.forEach((value, i) => {
     const [x, y] = [CELL * (i % COLUMNS), CELL * Math.floor(i / COLUMNS)];
     const opacity = (Math.abs(value) / limit) ** GAMMA;
-    target.fillStyle = `rgb(${colour("--empty")})`;
+    target.fillStyle = `rgb(${colours.empty})`;
     target.fillRect(x, y, CELL - 4, CELL - 4);
-    target.fillStyle = `rgba(${colour(value < 0 ? "--negative" : "--positive")}, ${opacity})`;
+    target.fillStyle = `rgba(${value < 0 ? colours.negative : colours.positive}, ${opacity})`;
     target.fillRect(x, y, CELL - 4, CELL - 4);
-  }
+  });
 }
 
 /* ---- prediction ---- */
 
 const bars = spec.classes.map((name) => {
   const row = append("li", document.getElementById("probabilities"));
-  append("span", row, name, "name");
-  const fill = append("span", append("span", row, "", "track"), "", "fill");
-  return { row, fill, percentage: append("span", row, "", "percentage") };
+  append("span", row, { className: "name", textContent: name });
+  const fill = append("span", append("span", row, { className: "track" }), { className: "fill" });
+  return { row, fill, percentage: append("span", row, { className: "percentage" }) };
 });
 
 const percent = (fraction) => `${(100 * fraction).toFixed(1)} %`;
@@ -212,9 +194,8 @@ let announcement = null; // a timer
 function showPrediction(probabilities) {
   const best = probabilities ? probabilities.indexOf(Math.max(...probabilities)) : -1;
   bars.forEach(({ row, fill, percentage }, i) => {
-    const value = probabilities ? probabilities[i] : 0;
-    fill.style.transform = `scaleX(${value})`;
-    percentage.textContent = probabilities ? percent(value) : "–";
+    fill.style.transform = `scaleX(${probabilities ? probabilities[i] : 0})`;
+    percentage.textContent = probabilities ? percent(probabilities[i]) : "–";
     row.classList.toggle("best", i === best);
   });
   const name = probabilities ? spec.classes[best] : "?";
@@ -235,14 +216,10 @@ function position(event) {
   return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
 }
 
-let scheduled = false;
+let frame = 0;
 function scheduleUpdate() {
-  if (scheduled) return;
-  scheduled = true;
-  requestAnimationFrame(() => {
-    scheduled = false;
-    update();
-  });
+  cancelAnimationFrame(frame); // at most one update per frame
+  frame = requestAnimationFrame(update);
 }
 
 drawing.addEventListener("pointerdown", (event) => {
@@ -279,20 +256,20 @@ document.addEventListener("keydown", (event) => {
 /* ---- examples ---- */
 
 const thumbnails = spec.examples.map(({ label, pixels }) => {
-  const button = append("button", document.getElementById("examples"));
-  const data = decode(pixels);
-  const canvas = append("canvas", button);
-  canvas.width = canvas.height = side;
-  button.title = `example of class ${label}`;
-  button.setAttribute("aria-label", button.title);
+  const [data, title] = [decode(pixels), `example of class ${label}`];
+  const button = append("button", document.getElementById("examples"), { title, ariaLabel: title });
+  const canvas = append("canvas", button, { width: side, height: side });
   button.addEventListener("click", () => show(data));
-  return () => paint(canvas, data, side, side, 255);
+  return () => paint(canvas, data, 255);
 });
 
 const views = findLayers().map(createView);
 
 function start() {
-  colours = {};
+  const style = getComputedStyle(document.body);
+  for (const name of ["stroke", "positive", "negative", "empty"]) {
+    colours[name] = style.getPropertyValue(`--${name}`).split(",").map(Number);
+  }
   thumbnails.forEach((repaint) => repaint());
   update();
 }
