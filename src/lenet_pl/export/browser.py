@@ -28,6 +28,7 @@ NODE_VERSION = 18  # the first with the JavaScript of current browsers
 # operations that change the shape at most, not the values
 RESHAPES = {"flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "clone", "alias"}
 RESHAPES |= {"detach", "dropout", "feature_dropout"}
+MOVES = {"slice", "transpose", "permute"}  # that may do so too
 # the operations of network.js; the values that arguments of some of them must have
 OPERATIONS = {"linear", "adaptive_avg_pool2d", "relu", "leaky_relu", "tanh", "sigmoid", "silu"}
 OPERATIONS |= {"cat", "select", "unbind_item"}
@@ -143,7 +144,7 @@ def _read(program: fx.GraphModule) -> tuple[list[Step], NDArray[np.float32]]:
                 continue
             encoded: Any = fx.map_arg(args, values.__getitem__)
             first = next(iter(encoded.values()))
-            if op in RESHAPES or (op == "slice" and shape == first["shape"]):
+            if op in RESHAPES or (op in MOVES and _keeps_values(node, first["shape"])):
                 values[node] = {**first, "shape": shape}
                 continue
             broadcast = op == "add" and encoded["other"]["shape"] != first["shape"]
@@ -157,6 +158,14 @@ def _read(program: fx.GraphModule) -> tuple[list[Step], NDArray[np.float32]]:
         elif node.op == "output" and values[node.args[0][0]]["value"] != len(steps):
             raise ValueError("the output is not computed last")
     return steps, torch.cat(weights).numpy()
+
+
+def _keeps_values(node: fx.Node, shape: torch.Size) -> bool:
+    """Whether an operation keeps all values of a tensor of this shape, in their order."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    values = torch.arange(shape.numel())
+    result = node.target(values.view(shape), *node.args[1:], **node.kwargs)
+    return torch.equal(result.flatten(), values)
 
 
 def _operation(node: fx.Node) -> tuple[str, dict[str, Any]]:
