@@ -25,10 +25,9 @@ Step = dict[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_WEIGHTS = 3_000_000  # so that the page keeps up with drawing
 NODE_VERSION = 18  # the first with the JavaScript of current browsers
-# operations that change the shape at most, not the values
+# operations that may keep all values in their order, and then are no steps
 RESHAPES = {"flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "clone", "alias"}
-RESHAPES |= {"detach", "dropout", "feature_dropout"}
-MOVES = {"slice", "transpose", "permute"}  # that may do so too
+RESHAPES |= {"detach", "dropout", "feature_dropout", "slice", "transpose", "permute"}
 # the operations of network.js; the values that arguments of some of them must have
 OPERATIONS = {"linear", "adaptive_avg_pool2d", "relu", "leaky_relu", "tanh", "sigmoid", "silu"}
 OPERATIONS |= {"cat", "select", "unbind_item"}
@@ -144,7 +143,7 @@ def _read(program: fx.GraphModule) -> tuple[list[Step], NDArray[np.float32]]:
                 continue
             encoded: Any = fx.map_arg(args, values.__getitem__)
             first = next(iter(encoded.values()))
-            if op in RESHAPES or (op in MOVES and _keeps_values(node, first["shape"])):
+            if op in RESHAPES and _keeps_values(node, first["shape"]):
                 values[node] = {**first, "shape": shape}
                 continue
             broadcast = op == "add" and encoded["other"]["shape"] != first["shape"]
@@ -163,7 +162,7 @@ def _read(program: fx.GraphModule) -> tuple[list[Step], NDArray[np.float32]]:
 def _keeps_values(node: fx.Node, shape: torch.Size) -> bool:
     """Whether an operation keeps all values of a tensor of this shape, in their order."""
     assert isinstance(node.target, torch._ops.OpOverload)
-    values = torch.arange(shape.numel())
+    values = torch.arange(float(shape.numel()))
     result = node.target(values.view(shape), *node.args[1:], **node.kwargs)
     return torch.equal(result.flatten(), values)
 
