@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.evaluation import evaluate
 from lenet_pl.evaluation.evaluate import evaluate_run, predict_other, predict_split
-from lenet_pl.evaluation.loading import open_model
+from lenet_pl.evaluation.predict import open_model
 from lenet_pl.runs import open_run
 
 SOURCES = {
@@ -70,7 +70,7 @@ def test_metrics_equal_those_of_training_in_other_precisions(
 def test_images_that_the_run_was_trained_on_are_noted(configured, own, pooled, split, note):
     copy = configured(data__source___target_=SOURCES[own], data__split=pooled)
     run = open_model(str(copy))
-    notes = predict_other(run, run.network(), "mini", split, "nowhere").notes
+    notes = predict_other(run, "mini", split, "nowhere").notes
     assert len(notes) == (note is not None)
     assert all(item.startswith(note) for item in notes)
     assert all("was trained on" in item for item in notes)
@@ -89,7 +89,7 @@ def test_a_folder_that_the_run_was_trained_on_is_noted(
     source = {"_target_": "lenet_pl.data.folder.Folder"}
     copy = configured(data__source=source, data__root=str(root), data__split=pooled)
     run = open_model(str(copy))
-    notes = predict_other(run, run.network(), str(path), "test", "nowhere").notes
+    notes = predict_other(run, str(path), "test", "nowhere").notes
     assert bool(notes) == noted
 
 
@@ -99,7 +99,7 @@ def test_an_empty_split_is_an_error(run):
     nothing = torch.empty(0)
     data.splits["test"] = replace(data.splits["test"], images=nothing, labels=nothing)
     with pytest.raises(DataError, match="--split test: mini has no test images"):
-        predict_split(opened, opened.network(), "test", data)
+        predict_split(opened, "test", data)
 
 
 def test_an_evaluated_run(run):

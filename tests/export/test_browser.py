@@ -16,6 +16,7 @@ from lenet_pl.errors import ConfigError
 from lenet_pl.export import browser
 from lenet_pl.export.browser import load_html, trace, write_html
 from lenet_pl.export.export import export
+from lenet_pl.models.lstm import LSTM
 from lenet_pl.models.pixelnet import PixelNet
 from lenet_pl.runs import open_run
 
@@ -77,11 +78,18 @@ def bidirectional() -> nn.Module:
     return Recurrent(bidirectional=True)
 
 
+def lstm() -> nn.Module:
+    """The network of ``model=lstm``."""
+    return LSTM(8, 2, bidirectional=True, dropout=0.2, num_classes=10, channels=1, size=28)
+
+
 def perceptron() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Sigmoid(), nn.Linear(16, 10))
 
 
-@pytest.mark.parametrize("build", [edited, perceptron, bidirectional, recurrent, Concatenated])
+@pytest.mark.parametrize(
+    "build", [edited, perceptron, bidirectional, recurrent, lstm, Concatenated]
+)
 def test_script_computes_the_probabilities_of_pytorch(build, test_split):
     require("node")
     torch.manual_seed(0)
@@ -108,12 +116,19 @@ class Sine(nn.Module):
         return x.flatten(1).sin()[:, :10]
 
 
+class Transposed(nn.Module):
+    def forward(self, x):
+        return x.transpose(2, 3).flatten(1)[:, :10]
+
+
 class DataDependent(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :10] if x.sum() > 0 else x.flatten(1)[:, 10:20]
 
 
-@pytest.mark.parametrize("net", [Sine(), DataDependent()], ids=lambda net: type(net).__name__)
+@pytest.mark.parametrize(
+    "net", [Sine(), Transposed(), DataDependent()], ids=lambda net: type(net).__name__
+)
 def test_unsupported_network_is_an_error(net):
     with pytest.raises(ConfigError, match=r"cannot compute this \w+ .*model=lenet, mlp and lstm"):
         trace(net, torch.zeros(1, 1, 28, 28))

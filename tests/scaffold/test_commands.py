@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from lenet_pl.scaffold import project
+from lenet_pl.scaffold import commands
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_invalid_requests_write_nothing(lenet_pl, tmp_path, words, message):
 
 
 def test_an_installed_package_has_nothing_to_copy(lenet_pl, tmp_path, monkeypatch):
-    monkeypatch.setattr(project, "ROOT", tmp_path)
+    monkeypatch.setattr(commands, "ROOT", tmp_path)
     message = "error: new: needs a checkout of lenet-pl: git clone, then pip install -e .\n"
     assert lenet_pl("new", "digits") == (2, "", message)
     assert list(tmp_path.iterdir()) == []

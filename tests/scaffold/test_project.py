@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lenet_pl.scaffold.project import write_project
+from lenet_pl.scaffold.commands import write_project
 
 ALL = ["evaluation", "report", "export", "sweeps"]
 # by the name of the project; run is also the name of a fixture

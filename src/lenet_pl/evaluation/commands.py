@@ -3,10 +3,12 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from rich.text import Text
+
+from lenet_pl.console import PlainConsole, console, metric_title, percent, score, table
 from lenet_pl.errors import print_error, printable
 from lenet_pl.runs import RUN_HELP
 
@@ -15,7 +17,8 @@ INVERT: dict[str, Any] = {"auto": "auto", "yes": True, "no": False}
 
 def add_test_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lenet-pl test``."""
-    add = _add_shared_arguments(parser)
+    _add_shared_arguments(parser)
+    add = parser.add_argument
     add("--split", choices=("test", "val", "train"), default="test", help="default: test")
     add("--data", help="another data set, or a folder with a folder per class")
     add("--root", default="data", help="data root for --data (default: data)")
@@ -24,7 +27,8 @@ def add_test_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``lenet-pl predict``."""
-    add = _add_shared_arguments(parser)
+    _add_shared_arguments(parser)
+    add = parser.add_argument
     text = "an image of one digit, of any size; a folder or glob pattern; - for standard input"
     add("images", metavar="IMAGE", nargs="+", help=text)
     text = "whether strokes are darker than the paper (default: as for the run, or auto)"
@@ -32,26 +36,23 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     add("--show", action="store_true", help="draw preprocessed images: seen.png")
 
 
-def _add_shared_arguments(parser: argparse.ArgumentParser) -> Callable[..., Any]:
+def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", help=f"{RUN_HELP}; or a file of bare weights")
     add("--model", help="the network of bare weights (lenet), trained on pixels in [0, 1]")
     add("--json", action="store_true", help="print JSON")
-    return add
 
 
 def test(options: argparse.Namespace) -> None:
     """Print the metrics of a network and write its predictions."""
-    from lenet_pl.evaluation import evaluate
-    from lenet_pl.evaluation.loading import open_model
+    from lenet_pl.evaluation import evaluate  # imports torch
+    from lenet_pl.evaluation.predict import open_model
 
-    run = open_model(options.run, options.model)
-    network, split = run.network(), options.split
-    data = options.data or (None if run.epoch else "mnist")  # bare weights have no data
-    if data:
-        predictions = evaluate.predict_other(run, network, data, split, options.root)
+    run, split = open_model(options.run, options.model), options.split
+    if data := options.data or (None if run.epoch else "mnist"):  # bare weights have no data
+        predictions = evaluate.predict_other(run, data, split, options.root)
     else:
-        predictions = evaluate.predict_split(run, network, split)
+        predictions = evaluate.predict_split(run, split)
     answer = {
         "run": str(run.folder) if run.epoch else None,
         "weights": str(run.checkpoint),
@@ -64,16 +65,16 @@ def test(options: argparse.Namespace) -> None:
         "predictions": str(evaluate.write_predictions(run, predictions)),
     }
     saved = run.result.get("metrics", {}) if run.checkpoint.stem == "best" else {}
-    acc, loss = (saved.get(f"{split}/{name}") for name in ("acc", "loss"))
-    if acc is not None and predictions.own:
-        same = (acc, loss) == (answer["accuracy"], answer["loss"])
-        answer["reported"] = {"acc": acc, "loss": loss, "same": same}
+    reported = {name: saved.get(f"{split}/{name}") for name in ("acc", "loss")}
+    if predictions.own and None not in reported.values():
+        same = reported == {"acc": answer["accuracy"], "loss": answer["loss"]}
+        answer["reported"] = {**reported, "same": same}
     if options.robust:
         from lenet_pl.evaluation.robustness import corrupted_copies
 
         answer["robust"] = []
         for name, copies in corrupted_copies(predictions.images):
-            logits = evaluate.predict(run, network, copies)
+            logits = evaluate.predict(run, run.network(), copies)
             values = evaluate.compute_metrics(run, replace(predictions, logits=logits))
             row = {"images": name, "accuracy": values["accuracy"], "loss": values["loss"]}
             answer["robust"].append(row)
@@ -84,10 +85,6 @@ def test(options: argparse.Namespace) -> None:
 
 
 def _print_metrics(answer: dict[str, Any]) -> None:
-    from rich.text import Text
-
-    from lenet_pl.console import console, metric_title, percent, score, table
-
     epoch = f", epoch {answer['epoch']}" if answer["epoch"] else ""
     images = f"{answer['images']:,} {answer['split']} images".replace("  ", " ")
     title = f"{answer['weights']}{epoch} · {images} · {answer['data']}"
@@ -121,11 +118,7 @@ def _print_metrics(answer: dict[str, Any]) -> None:
 
 def predict(options: argparse.Namespace) -> int | None:
     """Print a prediction for each image; 1 if some cannot be read, 2 if none can."""
-    from rich.text import Text
-
-    from lenet_pl.console import PlainConsole, console, percent, table
-    from lenet_pl.evaluation.loading import open_model
-    from lenet_pl.evaluation.predict import predict_images, write_preview
+    from lenet_pl.evaluation.predict import open_model, predict_images, write_preview
 
     run = open_model(options.run, options.model)
     images, probabilities, failed = predict_images(run, options.images, INVERT.get(options.invert))
@@ -134,11 +127,11 @@ def predict(options: argparse.Namespace) -> int | None:
     answer: list[dict[str, Any]] = []
     rows = table("image", "prediction", "", "second", "", "third", "", left=1)
     for name, row in zip(images, probabilities.tolist(), strict=True):
-        ranked = sorted(zip(row, run.classes, strict=True), key=lambda pair: -pair[0])
-        cells = [cell for p, label in ranked[:3] for cell in (Text(label), percent(p))]
-        rows.add_row(Text(printable(name)), *cells)
         named = dict(zip(run.classes, row, strict=True))
-        answer.append({"picture": name, "prediction": ranked[0][1], "probabilities": named})
+        ranked = sorted(named, key=named.__getitem__, reverse=True)
+        cells = [cell for label in ranked[:3] for cell in (Text(label), percent(named[label]))]
+        rows.add_row(Text(printable(name)), *cells)
+        answer.append({"picture": name, "prediction": ranked[0], "probabilities": named})
     if options.json:
         answer += [{"picture": name, "error": reason} for name, reason in failed.items()]
         print(json.dumps(answer, indent=2))

@@ -15,9 +15,8 @@ from lenet_pl.data.folder import SPLIT_NAMES, Folder, class_folders, read_images
 from lenet_pl.data.loader import ImageDataset
 from lenet_pl.data.mnist import KMNIST, MNIST, FashionMNIST, Mini
 from lenet_pl.errors import ConfigError, DataError
-from lenet_pl.evaluation.loading import image_shape, output_path, preprocessing, source_class
+from lenet_pl.evaluation.predict import output_path, preprocessing, source_class
 from lenet_pl.files import write_csv, write_json
-from lenet_pl.metrics import Proportion
 from lenet_pl.models.pixelnet import PixelNet
 from lenet_pl.records import DATA_KEY, read_metrics, read_overrides, read_result
 from lenet_pl.runs import Run, open_run
@@ -59,52 +58,45 @@ class SplitPredictions:
         return self.predicted == self.labels
 
     @property
-    def accuracy(self) -> Proportion:
-        return Proportion(int(self.correct.sum()), len(self.labels))
+    def accuracy(self) -> metrics.Proportion:
+        return metrics.Proportion(int(self.correct.sum()), len(self.labels))
 
 
-def predict_split(
-    run: Run, network: nn.Module, split: str, data: "DigitsDataModule | None" = None
-) -> SplitPredictions:
+def predict_split(run: Run, split: str, data: "DigitsDataModule | None" = None) -> SplitPredictions:
     """Predictions for a split of a run's data, which is loaded unless given."""
     data = data or run.data()
     name, dataset, files = data.source.name, data.splits[split], data.files.get(split, ())
     if not len(dataset):
         raise DataError(f"--split {split}: {name} has no {MEANING[split]} images")
-    tensors = _predict(run, network, dataset)
-    return SplitPredictions(split, *tensors, data.indices[split], files, name, True, run.notes)
+    facts = {"indices": data.indices[split], "files": files, "notes": run.notes}
+    return _predict(run, dataset, split=split, data=name, own=True, **facts)
 
 
-def predict_other(
-    run: Run, network: nn.Module, name: str, split: str, root: str
-) -> SplitPredictions:
+def predict_other(run: Run, name: str, split: str, root: str) -> SplitPredictions:
     """Predictions for the ``test`` or ``train`` split of another data set, or for a folder.
 
     The name is a key of ``SOURCES``, or a folder with a folder of images for each class, which are
     preprocessed as for training. The classes must be those of the run.
     """
     if name not in SOURCES:
-        return _predict_folder(run, network, name)
+        return _predict_folder(run, name)
+    if split == "val":
+        raise ConfigError(f"--split val: {name} has no official one; choose from test, train")
     source = Mini() if name == "mini" else SOURCES[name](root)
     official = source.load()
-    shape = tuple(official.train.images.shape[1:])
     for kind, separator, *values in (
         ("classes", ", ", official.classes, run.classes),
-        ("images", " × ", shape, image_shape(run)),
+        ("images", " × ", official.train.images.shape[1:], run.state[DATA_KEY]["shape"]),
     ):
         theirs, own = (separator.join(map(str, value)) for value in values)
         if theirs != own:
             raise ConfigError(f"--data {name}: its {kind} are {theirs}, the network's {own}")
-    if split == "val":
-        raise ConfigError(f"--split val: {name} has no official one; choose from test, train")
-    dataset = official.splits()[split]
     related = getattr(source_class(run), "family", None) == source.family
     notes = _leakage_note(run, split) if related else ()
-    tensors, indices = _predict(run, network, dataset), torch.arange(len(dataset))
-    return SplitPredictions(split, *tensors, indices, (), name, notes=notes)
+    return _predict(run, official.splits()[split], split=split, data=name, notes=notes)
 
 
-def _predict_folder(run: Run, network: nn.Module, name: str) -> SplitPredictions:
+def _predict_folder(run: Run, name: str) -> SplitPredictions:
     folder, classes = Path(name).resolve(), f"its classes are {', '.join(run.classes)}"
     if not folder.is_dir():
         raise ConfigError(
@@ -121,8 +113,14 @@ def _predict_folder(run: Run, network: nn.Module, name: str) -> SplitPredictions
     if source_class(run) is Folder and folder.is_relative_to(root):
         top = (*folder.relative_to(root).parts, "train")[0].lower()
         notes = _leakage_note(run, SPLIT_NAMES.get(top, "train")) + notes
-    tensors, indices = _predict(run, network, dataset), torch.arange(len(files))
-    return SplitPredictions("", *tensors, indices, files, folder.name, notes=notes)
+    return _predict(run, dataset, split="", data=folder.name, files=files, notes=notes)
+
+
+def _predict(run: Run, dataset: ImageDataset, **facts: Any) -> SplitPredictions:
+    """Predictions for a data set; ``facts`` are the other fields, some of which have defaults."""
+    facts = {"indices": torch.arange(len(dataset)), "files": (), **facts}
+    logits = predict(run, run.network(), dataset.images)
+    return SplitPredictions(images=dataset.images, labels=dataset.labels, logits=logits, **facts)
 
 
 def _leakage_note(run: Run, split: str) -> tuple[str, ...]:
@@ -143,16 +141,11 @@ def predict(run: Run, network: nn.Module, images: Tensor) -> Tensor:
     where ``trainer.precision`` is not mixed.
     """
     bits, _, mode = str(run.setting("trainer.precision", "32-true")).partition("-")
-    dtype, device = DTYPES.get(bits), _device(run)
-    mixed = dtype is not None and mode != "true" and bits != "64"
-    network = network.to(device) if mixed else network.to(device, dtype)
+    dtype, device, mixed = DTYPES.get(bits), _device(run), mode == "mixed"
+    network = network.to(device, None if mixed else dtype)
     batch_size = run.setting("data.eval_batch_size", 500)  # bare weights have none
     with torch.autocast(device.type, dtype, enabled=mixed):
         return metrics.predict_logits(network, images, batch_size).float()
-
-
-def _predict(run: Run, network: nn.Module, dataset: ImageDataset) -> tuple[Tensor, Tensor, Tensor]:
-    return dataset.images, dataset.labels, predict(run, network, dataset.images)
 
 
 def _device(run: Run) -> torch.device:
@@ -223,7 +216,7 @@ class RunEvaluation:
     rows: list[dict[str, float]]  # of metrics.csv
     val: SplitPredictions
     test: SplitPredictions | None  # None unless the run tested these very weights
-    train: Proportion  # correct of a sample of the training images, without augmentation
+    train: metrics.Proportion  # correct of a sample of the training images, without augmentation
 
     @property
     def shown(self) -> SplitPredictions:
@@ -254,15 +247,12 @@ def evaluate_run(run: Run, data: "DigitsDataModule | None" = None) -> RunEvaluat
     if data is None or data.state_dict() != run.state[DATA_KEY]:
         data = run.data()
     tested = run.tested and run.result["best_epoch"] == run.epoch
-    network = run.network()  # predict() moves and casts it; the one for the report stays as it is
-    val = predict_split(run, network, "val", data)
-    test = predict_split(run, network, "test", data) if tested else None
+    val = predict_split(run, "val", data)
+    test = predict_split(run, "test", data) if tested else None
     train = data.splits["train"]
-    count = min(len(train), len(val.labels))
-    sample = torch.linspace(0, len(train) - 1, count).long()
-    correct = predict(run, network, train.images[sample]).argmax(1) == train.labels[sample]
-    accuracy = Proportion(int(correct.sum()), count)
-    return RunEvaluation(run, data, run.network(), rows, val, test, accuracy)
+    sample = torch.linspace(0, len(train) - 1, min(len(train), len(val.labels))).long()
+    sampled = _predict(run, ImageDataset(*train.__getitems__(sample)), split="train")
+    return RunEvaluation(run, data, run.network(), rows, val, test, sampled.accuracy)
 
 
 def test_winner(folders: Sequence[Path]) -> None:
@@ -270,14 +260,13 @@ def test_winner(folders: Sequence[Path]) -> None:
 
     Test metrics are added to the ``result.json`` of all of them, or of none.
     """
-    computed = {}
-    for folder in folders:
-        if "test/acc" not in read_result(folder).get("metrics", {}):
-            run = open_run(str(folder))
-            values = compute_metrics(run, predict_split(run, run.network(), "test"))
-            names = {"loss": "loss", "acc_low": "low", "acc_high": "high"}
-            computed[folder] = values["metrics"] | {k: values[name] for k, name in names.items()}
-    for folder, tested in computed.items():
-        result = read_result(folder)
+    results = {folder: read_result(folder) for folder in folders}
+    untested = {k: x for k, x in results.items() if "test/acc" not in x.get("metrics", {})}
+    for folder, result in untested.items():
+        run = open_run(str(folder))
+        values = compute_metrics(run, predict_split(run, "test"))
+        interval = {"acc_low": values["low"], "acc_high": values["high"]}
+        tested = {**values["metrics"], "loss": values["loss"], **interval}
         result["metrics"] |= {f"test/{name}": value for name, value in tested.items()}
+    for folder, result in untested.items():
         write_json(folder / "result.json", result)

@@ -14,19 +14,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import StrictUndefined, Template
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from lenet_pl.errors import ConfigError, one_line
 
+Step = dict[str, Any]
+
 TEMPLATES = Path(__file__).parent / "templates"
 MAX_WEIGHTS = 3_000_000  # so that the page keeps up with drawing
 NODE_VERSION = 18  # the first with the JavaScript of current browsers
-IDENTITIES = ("dropout", "feature_dropout", "contiguous", "clone", "alias", "detach")
+# operations that may keep all values in their order, and then are no steps
+RESHAPES = {"flatten", "view", "reshape", "squeeze", "unsqueeze", "contiguous", "clone", "alias"}
+RESHAPES |= {"detach", "dropout", "feature_dropout", "slice", "transpose", "permute"}
 # the operations of network.js; the values that arguments of some of them must have
 OPERATIONS = {"linear", "adaptive_avg_pool2d", "relu", "leaky_relu", "tanh", "sigmoid", "silu"}
-OPERATIONS |= {"flatten", "view", "reshape", "squeeze", "unsqueeze", "cat", "select", "unbind_item"}
+OPERATIONS |= {"cat", "select", "unbind_item"}
 REQUIRED: dict[str, dict[str, Any]] = {
     "conv2d": {"dilation": [1, 1], "groups": 1},
     "batch_norm": {"training": False},
@@ -56,23 +60,22 @@ def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[s
     classes = facts["classes"]
     examples = [
         {"label": classes[label], "pixels": _base64(images[labels == label][0].numpy().tobytes())}
-        for label in sorted({*labels.tolist()})[:10]
+        for label in labels.unique()[:10]
     ]
     spec = {key: facts[key] for key in ("classes", "mean", "std")}
     spec |= {"side": side, "steps": steps, "examples": examples}
-    environment = Environment(
-        loader=PackageLoader("lenet_pl.export"), autoescape=True, undefined=StrictUndefined
+    template, style, *scripts = (
+        (TEMPLATES / name).read_text(encoding="utf-8")
+        for name in ("digit.html.jinja", "digit.css", "network.js", "digit.js")
     )
-    environment.filters["sha256"] = lambda text: _base64(hashlib.sha256(text.encode()).digest())
-    files = ("digit.css", "network.js", "digit.js")
-    style, *scripts = ((TEMPLATES / name).read_text(encoding="utf-8") for name in files)
-    page = environment.get_template("digit.html.jinja").render(
+    page: str = Template(template, autoescape=True, undefined=StrictUndefined).render(
         title="Draw a digit" if all(name.isdigit() for name in classes) else "Draw an image",
         facts=facts,
         side=side,
         weight_count=len(weights),
         style=style,
         scripts=scripts,
+        sha256=lambda text: _base64(hashlib.sha256(text.encode()).digest()),
         # escaped, so that no class name can close the script element
         spec=json.dumps(spec, ensure_ascii=False).replace("<", "\\u003c"),
         weights=_base64(weights.astype("<f4").tobytes()),
@@ -99,18 +102,18 @@ def load_html(content: bytes) -> tuple[str, Callable[[Tensor], Tensor]] | None:
     return f"the page's script in Node.js {version}", run
 
 
-def trace(net: nn.Module, image: Tensor) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
+def trace(net: nn.Module, image: Tensor) -> tuple[list[Step], NDArray[np.float32]]:
     """The steps that a network in evaluation mode computes for an image ``[1, C, H, W]``.
 
     Value 0 is the image and step ``i`` computes value ``i + 1``. A step has an ATen operation
     ``op``, its arguments ``args``, the ``shape`` of its output, and the ``name`` and ``type`` of
-    its module. Among the arguments, a tensor is the index of a ``value``, or the ``offset`` and
-    ``shape`` of a weight. All weights follow, flattened and concatenated. Raises ConfigError if the
-    page does not support an operation.
+    its module. Among the arguments, a tensor is the index of a ``value``, or the ``offset`` of a
+    weight, and the ``shape`` that it has there. All weights follow, flattened and concatenated.
+    Raises ConfigError if the page does not support an operation.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
-            return _read(torch.export.export(net, (image,)))
+            return _read(torch.export.export(net, (image,)).module(check_guards=False))
     except Exception as error:  # tracing fails in as many ways as there are networks
         raise ConfigError(
             f"--format html: the page cannot compute this {type(net).__name__} "
@@ -120,52 +123,48 @@ def trace(net: nn.Module, image: Tensor) -> tuple[list[dict[str, Any]], NDArray[
         ) from error
 
 
-def _read(
-    program: torch.export.ExportedProgram,
-) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
-    signature, tensors = program.graph_signature, {**program.state_dict, **program.constants}
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    steps: list[dict[str, Any]] = []
+def _read(program: fx.GraphModule) -> tuple[list[Step], NDArray[np.float32]]:
+    steps: list[Step] = []
     weights: list[Tensor] = []
-    values: dict[fx.Node, dict[str, int] | None] = {}
-
-    def encode(argument: Any) -> Any:
-        if isinstance(argument, list | tuple):
-            return [encode(item) for item in argument]
-        if not isinstance(argument, fx.Node):
-            return argument
-        if argument.name not in names:
-            return values[argument]
-        weight, offset = tensors[names[argument.name]].detach(), sum(map(len, weights))
-        weights.append(weight.float().flatten())
-        return {"offset": offset, "shape": weight.shape}
-
+    values: dict[fx.Node, Any] = {}  # as they appear among arguments
     for node in program.graph.nodes:
-        if node.name == signature.user_inputs[0]:
-            values[node] = {"value": 0}
-        if node.op != "call_function" or not node.users:
-            continue
-        op, args = _operation(node)
-        source, shape = next(iter(args.values())), getattr(node.meta["val"], "shape", None)
-        if op in ("lstm", "unbind"):  # a tuple, whose items are steps
-            continue
-        if op == "zeros":  # the initial state of an LSTM
-            values[node] = None
-        elif op in IDENTITIES or (op == "slice" and shape == source.meta["val"].shape):
-            values[node] = values[source]
-        else:
-            encoded = {name: encode(value) for name, value in args.items()}
-            broadcast = op == "add" and args["other"].meta["val"].shape != source.meta["val"].shape
+        shape = getattr(node.meta.get("val"), "shape", None)
+        if node.op == "placeholder":
+            values[node] = {"value": 0, "shape": shape}
+        elif node.op == "get_attr" and node.users:
+            values[node] = {"offset": sum(map(len, weights)), "shape": shape}
+            weights.append(operator.attrgetter(node.target)(program).detach().float().flatten())
+        elif node.op == "call_function" and node.users:
+            op, args = _operation(node)
+            if op in ("lstm", "unbind"):  # a tuple, whose items are steps
+                continue
+            if op == "zeros":  # the initial state of an LSTM
+                values[node] = None
+                continue
+            encoded: Any = fx.map_arg(args, values.__getitem__)
+            first = next(iter(encoded.values()))
+            if op in RESHAPES and _keeps_values(node, first["shape"]):
+                values[node] = {**first, "shape": shape}
+                continue
+            broadcast = op == "add" and encoded["other"]["shape"] != first["shape"]
             differs = any(encoded[key] != value for key, value in REQUIRED.get(op, {}).items())
             if op not in OPERATIONS | REQUIRED.keys() or broadcast or differs:
                 raise ValueError(op)
             *_, (name, kind) = (node.meta.get("nn_module_stack") or {"": ("", "")}).values()
             module = {"name": name, "type": kind.rpartition(".")[2]} if name else {}
             steps.append({"op": op, "args": encoded, "shape": shape} | module)
-            values[node] = {"value": len(steps)}
-    if values[node.args[0][0]] != {"value": len(steps)}:  # node is the last, the output
-        raise ValueError("the output is not computed last")
+            values[node] = {"value": len(steps), "shape": shape}
+        elif node.op == "output" and values[node.args[0][0]]["value"] != len(steps):
+            raise ValueError("the output is not computed last")
     return steps, torch.cat(weights).numpy()
+
+
+def _keeps_values(node: fx.Node, shape: torch.Size) -> bool:
+    """Whether an operation keeps all values of a tensor of this shape, in their order."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    values = torch.arange(float(shape.numel()))
+    result = node.target(values.view(shape), *node.args[1:], **node.kwargs)
+    return torch.equal(result.flatten(), values)
 
 
 def _operation(node: fx.Node) -> tuple[str, dict[str, Any]]:

@@ -49,7 +49,6 @@ def export(run: Run, format: str, output: Path | None = None) -> dict[str, Any]:
     images, labels = data.splits[split].images, data.splits[split].labels
     network = nn.Sequential(pixel_net, nn.Softmax(1)).eval()
     expected = predict_logits(pixel_net, images).softmax(1)
-    accuracy = (expected.argmax(1) == labels).double().mean().item()
     shape = ", ".join(map(str, images.shape[1:]))
     facts = {
         "classes": list(run.classes),
@@ -58,7 +57,7 @@ def export(run: Run, format: str, output: Path | None = None) -> dict[str, Any]:
         "output": f"probabilities: float32 [batch, {len(run.classes)}], in the order of classes",
         "mean": pixel_net.mean.squeeze().tolist(),
         "std": pixel_net.std.squeeze().tolist(),
-        "accuracy": accuracy,
+        "accuracy": (expected.argmax(1) == labels).double().mean().item(),
         "split": "test" if run.tested else "validation",
         "images": len(images),
         "notes": list(run.notes),
@@ -88,8 +87,8 @@ def export(run: Run, format: str, output: Path | None = None) -> dict[str, Any]:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(file, content)
     result = {"file": str(file), "format": format, "size": len(content), "checked_with": runtime}
-    result |= {"images": len(images), "difference": difference, "agree": agree}
-    return result | {"accuracy": accuracy, "split": split, "notes": list(run.notes)}
+    result |= {"difference": difference, "agree": agree, "split": split}
+    return result | {key: facts[key] for key in ("images", "accuracy", "notes")}
 
 
 def write_onnx(network: nn.Module, images: Tensor, labels: Tensor, facts: Facts) -> bytes:

@@ -11,7 +11,7 @@ const size = drawing.width;
 
 /* The user's actions in order, for undo: strokes, as lists of points, and images. */
 const actions = [];
-let stroke = null; // the one being drawn
+let stroke = null; // the last one
 
 /** Returns class probabilities for side × side pixels from 0 to 255, row by row, light on dark. */
 const classify = (pixels) => network.classify(pixels);
@@ -31,8 +31,9 @@ function update() {
   const blank = pixels.every((pixel) => pixel === 0);
   const values = network.run(pixels);
   const probabilities = softmax(values.at(-1));
-  paint(input, pixels, side, side, 255);
-  for (const view of views) view.update(blank ? null : values[view.index]);
+  paint(input, pixels, 255);
+  const shown = blank ? values.map(({ length }) => new Float32Array(length)) : values;
+  for (const view of views) view(shown);
   showPrediction(blank ? null : probabilities);
   document.body.classList.toggle("blank", blank);
   undo.disabled = actions.length === 0;
@@ -42,14 +43,12 @@ function update() {
 
 /** The last image and the strokes after it. */
 function visibleActions() {
-  let first = actions.length - 1;
-  while (first > 0 && !actions[first].pixels) first--;
-  return actions.slice(Math.max(first, 0));
+  return actions.slice(Math.max(actions.findLastIndex(({ pixels }) => pixels), 0));
 }
 
 function redraw(visible) {
   context.clearRect(0, 0, size, size);
-  context.strokeStyle = context.fillStyle = `rgb(${colour("--stroke")})`;
+  context.strokeStyle = context.fillStyle = `rgb(${colours.stroke})`;
   context.lineWidth = size / 13;
   context.lineCap = context.lineJoin = "round";
   for (const { pixels, points } of visible) {
@@ -83,43 +82,29 @@ function readDrawing() {
   return values;
 }
 
-/* Colours are defined in the style sheet, once for light and once for dark mode. */
-let colours = {};
-function colour(name) {
-  colours[name] ||= getComputedStyle(document.body).getPropertyValue(name).trim();
-  return colours[name];
-}
+/* Red, green and blue, from the style sheet, which has them for light and dark mode. */
+const colours = {};
 
 /** Paints values as colours: the sign is the hue, the absolute value the opacity. */
-function paint(canvas, values, width, height, limit, offset = 0, gamma = 1) {
+function paint(canvas, values, limit, gamma = 1) {
   const target = canvas.getContext("2d");
-  const image = target.createImageData(width, height);
-  const [positive, negative] = ["--positive", "--negative"].map((name) =>
-    colour(name).split(",").map(Number),
-  );
-  for (let i = 0; i < width * height; i++) {
-    const value = values ? values[offset + i] : 0;
-    const [red, green, blue] = value < 0 ? negative : positive;
-    image.data.set([red, green, blue, 255 * (Math.abs(value) / limit) ** gamma], 4 * i);
-  }
+  const image = target.createImageData(canvas.width, canvas.height);
+  values.forEach((value, i) => {
+    const colour = value < 0 ? colours.negative : colours.positive;
+    image.data.set([...colour, 255 * (Math.abs(value) / limit) ** gamma], 4 * i);
+  });
   target.putImageData(image, 0, 0);
 }
 
-const append = (tag, parent, text = "", className = "") => {
-  const element = parent.appendChild(document.createElement(tag));
-  element.textContent = text;
-  if (className) element.className = className;
-  return element;
-};
+const append = (tag, parent, properties) =>
+  Object.assign(parent.appendChild(document.createElement(tag)), properties);
 
 /* ---- layers ---- */
 
 const GAMMA = 0.7; // makes small values visible next to large ones
 const COLUMNS = 42; // per row, for a layer without spatial dimensions
 const CELL = 24;
-// not shown, since they change no values
-const RESHAPING = ["flatten", "view", "reshape", "squeeze", "unsqueeze"];
-const SELECTING = ["select", "slice", "unbind_item", "cat"];
+const SELECTING = ["select", "slice", "unbind_item", "cat"]; // not shown: they change no values
 const ACTIVATIONS = ["relu", "leaky_relu", "tanh", "sigmoid", "silu"];
 
 /** The layers to show; activations and batch norms are merged into the preceding layer. */
@@ -130,7 +115,7 @@ function findLayers() {
     const previous = layers.at(-1);
     const [input] = Object.values(step.args);
     const follows = previous && input.value === previous.index;
-    if ([...RESHAPING, ...SELECTING].includes(step.op)) return;
+    if (SELECTING.includes(step.op)) return;
     if (follows && [...ACTIVATIONS, "batch_norm"].includes(step.op)) {
       previous.index = i + 1;
       previous.types.push(step.type || step.op);
@@ -144,70 +129,63 @@ function findLayers() {
   return layers;
 }
 
-/** Creates the view of a layer: a canvas for each feature map, or one for a vector. */
+/** Creates the canvases of a layer; returns a function that paints the outputs of all steps. */
 function createView({ name, types, index, shape }) {
-  const layer = append("article", document.getElementById("layers"), "", "layer");
+  const layer = append("article", document.getElementById("layers"), { className: "layer" });
   const label = append("header", layer);
-  append("h3", label, name);
-  append("p", label, types.join(" + "));
-  append("p", label, shape.join(" × "));
-  const maps = append("div", layer, "", "maps");
-  const isVector = shape.filter((length) => length > 1).length < 2;
-  const [height, width] = isVector ? [1, 1] : shape.slice(-2);
-  const total = shape.reduce((a, b) => a * b, 1);
-  const canvases = [];
-  if (isVector) {
-    const canvas = append("canvas", maps, "", "cells");
-    canvas.width = CELL * Math.min(total, COLUMNS);
-    canvas.height = CELL * Math.ceil(total / COLUMNS);
-    canvases.push(canvas);
-  } else {
-    const displayWidth = Math.round(48 + 2.3 * height) * (width / height);
-    // more than eight maps are shown in rows of eight
-    if (total > 8 * height * width) maps.style.maxWidth = `${8 * (displayWidth + 5)}px`;
-    for (let i = 0; i < total / (height * width); i++) {
-      const canvas = append("canvas", maps, "", "map");
-      [canvas.width, canvas.height] = [width, height];
-      canvas.style.setProperty("--width", `${displayWidth}px`);
-      canvases.push(canvas);
-    }
+  append("h3", label, { textContent: name });
+  append("p", label, { textContent: types.join(" + ") });
+  append("p", label, { textContent: shape.join(" × ") });
+  const description = { className: "maps", role: "img", ariaLabel: `output of ${name}` };
+  const maps = append("div", layer, description);
+  const total = product(shape);
+  if (shape.filter((length) => length > 1).length < 2) {
+    const [columns, rows] = [Math.min(total, COLUMNS), Math.ceil(total / COLUMNS)];
+    const size = { width: CELL * columns, height: CELL * rows };
+    const canvas = append("canvas", maps, { className: "cells", ...size });
+    return (outputs) => paintCells(canvas, outputs[index]);
   }
-  maps.setAttribute("role", "img");
-  maps.setAttribute("aria-label", `output of ${name}`);
-
-  return {
-    index,
-    update(values) {
-      const limit = values ? values.reduce((top, value) => Math.max(top, Math.abs(value)), 1e-9) : 1;
-      if (isVector) return paintCells(canvases[0], values, total, limit);
-      canvases.forEach((canvas, i) =>
-        paint(canvas, values, width, height, limit, i * width * height, GAMMA),
-      );
-    },
+  const [height, width] = shape.slice(-2);
+  const size = height * width;
+  const canvases = Array.from({ length: total / size }, () =>
+    append("canvas", maps, { className: "map", width, height }),
+  );
+  const displayWidth = Math.round(48 + 2.3 * height) * (width / height);
+  maps.style.setProperty("--width", `${displayWidth}px`);
+  // more than eight maps are shown in rows of eight
+  if (canvases.length > 8) maps.style.maxWidth = `${8 * (displayWidth + 5)}px`;
+  return (outputs) => {
+    const limit = largest(outputs[index]);
+    canvases.forEach((canvas, i) =>
+      paint(canvas, outputs[index].subarray(i * size, (i + 1) * size), limit, GAMMA),
+    );
   };
 }
 
+/** The largest absolute value, to divide by. */
+const largest = (values) => values.reduce((top, value) => Math.max(top, Math.abs(value)), 1e-9);
+
 /** Paints a vector as rows of squares. */
-function paintCells(canvas, values, total, limit) {
+function paintCells(canvas, values) {
   const target = canvas.getContext("2d");
-  for (let i = 0; i < total; i++) {
-    const value = values ? values[i] : 0;
+  const limit = largest(values);
+  values.forEach((value, i) => {
     const [x, y] = [CELL * (i % COLUMNS), CELL * Math.floor(i / COLUMNS)];
     const opacity = (Math.abs(value) / limit) ** GAMMA;
-    target.fillStyle = `rgb(${colour("--empty")})`;
+    target.fillStyle = `rgb(${colours.empty})`;
     target.fillRect(x, y, CELL - 4, CELL - 4);
-    target.fillStyle = `rgba(${colour(value < 0 ? "--negative" : "--positive")}, ${opacity})`;
+    target.fillStyle = `rgba(${value < 0 ? colours.negative : colours.positive}, ${opacity})`;
     target.fillRect(x, y, CELL - 4, CELL - 4);
-  }
+  });
 }
 
 /* ---- prediction ---- */
 
 const bars = spec.classes.map((name) => {
   const row = append("li", document.getElementById("probabilities"));
-  append("span", row, name, "name");
-  const fill = append("span", append("span", row, "", "track"), "", "fill");
-  return { row, fill, percentage: append("span", row, "", "percentage") };
+  append("span", row, { className: "name", textContent: name });
+  const fill = append("span", append("span", row, { className: "track" }), { className: "fill" });
+  return { row, fill, percentage: append("span", row, { className: "percentage" }) };
 });
 
 const percent = (fraction) => `${(100 * fraction).toFixed(1)} %`;
@@ -216,9 +194,8 @@ let announcement = null; // a timer
 function showPrediction(probabilities) {
   const best = probabilities ? probabilities.indexOf(Math.max(...probabilities)) : -1;
   bars.forEach(({ row, fill, percentage }, i) => {
-    const value = probabilities ? probabilities[i] : 0;
-    fill.style.transform = `scaleX(${value})`;
-    percentage.textContent = probabilities ? percent(value) : "–";
+    fill.style.transform = `scaleX(${probabilities ? probabilities[i] : 0})`;
+    percentage.textContent = probabilities ? percent(probabilities[i]) : "–";
     row.classList.toggle("best", i === best);
   });
   const name = probabilities ? spec.classes[best] : "?";
@@ -239,35 +216,26 @@ function position(event) {
   return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
 }
 
-let scheduled = false;
+let frame = 0;
 function scheduleUpdate() {
-  if (scheduled) return;
-  scheduled = true;
-  requestAnimationFrame(() => {
-    scheduled = false;
-    update();
-  });
+  cancelAnimationFrame(frame); // at most one update per frame
+  frame = requestAnimationFrame(update);
 }
 
 drawing.addEventListener("pointerdown", (event) => {
-  if (event.button !== 0 || stroke) return;
+  if (event.button !== 0 || !event.isPrimary) return;
   event.preventDefault();
-  drawing.setPointerCapture(event.pointerId);
-  stroke = { id: event.pointerId, points: [position(event)] };
+  drawing.setPointerCapture(event.pointerId); // until it goes up
+  stroke = { points: [position(event)] };
   actions.push(stroke);
   scheduleUpdate();
 });
 drawing.addEventListener("pointermove", (event) => {
-  if (!stroke || event.pointerId !== stroke.id) return;
+  if (!drawing.hasPointerCapture(event.pointerId)) return;
   const events = event.getCoalescedEvents?.() ?? [];
   stroke.points.push(...(events.length ? events : [event]).map(position));
   scheduleUpdate();
 });
-for (const name of ["pointerup", "pointercancel"]) {
-  drawing.addEventListener(name, (event) => {
-    if (stroke && event.pointerId === stroke.id) stroke = null;
-  });
-}
 drawing.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
 
 undo.addEventListener("click", () => {
@@ -288,20 +256,20 @@ document.addEventListener("keydown", (event) => {
 /* ---- examples ---- */
 
 const thumbnails = spec.examples.map(({ label, pixels }) => {
-  const button = append("button", document.getElementById("examples"));
-  const data = decode(pixels);
-  const canvas = append("canvas", button);
-  canvas.width = canvas.height = side;
-  button.title = `example of class ${label}`;
-  button.setAttribute("aria-label", button.title);
+  const [data, title] = [decode(pixels), `example of class ${label}`];
+  const button = append("button", document.getElementById("examples"), { title, ariaLabel: title });
+  const canvas = append("canvas", button, { width: side, height: side });
   button.addEventListener("click", () => show(data));
-  return () => paint(canvas, data, side, side, 255);
+  return () => paint(canvas, data, 255);
 });
 
 const views = findLayers().map(createView);
 
 function start() {
-  colours = {};
+  const style = getComputedStyle(document.body);
+  for (const name of ["stroke", "positive", "negative", "empty"]) {
+    colours[name] = style.getPropertyValue(`--${name}`).split(",").map(Number);
+  }
   thumbnails.forEach((repaint) => repaint());
   update();
 }

@@ -4,29 +4,26 @@ class Network {
   /** spec: classes, mean, std, side and steps; weights: little-endian float32 in base64. */
   constructor(spec, weights) {
     Object.assign(this, spec);
-    const bytes = decode(weights);
-    const view = new DataView(bytes.buffer);
-    this.weights = new Float32Array(bytes.length / 4);
-    this.weights.forEach((_, i) => (this.weights[i] = view.getFloat32(4 * i, true)));
+    this.weights = new Float32Array(decode(weights).buffer);
   }
 
   /** Outputs of all steps for pixels from 0 to 255; the first is the normalised image. */
   run(pixels) {
-    const image = Float32Array.from(pixels, (pixel) => (pixel / 255 - this.mean) / this.std);
-    const values = [{ data: image, shape: [1, 1, this.side, this.side] }];
-    const tensor = ({ value, offset, shape }) =>
-      values[value] || { shape, data: this.weights.subarray(offset, offset + product(shape)) };
+    const values = [Float32Array.from(pixels, (pixel) => (pixel / 255 - this.mean) / this.std)];
     const resolve = (argument) => {
       if (Array.isArray(argument)) return argument.map(resolve);
-      return argument instanceof Object ? tensor(argument) : argument;
+      if (!(argument instanceof Object)) return argument;
+      const { value, offset, shape } = argument; // a step's output or weights, as this shape
+      const data = values[value] || this.weights.subarray(offset, offset + product(shape));
+      return { data, shape };
     };
     for (const { op, args, shape } of this.steps) {
       const named = Object.entries(args).map(([name, argument]) => [name, resolve(argument)]);
       const output = new Float32Array(product(shape));
-      const data = OPERATIONS[op](Object.fromEntries(named), output, shape) || output;
-      values.push({ data, shape });
+      OPERATIONS[op](Object.fromEntries(named), output, shape);
+      values.push(output);
     }
-    return values.map(({ data }) => data);
+    return values;
   }
 
   /** The probability of each class for pixels from 0 to 255. */
@@ -210,8 +207,6 @@ function cat({ tensors, dim }, output, shape) {
   }
 }
 
-const reshape = ({ self }) => self.data;
-
 const OPERATIONS = {
   conv2d,
   max_pool2d: pool(strided, maximum),
@@ -225,11 +220,6 @@ const OPERATIONS = {
   unbind_item: narrow,
   cat,
   add: ({ self, other }, output) => output.forEach((_, i) => (output[i] = self.data[i] + other.data[i])),
-  flatten: reshape,
-  view: reshape,
-  reshape,
-  squeeze: reshape,
-  unsqueeze: reshape,
   relu: elementwise((x) => Math.max(x, 0)),
   leaky_relu: elementwise((x, { negative_slope }) => (x > 0 ? x : negative_slope * x)),
   tanh: elementwise(Math.tanh),
