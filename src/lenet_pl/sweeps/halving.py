@@ -49,8 +49,7 @@ def halve(sweeper: HalvingSweeper) -> None:
             pause = f"pause_after={epochs or 'null'}"
             # a job has the same folder at every rung
             jobs = [[*plan.jobs[x], pause, f"hydra.sweep.subdir={quoted(Path(x))}"] for x in left]
-            size = sweeper.max_batch_size or len(jobs)
-            for batch in sweeper.split_overrides_to_chunks(jobs, size):
+            for batch in sweeper.split_overrides_to_chunks(jobs, sweeper.max_batch_size):
                 sweeper.launcher.launch(batch, 0)
         callback.progress.update()
         failed |= {name for name in left if not ended(plan.folder / name, epochs)}

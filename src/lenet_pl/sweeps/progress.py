@@ -2,22 +2,16 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
 from lenet_pl.console import console, named_score, score
 from lenet_pl.errors import ConfigError
-from lenet_pl.naming import describe, override_values
 from lenet_pl.sweeps.plan import Plan
 from lenet_pl.sweeps.results import Job, ended
 
 POLL_SECONDS = 0.5  # between checks of jobs in other processes
-
-
-def label(plan: Plan, overrides: Iterable[str]) -> str:
-    """The varied values of a job: ``lr 0.01, batch_size 64``."""
-    return describe(override_values(overrides), plan.varied)
 
 
 def print_line(*parts: str) -> None:
@@ -29,8 +23,7 @@ class Progress:
     """Prints a line for each job that ends, in any process, in the order in which they end."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.lock = threading.Lock()
+        self.plan, self.lock = plan, threading.Lock()
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._poll, daemon=True)
         self.begin(plan.jobs)
@@ -49,43 +42,39 @@ class Progress:
         """Print ``job 3  4 of 9  lr 0.01, batch_size 64``."""
         known = name in self.names  # those of a search are not
         position = f"{self.names.index(name) + 1} of {self.total}" if known else ""
-        print_line(f"job {name}", position, label(self.plan, overrides))
+        print_line(f"job {name}", position, self.plan.describe(overrides))
 
     def _end_times(self) -> dict[str, float]:
         times = {}
         for file in self.plan.folder.glob("*/result.json"):
             with suppress(FileNotFoundError):  # the job has just been restarted
                 times[file.parent.name] = file.stat().st_mtime
-        return times
+        return dict(sorted(times.items(), key=lambda item: item[1]))
 
     def update(self) -> None:
         """Print a line for each job that has ended since the last call."""
         with self.lock:
             before, self.times = self.times, self._end_times()
-            new = [name for name, end in self.times.items() if end != before.get(name)]
-            jobs = {}
-            for name in self.times if new else ():
+            jobs: list[Job] = []
+            for name, end in self.times.items() if self.times != before else ():
                 with suppress(ConfigError):  # damaged, so the job starts again
-                    jobs[name] = Job(self.plan.folder / name)
-            for name in sorted(new, key=lambda name: self.times[name]):
-                # otherwise restarted, or pruned at a rung
-                if name in jobs and jobs[name].status not in ("unfinished", "pruned"):
-                    self._print_end(jobs[name], jobs.values())
+                    jobs.append(Job(self.plan.folder / name))
+                    # otherwise restarted, or pruned at a rung
+                    if end != before.get(name) and jobs[-1].status not in ("unfinished", "pruned"):
+                        self._print_end(jobs[-1], jobs)
 
-    def _print_end(self, job: Job, jobs: Iterable[Job]) -> None:
+    def _print_end(self, job: Job, jobs: Sequence[Job]) -> None:
         """Print the outcome of a job, the number of jobs done, the best one and the time left."""
-        outcome = ": ".join(filter(None, (job.status, job.error)))
+        scores = [": ".join(filter(None, (job.status, job.error)))]
         if job.status == "interrupted":
-            return print_line(f"job {job.name}", outcome)
-        self.done += 1
-        scores = [outcome]
+            return print_line(f"job {job.name}", *scores)
         if job.validated:
-            metrics = dict.fromkeys(("val/acc", "val/loss", job.monitor))
-            scores = [named_score(metric, job.metrics[metric]) for metric in metrics]
+            scores = [named_score(metric, job.metrics[metric]) for metric in job.shown]
             scores += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
+        self.done += 1
         counted = [f"{self.done} of {self.total} done" if self.total else f"{self.done} done"]
-        if validated := [x for x in jobs if x.validated]:
-            best = min(validated, key=lambda x: x.rank[2:])
+        best = min(jobs, key=lambda job: job.rank[2:])
+        if best.validated:
             value = score(best.monitor, best.metrics[best.monitor])
             counted.append(f"best so far {value} (job {best.name})")
         if self.total and self.done < self.total:
@@ -93,7 +82,7 @@ class Progress:
             seconds = round(pace * (self.total - self.done))
             rung = f" to epoch {self.epochs}" if self.epochs else ""
             counted.append(f"about {timedelta(seconds=seconds)} left{rung}")
-        varied = label(self.plan, job.overrides) if self.plan.threads else ""  # else at its start
+        varied = self.plan.describe(job.overrides) if self.plan.threads else ""  # else at its start
         print_line(f"job {job.name}", varied, *scores, f"·  {', '.join(counted)}")
 
     def _poll(self) -> None:
