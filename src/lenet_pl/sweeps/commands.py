@@ -56,12 +56,10 @@ class Summary:
         self.sweep, self.test_error = sweep, test_error  # why the winner could not be tested
         self.verdict = judge(sweep)
         # the commands that train the winner again, and that start the next sweep
-        self.command = self.next_command = None
-        search = search_path(sweep.jobs[0].folder)
-        if sweep.winner:
-            self.command = shlex.join([*PYTHON.split(), *search, *winner_overrides(sweep)])
-        if following := self.verdict.next_sweep:
-            self.next_command = shlex.join([*PYTHON.split(), *search, "-m", *following])
+        start = [*PYTHON.split(), *search_path(sweep.jobs[0].folder)]
+        self.command = shlex.join([*start, *winner_overrides(sweep)]) if sweep.winner else None
+        following = self.verdict.next_sweep
+        self.next_command = shlex.join([*start, "-m", *following]) if following else None
 
     def write_files(self) -> None:
         """Write ``sweep.csv``, ``sweep.md``, ``sweep.json`` and ``sweep.png`` into the folder."""
