@@ -13,7 +13,7 @@ class HalvingSweeper(BasicSweeper):
 
     def __init__(self, eta: int, min_epochs: int, max_batch_size: int | None, params: Any) -> None:
         super().__init__(max_batch_size, params)
-        self.eta, self.min_epochs = eta, min_epochs
+        self.eta = eta  # min_epochs determines the rungs of the plan
 
     def sweep(self, arguments: list[str]) -> Any:
         from lenet_pl.sweeps.halving import halve  # Hydra imports all plugins at every start

@@ -11,8 +11,8 @@ from helpers.sweeps import read_table, write_job, write_plan
 from rich.console import Console
 
 from lenet_pl.errors import ConfigError
+from lenet_pl.sweeps.commands import Summary
 from lenet_pl.sweeps.results import Sweep
-from lenet_pl.sweeps.summary import Summary
 
 
 def test_jobs_are_ranked_by_validation_accuracy_then_loss(grid: Path) -> None:

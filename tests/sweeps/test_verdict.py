@@ -15,8 +15,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from scipy import stats
 
+from lenet_pl.sweeps.commands import Summary
 from lenet_pl.sweeps.results import Sweep
-from lenet_pl.sweeps.summary import Summary
 from lenet_pl.sweeps.verdict import Verdict, judge, next_value
 
 BAD = range(40)  # images that a bad job misclassifies, of 100
@@ -184,8 +184,9 @@ def test_without_a_valid_configuration_nothing_is_proposed(write_grid):
     ],
 )
 def test_next_value(values, up, expected):
-    assert next_value(values, up) == expected
-    assert type(next_value(values, up)) in {type(None), *map(type, values)}
+    values = values if up else values[::-1]
+    assert next_value(values) == expected
+    assert type(next_value(values)) in {type(None), *map(type, values)}
 
 
 def test_a_search_is_not_a_grid(write):

@@ -17,9 +17,8 @@ from lenet_pl.errors import ConfigError
 from lenet_pl.files import quoted, write_json
 from lenet_pl.records import read_metrics
 from lenet_pl.runs import best_row
-from lenet_pl.sweeps.hydra_callback import SweepCallback
+from lenet_pl.sweeps.hydra_callback import SweepCallback, print_line
 from lenet_pl.sweeps.plan import Plan
-from lenet_pl.sweeps.progress import print_line
 from lenet_pl.sweeps.results import ended, job_names, rank, readable_result, setting_key
 
 
@@ -49,8 +48,7 @@ def halve(sweeper: HalvingSweeper) -> None:
             pause = f"pause_after={epochs or 'null'}"
             # a job has the same folder at every rung
             jobs = [[*plan.jobs[x], pause, f"hydra.sweep.subdir={quoted(Path(x))}"] for x in left]
-            size = sweeper.max_batch_size or len(jobs)
-            for batch in sweeper.split_overrides_to_chunks(jobs, size):
+            for batch in sweeper.split_overrides_to_chunks(jobs, sweeper.max_batch_size):
                 sweeper.launcher.launch(batch, 0)
         callback.progress.update()
         failed |= {name for name in left if not ended(plan.folder / name, epochs)}

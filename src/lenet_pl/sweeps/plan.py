@@ -4,7 +4,7 @@ import importlib.util
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lenet_pl.config import check, check_hydra, flatten, monitored_metric, task_config
 from lenet_pl.errors import ConfigError
-from lenet_pl.naming import NOT_PARAMETERS, parameter_overrides
+from lenet_pl.naming import NOT_PARAMETERS, describe, override_values, parameter_overrides
 from lenet_pl.records import checking, read_config, read_overrides
 from lenet_pl.rules import COUNT, METRIC, MONITORED, Checks, integer, invalid, one_of, optional
 from lenet_pl.sweeps.results import job_folders
@@ -34,7 +34,6 @@ COMPARABLE = (
     *("data.source", "data.root", "data.split", "data.val_size", "data.split_seed"),
     "trainer.limit_val_batches",
 )
-KEPT = ("result.json", "checkpoints")  # left by an earlier start of a job
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,10 @@ class Plan:
     cwd: Path = field(default_factory=Path.cwd)  # at the start; workers change to it
     pid: int = field(default_factory=os.getpid)  # of the main process
 
+    def describe(self, overrides: Iterable[str]) -> str:
+        """The varied values of a job: ``lr 0.01, batch_size 64``."""
+        return describe(override_values(overrides), self.varied)
+
 
 def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
     """Check a sweep and every job that is known in advance, and fetch the data.
@@ -62,26 +65,30 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         DataError: if the data cannot be fetched.
         HydraException: for an override that cannot be composed.
     """
-    folder, sweeper = Path(config.hydra.sweep.dir).absolute(), config.hydra.sweeper
-    check_hydra(config.hydra)
+    hydra, folder = config.hydra, Path(config.hydra.sweep.dir).absolute()
+    check_hydra(hydra)
     names = {path.name for path in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
     if names and ("multirun.yaml" not in names or ".hydra" in names):
-        raise _folder_error(config, "is not a sweep's folder; choose another folder")
-    _check_plugins(config)
+        raise _folder_error(hydra, "is not a sweep's folder")
+    _check_plugins(hydra)
     # a job that was stopped during startup has nothing to keep, and may have no overrides
-    begun = [p for p in job_folders(folder) if any((p / name).exists() for name in KEPT)]
-    existing = {path.name: parameter_overrides(read_overrides(path)) for path in begun}
-    params = sweeper.get("params") or {}
-    overrides = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    existing = {
+        path.name: parameter_overrides(read_overrides(path))
+        for path in job_folders(folder)
+        if (path / "result.json").exists() or (path / "checkpoints").exists()
+    }
+    params = hydra.sweeper.get("params") or {}
+    overrides = [*(f"{key}={value}" for key, value in params.items()), *hydra.overrides.task]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-    jobs: dict[str, list[str]] = {}
-    halving = sweeper._target_.endswith(".HalvingSweeper")
-    if halving or sweeper._target_.endswith(".BasicSweeper"):
+    last = {override.get_key_element().lstrip("+"): override for override in parsed}
+    varied = tuple(key for key, override in last.items() if override.is_sweep_override())
+    sweeper = hydra.sweeper._target_.rpartition(".")[2]
+    if sweeper in ("BasicSweeper", "HalvingSweeper"):
         [grid] = BasicSweeper.split_arguments(parsed, None)
         by_name = _compose(config, loader, grid)
-        jobs, configs, total = dict(zip(by_name, grid, strict=True)), [*by_name.values()], len(grid)
-        if not total:
+        if not grid:
             raise ConfigError("-m: the sweep has no jobs")
+        jobs, configs, total = dict(zip(by_name, grid, strict=True)), [*by_name.values()], len(grid)
         for name, before in existing.items():
             reason = f"job {name} was started with {shlex.join(before) or 'no overrides'}"
             if name in jobs and parameter_overrides(jobs[name]) == before:
@@ -89,51 +96,41 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
                 change = _difference(_parameters(old), now) if old else ""
                 reason = change and f"in job {name}, {change}"
             if reason:
-                raise _folder_error(config, f"holds another sweep: {reason}; choose another folder")
+                raise _folder_error(hydra, f"holds another sweep: {reason}")
     else:
         _check_search(config, folder)
-        configs, total = [config], sweeper.get("n_trials")
-    last = {override.get_key_element().lstrip("+"): override for override in parsed}
-    varied = tuple(key for key, override in last.items() if override.is_sweep_override())
+        jobs, configs, total = {}, [config], hydra.sweeper.get("n_trials")
     if "name" in varied:
         raise ConfigError("name: must be the same in all jobs of a sweep")
-    if len(set(map(monitored_metric, configs))) > 1:
+    monitor, *others = dict.fromkeys(map(monitored_metric, configs))
+    if others:
         raise ConfigError("callbacks.checkpoint.monitor: must be the same in all jobs of a sweep")
-    losses = {OmegaConf.to_yaml(cfg.loss) for cfg in configs}
-    if monitored_metric(configs[0]) == "val/loss" and len(losses) > 1:
+    if monitor == "val/loss" and len({OmegaConf.to_yaml(cfg.loss) for cfg in configs}) > 1:
         raise ConfigError(
             "callbacks.checkpoint.monitor=val/loss: cannot rank jobs with different losses; add "
             "callbacks.checkpoint.monitor=val/acc callbacks.checkpoint.mode=max"
         )
-    rungs = _check_halving(configs) if halving else ()
+    rungs = _check_halving(hydra.sweeper, configs) if sweeper == "HalvingSweeper" else ()
     for cfg in configs:
         _check_devices(cfg)
     for data in {OmegaConf.to_yaml(cfg.data): cfg.data for cfg in configs}.values():
         instantiate(data.source)(data.root).prepare()  # once, not in several jobs at a time
     for cfg in configs:
         _create_experiment(cfg)
-    return Plan(
-        folder=folder,
-        jobs=jobs,
-        total=total,
-        varied=varied,
-        existing=existing,
-        threads=_threads(config.hydra.launcher, total),
-        monitor=monitored_metric(configs[0]),
-        rungs=rungs,
-    )
+    threads = _threads(hydra.launcher, total)
+    return Plan(folder, jobs, total, varied, existing, threads, monitor, rungs)
 
 
-def _folder_error(config: DictConfig, reason: str) -> ConfigError:
+def _folder_error(hydra: DictConfig, reason: str) -> ConfigError:
     """The error of a sweep that cannot use its folder."""
-    return ConfigError(f"hydra.sweep.dir={config.hydra.sweep.dir}: {reason}")
+    return ConfigError(f"hydra.sweep.dir={hydra.sweep.dir}: {reason}; choose another folder")
 
 
-def _check_plugins(config: DictConfig) -> None:
+def _check_plugins(hydra: DictConfig) -> None:
     for group in ("launcher", "sweeper"):
-        target = config.hydra[group]._target_
+        target = hydra[group]._target_
         plugin = target.removeprefix("hydra_plugins.").partition(".")[0]
-        choice = f"hydra/{group}={config.hydra.runtime.choices[f'hydra/{group}']}"
+        choice = f"hydra/{group}={hydra.runtime.choices[f'hydra/{group}']}"
         if plugin in EXTRAS and not importlib.util.find_spec(f"hydra_plugins.{plugin}"):
             raise ConfigError(f'{choice}: not installed; pip install "lenet-pl[{EXTRAS[plugin]}]"')
         if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
@@ -154,7 +151,7 @@ def _create_experiment(cfg: DictConfig) -> None:
 def _compose(
     config: DictConfig, loader: ConfigLoader, jobs: list[list[str]]
 ) -> dict[str, DictConfig]:
-    """Compose and check each job; return them by folder name, which must be unique."""
+    """Compose and check each job; return their configurations by folder name, which is unique."""
     configs: dict[str, DictConfig] = {}
     for number, overrides in enumerate(jobs):
         cfg = loader.load_sweep_config(config, overrides)
@@ -173,8 +170,8 @@ def _compose(
 def _check_devices(cfg: DictConfig) -> None:
     """Check that a job has one device: DDP would start processes that repeat the whole sweep."""
     trainer, devices = cfg.trainer, cfg.trainer.devices
-    one = len(devices) == 1 if OmegaConf.is_list(devices) else str(devices) == "1"
-    one = one or (devices == "auto" and trainer.accelerator == "cpu")
+    one = devices == 1 or (devices == "auto" and trainer.accelerator == "cpu")
+    one = one or (OmegaConf.is_list(devices) and len(devices) == 1)
     alone = trainer.strategy in ("auto", "single_device") and trainer.get("num_nodes", 1) == 1
     if not (one and alone):
         raise ConfigError(
@@ -184,21 +181,20 @@ def _check_devices(cfg: DictConfig) -> None:
         )
 
 
-def _check_halving(configs: Sequence[DictConfig]) -> tuple[int, ...]:
+def _check_halving(sweeper: DictConfig, configs: list[DictConfig]) -> tuple[int, ...]:
     """Check that the jobs can be compared at the rungs and resumed after them; return the rungs."""
     for key in COMPARABLE:
         if len({str(OmegaConf.select(cfg, key)) for cfg in configs}) > 1:
             raise ConfigError(f"{key}: must be the same in all jobs of hydra/sweeper=halving")
-    if reason := invalid(_halving_rules(configs[0])):
+    if reason := invalid(_halving_rules(sweeper, configs[0])):
         raise ConfigError(f"{reason} for hydra/sweeper=halving")
-    sweeper = configs[0].hydra.sweeper
     return rung_epochs(sweeper.eta, sweeper.min_epochs, configs[0].trainer.max_epochs)
 
 
-def _halving_rules(cfg: DictConfig) -> Checks:
-    sweeper, trainer = cfg.hydra.sweeper, cfg.trainer
+def _halving_rules(sweeper: DictConfig, cfg: DictConfig) -> Checks:
+    trainer, first = cfg.trainer, sweeper.min_epochs
     yield "hydra.sweeper.eta", sweeper.eta, integer(2)
-    yield "hydra.sweeper.min_epochs", (first := sweeper.min_epochs), COUNT
+    yield "hydra.sweeper.min_epochs", first, COUNT
     yield "hydra.sweeper.max_batch_size", sweeper.max_batch_size, optional(COUNT)
     yield "trainer.fast_dev_run", trainer.fast_dev_run, one_of(False)
     yield "trainer.max_epochs", trainer.max_epochs, integer(sweeper.eta * first)
@@ -220,7 +216,7 @@ def _check_search(config: DictConfig, folder: Path) -> None:
         with checking(file, "damaged"):
             before = _search(OmegaConf.load(file))
         if reason := _difference(before, _search(config)):
-            raise _folder_error(config, f"holds another sweep: {reason}; choose another folder")
+            raise _folder_error(config.hydra, f"holds another sweep: {reason}")
     mode, metric = config.hydra.sweeper.get("direction"), monitored_metric(config)
     if mode in ("maximize", "minimize") and not mode.startswith(MONITORED.get(metric, "")):
         raise ConfigError(
@@ -252,9 +248,8 @@ def _threads(launcher: DictConfig, total: int | None) -> int | None:
     if launcher._target_.endswith(".BasicLauncher"):
         return None
     if (workers := launcher.get("n_jobs")) is None:  # not joblib
-        ray = "ray" in launcher
-        cpus = launcher.ray.remote.get("num_cpus") if ray else launcher.get("cpus_per_task")
-        return max(1, int(cpus or 1))
+        key = "ray.remote.num_cpus" if "ray" in launcher else "cpus_per_task"
+        return max(1, int(OmegaConf.select(launcher, key) or 1))
     cores = cpu_count()
     at_once = int(workers) if workers > 0 else max(1, cores + 1 + workers)  # -1: one per core
     return max(1, cores // min(at_once, total or cores))

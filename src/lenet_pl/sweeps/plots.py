@@ -39,9 +39,9 @@ def draw(sweep: Sweep) -> Figure:
     settings = sweep.settings if sweep.parameters else [Setting([job]) for job in sweep.jobs]
     keys = sweep.parameters or ["seed"]
     down, across = keys[:1], keys[1:]
-    if 2 * len(settings) < len(_axis(settings, down)) * len(_axis(settings, across)):
-        down, across = keys, []  # a row for each setting, where most cells would be empty
     rows, columns = len(_axis(settings, down)), len(_axis(settings, across))
+    if 2 * len(settings) < rows * columns:  # most cells would be empty: a row for each setting
+        down, across, rows, columns = keys, [], len(settings), 1
     width = min(MAX_INCHES, max(3.2, 1.2 + 0.85 * columns))
     height = min(MAX_INCHES, max(3.6, 1 + 0.45 * rows))
     figure = Figure(figsize=(width + 5.4, height), layout="constrained")
@@ -139,8 +139,8 @@ def draw_curves(axes: Axes, sweep: Sweep) -> None:
     handles += [Line2D([], [], color=GREY, lw=0, label=end, **mark) for end, mark in ends.items()]
     if handles:
         title = ", ".join(sweep.short[key] for key in keys)
-        legend = axes.legend(handles=handles, title=title, loc="upper left", bbox_to_anchor=(1, 1))
-        legend.set_alignment("left")
+        beside: Any = {"loc": "upper left", "bbox_to_anchor": (1, 1), "alignment": "left"}
+        axes.legend(handles=handles, title=title, **beside)
 
 
 def _shown(values: Sequence[float]) -> tuple[float, float]:

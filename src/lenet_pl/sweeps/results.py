@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lenet_pl import records
 from lenet_pl.errors import ConfigError
-from lenet_pl.naming import override_values, parameter_overrides, readable, short_names
+from lenet_pl.naming import describe, override_values, parameter_overrides, short_names
 from lenet_pl.records import override_key
 from lenet_pl.rules import NATURAL, STRING, gain
 from lenet_pl.runs import read_outcome
@@ -30,25 +30,24 @@ class Job:
     """One run of a sweep, read from its folder; ``planned`` are the overrides before it starts."""
 
     def __init__(self, folder: Path, planned: Sequence[str] | None = None) -> None:
-        result, rows = read_outcome(folder), records.read_metrics(folder)
-        # the metric that defines the best epoch, and ranks the jobs
-        self.folder, self.name, self.monitor = folder, folder.name, result["monitor"]
+        result = read_outcome(folder)
+        self.folder, self.name, self.error = folder, folder.name, result.get("error")
         pending = result["status"] == "unfinished" and planned is not None
-        self.status, self.error = "pending" if pending else result["status"], result.get("error")
+        self.status: str = "pending" if pending else result["status"]
         self.epochs, self.best_epoch = result["epochs"], result.get("best_epoch")
         self.device: str | None = result.get("device")
+        self.monitor = result["monitor"]  # the metric that defines the best epoch, and ranks jobs
+        self.shown = tuple(dict.fromkeys(("val/acc", "val/loss", self.monitor)))
         # of the best epoch, and of the test set once evaluated
         self.metrics: dict[str, float] = result["metrics"]
-        self.rows = rows  # of metrics.csv, including the epochs before an interruption
-        self.seconds = sum(row["seconds"] for row in rows) if rows else None
+        self.rows = records.read_metrics(folder)  # including the epochs before an interruption
+        self.seconds = sum(row["seconds"] for row in self.rows) if self.rows else None
         if planned is None:
             planned = result.get("overrides") or records.read_overrides(folder)
-        self.overrides = planned
-        self.parameters = parameter_overrides(self.overrides)
+        self.overrides, self.parameters = planned, parameter_overrides(planned)
         self.raw_values = override_values(self.parameters)  # by key, as typed
         self.values = {key: value.strip("'\"") for key, value in self.raw_values.items()}
-        needed = {"val/acc", "val/loss", self.monitor}
-        self.validated = self.status != "failed" and needed <= self.metrics.keys()
+        self.validated = self.status != "failed" and {*self.shown} <= self.metrics.keys()
         self.scored = self.validated and self.status == "finished"  # it can win
         # a sort key, smaller for better jobs: by status, then by rung, then by score
         rung = -self.epochs if self.status == "pruned" else 0
@@ -137,7 +136,7 @@ class Sweep:
         if not jobs:
             file = folder / "0/.hydra/overrides.yaml"
             raise ConfigError(f"{folder}: not a sweep's folder ({file} is missing)")
-        self.folder, self.monitor, names = folder, jobs[0].monitor, {job.name for job in jobs}
+        self.folder, self.monitor, self.shown = folder, jobs[0].monitor, jobs[0].shown
         if other := next((job for job in jobs if job.monitor != self.monitor), None):
             raise ConfigError(
                 f"{folder}: the jobs cannot be ranked; callbacks.checkpoint.monitor is "
@@ -145,7 +144,7 @@ class Sweep:
             )
         plan = records.read_json(folder / "plan.json", PLAN)  # Hydra's own multirun writes none
         self.command: str | None = plan.get("command")  # continues the sweep
-        planned = plan.get("jobs", {}).items()
+        names, planned = {job.name for job in jobs}, plan.get("jobs", {}).items()
         jobs += [Job(folder / name, overrides) for name, overrides in planned if name not in names]
         self.jobs = sorted(jobs, key=lambda job: job.rank)  # ties stay in order of their numbers
         # the metric that figures show: the monitored one if it is an accuracy
@@ -170,8 +169,7 @@ class Sweep:
     def describe(self, setting: Setting) -> str:
         """``lr 0.01, batch_size 32``; for a single job, the seed if nothing else varies."""
         keys = self.parameters or (self.varied if len(setting.jobs) == 1 else ())
-        values = ((self.short[key], setting.values.get(key, "default")) for key in keys)
-        return ", ".join(f"{name} {readable(value)}" for name, value in values)
+        return describe({key: setting.values.get(key, "default") for key in keys}, self.varied)
 
 
 def job_folders(folder: Path) -> list[Path]:

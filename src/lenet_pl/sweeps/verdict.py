@@ -54,8 +54,8 @@ def judge(sweep: Sweep) -> Verdict:
     more = {key: values for _, key, values in edges if values}
     seeds = {job.values["seed"] for job in sweep.winner.jobs if "seed" in job.values}
     rivals = [setting.jobs[0] for setting in undecided]
-    if not rivals and not sweep.has_seeds:
-        rivals = pruned[:1]  # it has not trained to its end
+    if not sweep.has_seeds:
+        rivals = rivals or pruned[:1]  # it has not trained to its end
     if not more and rivals and len(seeds) < len(SEEDS):
         settings = [job.raw_values for job in (best, *rivals)]
         more = {key: [values.get(key, "") for values in settings] for key in sweep.parameters}
@@ -77,8 +77,6 @@ def _compare(sweep: Sweep, other: Setting) -> tuple[float | None, str]:
     With several seeds, by a paired t-test of the monitored metric for the common seeds; otherwise
     by McNemar's test on the predictions of the two jobs, which compares accuracies only.
     """
-    import torch
-
     from lenet_pl.metrics import mcnemar, paired_t_test  # imports torch
 
     winner, metric = sweep.ranked[0], sweep.monitor
@@ -88,7 +86,7 @@ def _compare(sweep: Sweep, other: Setting) -> tuple[float | None, str]:
         pairs = [(first[seed], second[seed]) for seed in first if seed in second]
     outcomes = [(a.outcomes, b.outcomes) for a, b in pairs]
     known = [(a, b) for a, b in outcomes if a is not None and b is not None]
-    if not all(torch.equal(a[:2], b[:2]) for a, b in known):
+    if not all(a[:2].equal(b[:2]) for a, b in known):
         return None, OTHER_IMAGES
     if sweep.has_seeds:
         if len(pairs) < 2:
@@ -172,40 +170,40 @@ def _edges(sweep: Sweep) -> Iterator[tuple[str, str, list[str]]]:
         values = sorted(x for x in set(map(typed, column)) if not isinstance(x, str))
         if len(values) < max(2, len(column)) or key.endswith("seed"):
             continue
-        value, more = typed(winner.values[key]), []
-        if value in (values[0], values[-1]):
-            up = value == values[-1]
-            text = f"The winner's {sweep.short[key]} {readable(winner.values[key])} is the "
-            text += f"{'largest' if up else 'smallest'} of {len(values)} values"
-            further = next_value(values, up)
+        value, more = winner.values[key], []
+        edge = "largest" if typed(value) == values[-1] else "smallest"
+        if edge == "smallest":
+            values.reverse()
+        if typed(value) == values[-1]:
+            text = f"The winner's {sweep.short[key]} {readable(value)} is the {edge} of "
+            text += f"{len(values)} values"
+            further = next_value(values)
             if further is not None and _valid(winner, key, further):
-                neighbour = values[-2 if up else 1]
-                more = [winner.raw_values[key], f"{neighbour:.15g}", f"{further:.15g}"]
+                more = [winner.raw_values[key], f"{values[-2]:.15g}", f"{further:.15g}"]
                 text += f"; the next value is {more[-1]}"
             yield f"{text}.", key, more
 
 
-def next_value(values: Sequence[float], up: bool) -> float | None:
-    """Extrapolate ascending values one step beyond the last or the first; None if impossible.
+def next_value(values: Sequence[float]) -> float | None:
+    """Extrapolate ascending or descending values one step beyond the last; None if impossible.
 
     The step keeps the ratio of positive values spanning a factor of two or more, or the difference.
     """
-    before, last = values[-2:] if up else values[1::-1]
-    geometric = 0 < 2 * values[0] <= values[-1]
+    before, last = values[-2:]
+    geometric = 0 < 2 * min(values) <= max(values)
     value = last / before * last if geometric else last - before + last
     whole = all(isinstance(x, int) for x in values)
     value = round(value) if whole else float(f"{value:.3g}")
-    return value if (value > last if up else value < last) else None
+    return value if before < last < value or before > last > value else None
 
 
 def _valid(job: Job, key: str, value: float) -> bool:
     """Whether a job's configuration would be valid with another value."""
     with suppress(ConfigError), checking(job.folder):
-        if (cfg := read_config(job.folder)) is not None:
+        if cfg := read_config(job.folder):
             OmegaConf.update(cfg, "run_dir", str(job.folder))
             OmegaConf.update(cfg, key, value)
-            check_values(cfg, [key.partition(".")[0]])
-            return True
+            return bool(check_values(cfg, [key.partition(".")[0]]))
     return False
 
 
@@ -213,4 +211,4 @@ def winner_overrides(sweep: Sweep) -> list[str]:
     """The overrides that train the winner again, with the seed of its best job."""
     shared = set.intersection(*(set(job.overrides) for job in sweep.jobs))
     tests = sorted(item for item in shared if item.startswith("test="))
-    return sweep.winner.jobs[0].parameters + tests if sweep.winner else []
+    return sweep.ranked[0].jobs[0].parameters + tests
