@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from helpers.sweeps import write_job
 
-from lenet_pl.sweeps.hydra_callback import Progress
 from lenet_pl.sweeps.plan import Plan
+from lenet_pl.sweeps.progress import Progress
 
 
 def plan_of(folder: Path, names: str) -> Plan:

@@ -17,8 +17,9 @@ from lenet_pl.errors import ConfigError
 from lenet_pl.files import quoted, write_json
 from lenet_pl.records import read_metrics
 from lenet_pl.runs import best_row
-from lenet_pl.sweeps.hydra_callback import SweepCallback, print_line
+from lenet_pl.sweeps.hydra_callback import SweepCallback
 from lenet_pl.sweeps.plan import Plan
+from lenet_pl.sweeps.progress import print_line
 from lenet_pl.sweeps.results import ended, job_names, rank, readable_result, setting_key
 
 

@@ -12,9 +12,7 @@ import threading
 import time
 import warnings
 from collections import UserDict
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, cast
@@ -28,17 +26,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lenet_pl import cli
 from lenet_pl.config import monitored_metric
-from lenet_pl.console import ConsoleHandler, console, named_score, score
-from lenet_pl.errors import FAILED, INVALID, ConfigError, UserError, exit_on_error, fail, one_line
+from lenet_pl.console import ConsoleHandler, console
+from lenet_pl.errors import FAILED, INVALID, UserError, exit_on_error, fail, one_line
 from lenet_pl.files import display_path, quoted, shell_override, write_bytes, write_json
-from lenet_pl.naming import override_values, parameter_overrides, typed, varied_values
+from lenet_pl.naming import describe, override_values, parameter_overrides, typed, varied_values
 from lenet_pl.records import override_key
 from lenet_pl.runs import lock_run, program_name, train_command
 from lenet_pl.sweeps import results
-from lenet_pl.sweeps.commands import Summary
 from lenet_pl.sweeps.plan import Plan, cpu_count, make_plan
+from lenet_pl.sweeps.progress import Progress, print_line
+from lenet_pl.sweeps.commands import Summary
 
-POLL_SECONDS = 0.5  # between checks of jobs in other processes
 log = logging.getLogger(__name__)
 
 # issued in each job of a parallel launcher, where its plugin's schema is registered again
@@ -151,8 +149,8 @@ class SweepCallback(Callback):
             for path in folder.iterdir():  # left behind by an earlier start
                 if path.name not in (".hydra", "train.log"):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-        text = ", ".join(filter(None, (cfg.name, plan.describe(overrides))))
-        name = re.sub(r"[^\w.,+\- ]+", "-", text)
+        text = describe(override_values(overrides), plan.varied)
+        name = re.sub(r"[^\w.,+\- ]+", "-", ", ".join(filter(None, (cfg.name, text))))
         # also the name of a folder
         cfg.name = name.encode()[:120].decode(errors="ignore").strip(" .,+-") or None
         if plan.threads and cfg.callbacks and "progress" in cfg.callbacks:
@@ -203,91 +201,6 @@ class SweepCallback(Callback):
                 print_line(f"to continue  {self._command()}")
         stopped = isinstance(error, SystemExit | KeyboardInterrupt)
         fail("stopped" if stopped else f"{type(error).__name__}: {one_line(error)}", FAILED)
-
-
-class Progress:
-    """Prints a line for each job that ends, in any process, in the order in which they end."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan, self.lock = plan, threading.Lock()
-        self.stopped = threading.Event()
-        self.thread = threading.Thread(target=self._poll, daemon=True)
-        self.begin(plan.jobs)
-
-    def begin(self, names: Iterable[str], epochs: int | None = None) -> None:
-        """Start counting the jobs that train up to a rung, or to their end."""
-        with self.lock:
-            self.names, self.epochs = list(names), epochs
-            # the jobs of a search are known once they have started
-            folders = [self.plan.folder / name for name in self.names or self.plan.existing]
-            self.total = len(self.names) or self.plan.total
-            self.before = self.done = sum(results.ended(folder, epochs) for folder in folders)
-            self.times, self.began = self._end_times(), time.time()
-
-    def start(self, name: str, overrides: Iterable[str]) -> None:
-        """Print ``job 3  4 of 9  lr 0.01, batch_size 64``."""
-        known = name in self.names  # those of a search are not
-        position = f"{self.names.index(name) + 1} of {self.total}" if known else ""
-        print_line(f"job {name}", position, self.plan.describe(overrides))
-
-    def _end_times(self) -> dict[str, float]:
-        """When each job ended, the first one first."""
-        times = {}
-        for file in self.plan.folder.glob("*/result.json"):
-            with suppress(FileNotFoundError):  # the job has just been restarted
-                times[file.parent.name] = file.stat().st_mtime
-        return dict(sorted(times.items(), key=lambda item: item[1]))
-
-    def update(self) -> None:
-        """Print a line for each job that has ended since the last call."""
-        with self.lock:
-            before, self.times = self.times, self._end_times()
-            new = {name for name, end in self.times.items() if end != before.get(name)}
-            jobs = []
-            for name in self.times if new else ():
-                with suppress(ConfigError):  # damaged, so the job starts again
-                    jobs.append(job := results.Job(self.plan.folder / name))
-                    # otherwise restarted, or pruned at a rung
-                    if name in new and job.status not in ("unfinished", "pruned"):
-                        self._print_end(job, jobs)
-
-    def _print_end(self, job: results.Job, jobs: Sequence[results.Job]) -> None:
-        """Print the outcome of a job, the number of jobs done, the best one and the time left."""
-        scores = [": ".join(filter(None, (job.status, job.error)))]
-        if job.status == "interrupted":
-            return print_line(f"job {job.name}", *scores)
-        if job.validated:
-            scores = [named_score(metric, job.metrics[metric]) for metric in job.shown]
-            scores += [f"epoch {job.best_epoch} of {job.epochs}", f"{job.seconds or 0:.1f} s"]
-        self.done += 1
-        counted = [f"{self.done} of {self.total} done" if self.total else f"{self.done} done"]
-        best = min(jobs, key=lambda job: job.rank[2:])
-        if best.validated:
-            value = score(best.monitor, best.metrics[best.monitor])
-            counted.append(f"best so far {value} (job {best.name})")
-        if self.total and self.done < self.total:
-            pace = (time.time() - self.began) / (self.done - self.before)
-            seconds = round(pace * (self.total - self.done))
-            rung = f" to epoch {self.epochs}" if self.epochs else ""
-            counted.append(f"about {timedelta(seconds=seconds)} left{rung}")
-        varied = self.plan.describe(job.overrides) if self.plan.threads else ""  # else at its start
-        print_line(f"job {job.name}", varied, *scores, f"·  {', '.join(counted)}")
-
-    def _poll(self) -> None:
-        while not self.stopped.wait(POLL_SECONDS):
-            self.update()
-
-    def stop(self) -> None:
-        """Stop polling, and print the remaining lines."""
-        self.stopped.set()
-        if self.thread.is_alive():
-            self.thread.join()
-        self.update()
-
-
-def print_line(*parts: str) -> None:
-    """Print text as it is: without markup, and without wrapping at the width of the console."""
-    console.print("  ".join(filter(None, parts)), markup=False, soft_wrap=True)
 
 
 def _check_accounting() -> None:
