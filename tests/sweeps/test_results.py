@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from helpers.sweeps import read_table, write_job, write_plan
-from lenet_pl.sweeps.commands import Summary
 from rich.console import Console
 
 from lenet_pl.errors import ConfigError
+from lenet_pl.sweeps.commands import Summary
 from lenet_pl.sweeps.results import Sweep
 
 

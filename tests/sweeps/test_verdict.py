@@ -12,10 +12,10 @@ import pytest
 from helpers.sweeps import write_job, write_predictions
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from lenet_pl.sweeps.commands import Summary
 from omegaconf import OmegaConf
 from scipy import stats
 
+from lenet_pl.sweeps.commands import Summary
 from lenet_pl.sweeps.results import Sweep
 from lenet_pl.sweeps.verdict import Verdict, judge, next_value
 

@@ -33,9 +33,9 @@ from lenet_pl.naming import describe, override_values, parameter_overrides, type
 from lenet_pl.records import override_key
 from lenet_pl.runs import lock_run, program_name, train_command
 from lenet_pl.sweeps import results
+from lenet_pl.sweeps.commands import Summary
 from lenet_pl.sweeps.plan import Plan, cpu_count, make_plan
 from lenet_pl.sweeps.progress import Progress, print_line
-from lenet_pl.sweeps.commands import Summary
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from lenet_pl.config import check, check_hydra, flatten, monitored_metric, task_config
+from lenet_pl.config import check, flatten, monitored_metric, task_config
 from lenet_pl.errors import ConfigError
 from lenet_pl.naming import NOT_PARAMETERS, describe, override_values, parameter_overrides
 from lenet_pl.records import checking, read_config, read_overrides
@@ -66,7 +66,6 @@ def make_plan(config: DictConfig, loader: ConfigLoader) -> Plan:
         HydraException: for an override that cannot be composed.
     """
     hydra, folder = config.hydra, Path(config.hydra.sweep.dir).absolute()
-    check_hydra(hydra)
     names = {path.name for path in folder.iterdir()} - {".lock"} if folder.is_dir() else set()
     if names and ("multirun.yaml" not in names or ".hydra" in names):
         raise _folder_error(hydra, "is not a sweep's folder")
