@@ -26,7 +26,7 @@ from rich.console import RenderableType
 from lenet_pl import config, runs
 from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
 from lenet_pl.callbacks.history import EpochHistory
-from lenet_pl.callbacks.loggers import RUN_ID, LoggedRun, close_loggers, open_loggers
+from lenet_pl.callbacks.loggers import RUN_ID, LoggedRun, close_loggers
 from lenet_pl.callbacks.stopping import PauseAfter, StopOnSignal, StoppedError
 from lenet_pl.classifier import Classifier
 from lenet_pl.console import end_summary, layer_table, show, start_summary
@@ -117,7 +117,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
         try:
             parts = parts or build(cfg, cache)
             stack.enter_context(parts.signals.handling())
-            open_loggers(parts.trainer)
+            parts.logged.open(parts.trainer)
             started = True
             result["parameters"] = sum(p.numel() for p in parts.classifier.net.parameters())
             result["device"] = device_name(parts.trainer)
@@ -127,7 +127,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                     (folder / name).unlink(missing_ok=True)
                 if (report := parts.data.cleaning_report()) is not None:
                     write_json(folder / "cleaning.json", report)
-                show(_start_summary(cfg, parts))
+                show(_start_summary(cfg, parts, result["limits"]))
             _fit(cfg, parts, result)
             _evaluate(cfg, parts, result)
             if cfg.repeat and main_process:
@@ -369,17 +369,19 @@ def _logged(parts: Parts, stage: str) -> dict[str, float]:
 
 def _initial_result(cfg: DictConfig) -> dict[str, Any]:
     """``result.json`` before anything has been built."""
-    hydra = HydraConfig.initialized()
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    # what makes an epoch shorter than its split
+    limits = [x for x in map(str, cfg.trainer) if x.startswith(("limit_", "overfit_"))]
     return {
         "name": cfg.name,
         "status": None,
         "error": None,
-        "overrides": list(HydraConfig.get().overrides.task) if hydra else [],
+        "overrides": list(overrides),
         "seed": cfg.seed,
         "epochs": 0,
         "best_epoch": None,
         "stopped_early": False,
-        "limits": _limits(cfg),
+        "limits": {name: cfg.trainer[name] for name in limits if cfg.trainer[name]},
         "monitor": config.monitored_metric(cfg),
         "metrics": {},
         "seconds": {"fit": None, "epoch_median": None},
@@ -391,18 +393,12 @@ def _initial_result(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _limits(cfg: DictConfig) -> dict[str, Any]:
-    """The settings of the trainer that make an epoch shorter than its split."""
-    names = [str(x) for x in cfg.trainer if str(x).startswith(("limit_", "overfit_"))]
-    return {name: cfg.trainer[name] for name in names if cfg.trainer[name]}
-
-
-def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
+def _start_summary(cfg: DictConfig, parts: Parts, limits: dict[str, Any]) -> RenderableType:
     trainer, net, data = parts.trainer, parts.classifier.net, parts.data
     epochs = trainer.max_epochs or 1
     steps = planned_steps(trainer, len(data.splits["train"]), data.batch_size)
     notes = [f"data        {data.origin}", *data.notes()]
-    notes += [f"limited     trainer.{name}={value}" for name, value in _limits(cfg).items()]
+    notes += [f"limited     trainer.{name}={value}" for name, value in limits.items()]
     notes.append(f"steps       {steps // epochs:,} per epoch, {steps:,} in all")
     notes.append(f"run folder  {display_path(Path(cfg.run_dir))}")
     for callback in trainer.early_stopping_callbacks:
