@@ -142,9 +142,7 @@ class Classifier(PixelNet, LightningModule):
         """Raise ValueError if this class does not support the trainer or the optimizer."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        by_step = any(config.interval == "step" for config in self.trainer.lr_scheduler_configs)
-        steps = {"steps": int(self.trainer.estimated_stepping_batches)} if by_step else {}
-        checkpoint["settings"] = self.settings | steps
+        checkpoint["settings"] = self.settings
         checkpoint["lenet-pl_version"] = __version__
 
     def on_train_start(self) -> None:

@@ -216,10 +216,10 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
 
-    horizon = config.check_optimizer(trainer, classifier, data)
+    if horizon := config.check_optimizer(trainer, classifier, data):
+        classifier.settings["steps"] = horizon
     if cfg.ckpt_path is not None:
-        steps = {"steps": horizon} if horizon else {}
-        config.check_checkpoint(cfg, settings | steps, classifier, data)
+        config.check_checkpoint(cfg, classifier.settings, classifier, data)
     best = next((c for c in callbacks if isinstance(c, BestAndLastCheckpoint)), None)
     return Parts(trainer, classifier, data, history, logged, signals, best, horizon)
 
