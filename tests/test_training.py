@@ -24,7 +24,7 @@ from lenet_pl.data.mnist import Mini
 from lenet_pl.errors import ConfigError, VerificationError
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.lenet import LeNet
-from lenet_pl.processes import keep_freed_memory
+from lenet_pl.processes import configure_process
 from lenet_pl.records import hydra_mode, read_overrides, read_val_predictions
 from lenet_pl.runs import open_run
 from lenet_pl.training import run, train
@@ -552,7 +552,7 @@ def test_sigusr1_requeues_a_slurm_job(composed, tmp_path, monkeypatch, job):
 def test_memory_of_freed_tensors_is_reused():
     import resource  # not on Windows
 
-    keep_freed_memory()
+    configure_process()
     net, images = LeNet(), torch.rand(512, 1, 28, 28)
     faults = []
     for _ in range(10):

@@ -43,8 +43,7 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     state_key = "BestAndLast"  # Lightning's default is recomputed from all arguments in every hook
 
     def __init__(self, dirpath: str, weights: str, monitor: str, mode: str) -> None:
-        # without the last argument, Lightning would also save after validation within an epoch
-        super().__init__(dirpath, monitor=monitor, mode=mode, save_on_train_epoch_end=True)
+        super().__init__(dirpath, monitor=monitor, mode=mode, save_top_k=0)  # saves nothing itself
         self.weights = Path(weights)  # file of the state dict, loadable without Lightning
         self.last, self.best = (Path(str(self.dirpath)) / f"{x}.ckpt" for x in ("last", "best"))
         self.best_model_path = str(self.best)
