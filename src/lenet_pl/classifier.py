@@ -145,12 +145,6 @@ class Classifier(PixelNet, LightningModule):
         checkpoint["settings"] = self.settings
         checkpoint["lenet-pl_version"] = __version__
 
-    def on_train_start(self) -> None:
-        # the run may have stopped early before it was interrupted and resumed
-        for callback in self.trainer.early_stopping_callbacks:
-            if callback.wait_count >= callback.patience:
-                self.trainer.should_stop = True
-
     def on_train_epoch_start(self) -> None:
         # a resumed run continues with the same random numbers, dropout's for example
         entropy = (self.seed, self.current_epoch, self.global_rank)

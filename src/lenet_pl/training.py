@@ -25,7 +25,7 @@ from lenet_pl import config, runs
 from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
 from lenet_pl.callbacks.history import EpochHistory
 from lenet_pl.callbacks.loggers import RUN_ID, LoggedRun, close_loggers
-from lenet_pl.callbacks.stopping import PauseAfter, StopOnSignal, StoppedError
+from lenet_pl.callbacks.stopping import StoppedError, Stopping
 from lenet_pl.classifier import Classifier
 from lenet_pl.console import end_summary, layer_table, show, start_summary
 from lenet_pl.data.datamodule import DigitsDataModule
@@ -49,7 +49,7 @@ class Parts(NamedTuple):
     data: DigitsDataModule
     history: EpochHistory
     logged: LoggedRun
-    signals: StopOnSignal
+    stopping: Stopping
     best: BestAndLastCheckpoint | None  # None without checkpoints
     horizon: int | None  # optimizer steps in the schedule; None if it has no fixed length
 
@@ -88,7 +88,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
         result, started = _initial_result(cfg), False
         try:
             parts = parts or build(cfg, cache)
-            stack.enter_context(parts.signals.handling())
+            stack.enter_context(parts.stopping.handling())
             parts.logged.open(parts.trainer)
             started = True
             result["parameters"] = sum(p.numel() for p in parts.classifier.net.parameters())
@@ -124,7 +124,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             close_loggers(result["error"] is None)
             if main_process and result["error"] == "stopped by SIGUSR1" and not in_sweep():
                 requeue()
-    if parts.signals.received and in_sweep():  # too late for this job
+    if parts.stopping.received and in_sweep():  # too late for this job
         raise SystemExit(FAILED)
     return cast("float | None", result["metrics"].get(result["monitor"]))
 
@@ -171,13 +171,12 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     )
     config.check_outputs(classifier, len(data.classes))
 
-    signals = StopOnSignal()
+    stopping = Stopping(cfg.pause_after)
     history = EpochHistory(Path(cfg.run_dir) / "metrics.csv", config.monitored_metric(cfg))
     ids = _continue_loggers(cfg)
     resolved = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     logged = LoggedRun(resolved, hparams(cfg), ids)
-    callbacks = [signals, history, logged, PauseAfter(cfg.pause_after)]
-    callbacks += _instantiate_all(cfg, "callbacks", Callback)
+    callbacks = [stopping, history, logged, *_instantiate_all(cfg, "callbacks", Callback)]
     trainer: Trainer = _instantiate(
         cfg,
         "trainer",
@@ -191,7 +190,7 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     if cfg.ckpt_path is not None:
         config.check_checkpoint(cfg, classifier.settings, classifier, data)
     best = next((c for c in callbacks if isinstance(c, BestAndLastCheckpoint)), None)
-    return Parts(trainer, classifier, data, history, logged, signals, best, horizon)
+    return Parts(trainer, classifier, data, history, logged, stopping, best, horizon)
 
 
 def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
@@ -241,7 +240,7 @@ def hparams(cfg: DictConfig) -> dict[str, Any]:
 def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     """Train, and record the finished epochs even if training is interrupted."""
     trainer, started = parts.trainer, time.perf_counter()
-    parts.signals.mask(blocked=trainer.strategy.launcher is not None)
+    parts.stopping.mask(blocked=trainer.strategy.launcher is not None)
     try:
         # hydra.job.chdir changes the current folder
         ckpt_path = cfg.ckpt_path and to_absolute_path(cfg.ckpt_path)

@@ -29,7 +29,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        _save(checkpoint, Path(path))
+        buffer, path = BytesIO(), Path(path)  # torch.save does not say why a file cannot be written
+        torch.save(checkpoint, buffer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, buffer.getbuffer())
 
 
 class BestAndLastCheckpoint(ModelCheckpoint):
@@ -70,7 +73,8 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         # with weight averaging, the average is in the file only
         state = torch.load(self.best, weights_only=True, map_location="cpu")["state_dict"]
         names = [name for name in state if name.startswith("net.")]
-        _save({name.removeprefix("net."): state[name].contiguous() for name in names}, self.weights)
+        weights = {name.removeprefix("net."): state[name].contiguous() for name in names}
+        AtomicCheckpointIO().save_checkpoint(weights, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
         names = ("epoch", "monitor", "best_model_score", "best_model_path")
@@ -105,10 +109,3 @@ class BestAndLastCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero:
             self._keep(source)
         trainer.strategy.barrier()
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    buffer = BytesIO()  # torch.save does not say why a file cannot be written
-    torch.save(state, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getbuffer())
