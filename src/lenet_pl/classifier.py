@@ -14,7 +14,6 @@ from lenet_pl.metrics import epoch_metrics
 from lenet_pl.models.pixelnet import PixelNet, Values
 
 Batch = tuple[Tensor, Tensor]  # images [N, C, H, W], labels [N]
-Schedule = dict[str, Any]  # what Lightning expects under ``lr_scheduler``
 
 DEBUG_STEPS = 1000  # length of the schedule with fast_dev_run, which trains on a single batch
 
@@ -47,7 +46,7 @@ class Classifier(PixelNet, LightningModule):
         net: nn.Module,
         loss: nn.Module,
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer],
-        scheduler: Callable[[Optimizer, int], Schedule] | None,
+        scheduler: Callable[[Optimizer, int], dict[str, Any]] | None,
         decay_biases: bool,
         seed: int,
         mean: Values,
