@@ -258,7 +258,10 @@ def test_a_run_is_built_once(tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
     run = [*FAST, "data.fraction=0.2", "trainer.max_epochs=1", f"hydra.run.dir={folder}"]
     monkeypatch.setattr(sys, "argv", ["train.py", *run])
+    handlers = {x: signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    for number, handler in handlers.items():  # a finished command ignores signals
+        signal.signal(number, handler)
     assert result(tmp_path / "run")["status"] == "finished"
     assert len(counts) == 6
     assert set(counts.values()) == {1}, counts
