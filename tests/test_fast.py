@@ -53,8 +53,7 @@ def last(run: Path) -> dict:
     callbacks = checkpoint["callbacks"]
     for row in callbacks["EpochHistory"]["rows"]:
         row.pop("seconds")
-    for key in ("dirpath", "best_model_path", "kth_best_model_path", "best_k_models"):
-        callbacks["BestAndLast"].pop(key)
+    callbacks["BestAndLast"].pop("best_model_path")
     return checkpoint
 
 

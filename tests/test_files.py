@@ -1,10 +1,10 @@
-"""Files are written whole or not at all, and a folder is held by one process."""
+"""Files are written whole or not at all."""
 
 from pathlib import Path
 
 import pytest
 
-from lenet_pl.files import display_path, replacing, reserved, write_bytes, write_csv, write_json
+from lenet_pl.files import display_path, replacing, write_bytes, write_csv, write_json
 
 
 def test_a_writer_in_between_leaves_whole_files(tmp_path):
@@ -37,18 +37,6 @@ def test_json_and_csv(tmp_path):
     assert (tmp_path / "a.json").read_text() == '{\n  "x": [\n    1,\n    null\n  ]\n}\n'
     write_csv(tmp_path / "a.csv", ["x", "y"], [[1, "a,b"], [0.1, None]])
     assert (tmp_path / "a.csv").read_bytes() == b'x,y\r\n1,"a,b"\r\n0.1,\r\n'
-
-
-def test_folder_is_held_by_one(tmp_path):
-    folder = tmp_path / "new" / "folder"
-    with reserved(folder):
-        with pytest.raises(BlockingIOError), reserved(folder):
-            raise AssertionError
-        assert [path.name for path in folder.iterdir()] == [".lock"]
-    assert list(folder.iterdir()) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="Not a directory"), reserved(tmp_path / "file" / "folder"):
-        raise AssertionError
 
 
 def test_display_path(tmp_path, monkeypatch):

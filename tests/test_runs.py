@@ -11,7 +11,7 @@ from helpers.runs import FAST, result
 
 from lenet_pl.errors import ConfigError, DataError
 from lenet_pl.files import quoted
-from lenet_pl.runs import compare_with, find_run, open_run, resume_arguments
+from lenet_pl.runs import compare_with, find_run, lock_run, open_run, resume_arguments
 from lenet_pl.trust import parse_override
 
 
@@ -181,6 +181,18 @@ def test_a_folder_is_occupied_by_a_run_to_continue_or_a_finished_one(tmp_path):
     finish(run)
     with pytest.raises(ConfigError, match="holds a run"):
         check_folder(run, None)
+
+
+def test_folder_is_held_by_one(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    with lock_run(folder):
+        with pytest.raises(ConfigError, match="a run is in progress there"), lock_run(folder):
+            raise AssertionError
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert list(folder.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot write there \\(Not a directory\\)"):
+        lock_run(tmp_path / "file" / "folder")
 
 
 @pytest.fixture

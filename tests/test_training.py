@@ -24,7 +24,7 @@ from lenet_pl.data.mnist import Mini
 from lenet_pl.errors import ConfigError, VerificationError
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.lenet import LeNet
-from lenet_pl.processes import keep_freed_memory
+from lenet_pl.processes import configure_process
 from lenet_pl.records import hydra_mode, read_overrides, read_val_predictions
 from lenet_pl.runs import open_run
 from lenet_pl.training import run, train
@@ -258,7 +258,10 @@ def test_a_run_is_built_once(tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
     run = [*FAST, "data.fraction=0.2", "trainer.max_epochs=1", f"hydra.run.dir={folder}"]
     monkeypatch.setattr(sys, "argv", ["train.py", *run])
+    handlers = {x: signal.getsignal(x) for x in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    for number, handler in handlers.items():  # a finished command ignores signals
+        signal.signal(number, handler)
     assert result(tmp_path / "run")["status"] == "finished"
     assert len(counts) == 6
     assert set(counts.values()) == {1}, counts
@@ -552,7 +555,7 @@ def test_sigusr1_requeues_a_slurm_job(composed, tmp_path, monkeypatch, job):
 def test_memory_of_freed_tensors_is_reused():
     import resource  # not on Windows
 
-    keep_freed_memory()
+    configure_process()
     net, images = LeNet(), torch.rand(512, 1, 28, 28)
     faults = []
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Atomic file writes and folder locks."""
+"""Atomic file writes, bounded reads, and paths as they are shown and quoted."""
 
 import csv
 import errno
@@ -7,14 +7,12 @@ import json
 import os
 import re
 import shlex
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 
 
@@ -64,24 +62,6 @@ def read_regular(path: Path, limit: int) -> bytes:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     with path.open("rb") as file:
         return file.read(limit)
-
-
-@contextmanager
-def reserved(folder: Path) -> Iterator[None]:
-    """Create a folder and lock it for this process; BlockingIOError if another has locked it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise BlockingIOError(f"{folder} is in use") from error
-    try:
-        yield
-    finally:
-        with suppress(PermissionError):  # on Windows, releasing the lock deletes it
-            (folder / ".lock").unlink(missing_ok=True)
-        lock.release()
 
 
 def display_path(path: Path) -> Path:

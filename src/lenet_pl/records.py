@@ -74,6 +74,7 @@ CHECKPOINT = {
         "BestAndLast?": {
             "epoch": rules.NATURAL,
             "best_model_path": rules.STRING,
+            "best_model_score?": rules.TENSOR,
             "monitor?": rules.METRIC,
         },
     },

@@ -9,21 +9,23 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import starmap, zip_longest
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, cast
 
+from filelock import FileLock, Timeout
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from lenet_pl import __version__, records, trust
 from lenet_pl.config import check_values, fit_to_data, monitored_metric
 from lenet_pl.errors import ConfigError, DataError
-from lenet_pl.files import display_path, quoted, reserved, shell_override
+from lenet_pl.files import display_path, quoted, shell_override
 from lenet_pl.rules import gain
 
 if TYPE_CHECKING:  # Lightning takes seconds to import, and predictions do not need it
@@ -186,17 +188,21 @@ def is_resumed(folder: Path, ckpt_path: str | None) -> bool:
     return ckpt_path is not None and folder in Path(path).parents
 
 
-def lock_run(folder: Path, kind: str = "run") -> AbstractContextManager[Any]:
+def lock_run(folder: Path, kind: str = "run") -> ExitStack:
     """Create and lock the folder of a run or sweep until the context ends; ConfigError if not."""
-    key, stack = f"hydra.{kind}.dir={display_path(folder)}", ExitStack()
+    key, lock, unlock = f"hydra.{kind}.dir={display_path(folder)}", folder / ".lock", ExitStack()
     try:
-        stack.enter_context(reserved(folder))
-    except BlockingIOError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+        unlock.enter_context(FileLock(lock).acquire(timeout=0))
+    except Timeout as error:
         raise ConfigError(f"{key}: a {kind} is in progress there") from error
     except OSError as error:
         reason = f"cannot write there ({error.strerror}); choose another folder"
         raise ConfigError(f"{key}: {reason}") from error
-    return stack
+    if os.name == "posix":  # on Windows, releasing the lock deletes the file
+        unlock.callback(lock.unlink, missing_ok=True)
+    return unlock
 
 
 def compare_with(run: Path, folder: Path, metrics: dict[str, float]) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """From a configuration to a run folder: check, build, fit, test, record."""
 
-import logging
 import statistics
 import time
-import warnings
 from collections.abc import Callable, MutableMapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -26,8 +24,8 @@ from rich.console import RenderableType
 from lenet_pl import config, runs
 from lenet_pl.callbacks.checkpoint import BestAndLastCheckpoint
 from lenet_pl.callbacks.history import EpochHistory
-from lenet_pl.callbacks.loggers import RUN_ID, LoggedRun, close_loggers, open_loggers
-from lenet_pl.callbacks.stopping import PauseAfter, StopOnSignal, StoppedError
+from lenet_pl.callbacks.loggers import RUN_ID, LoggedRun, close_loggers
+from lenet_pl.callbacks.stopping import StoppedError, Stopping
 from lenet_pl.classifier import Classifier
 from lenet_pl.console import end_summary, layer_table, show, start_summary
 from lenet_pl.data.datamodule import DigitsDataModule
@@ -36,27 +34,8 @@ from lenet_pl.files import display_path, replacing, write_json
 from lenet_pl.metrics import wilson_interval
 from lenet_pl.models.pixelnet import model_name
 from lenet_pl.optim import planned_steps
-from lenet_pl.processes import device_name, in_sweep, is_main_process, keep_freed_memory, requeue
+from lenet_pl.processes import configure_process, device_name, in_sweep, is_main_process, requeue
 from lenet_pl.records import read_checkpoint
-
-# hide Lightning's tips and messages that do not concern this run
-for name in (
-    *("utilities.rank_zero", "accelerators.cuda"),
-    *("tuner.lr_finder", "trainer.connectors.checkpoint_connector"),
-):
-    logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.WARNING)
-for message in (
-    ".*`dataloader_iter`.*",  # experimental in Lightning; the fast classifier depends on it
-    ".*`training_step` returned `None`.*",  # the fast classifier runs its own steps
-    ".*AccumulateGrad node's stream.*|.*Grad strides do not match.*",  # trainer=ddp on GPUs
-    ".*does not have many workers.*",  # the data is in memory
-    ".*smaller than the logging interval.*",  # metrics are logged per epoch
-    ".*exists and is not empty.*",  # a resumed run writes into its own folder
-    ".*in eval mode at the start of training.*",  # frozen layers stay in evaluation mode
-    ".*`srun` command is available.*",  # not every run on a machine with Slurm is a Slurm job
-    ".*isinstance.treespec, LeafSpec.*",  # a torch deprecation that Lightning triggers
-):
-    warnings.filterwarnings("ignore", message)
 
 # trains the jobs of a sweep instead of train_run; set by the sweep's Hydra callback
 job_hook: Callable[[DictConfig], float | None] | None = None
@@ -70,7 +49,7 @@ class Parts(NamedTuple):
     data: DigitsDataModule
     history: EpochHistory
     logged: LoggedRun
-    signals: StopOnSignal
+    stopping: Stopping
     best: BestAndLastCheckpoint | None  # None without checkpoints
     horizon: int | None  # optimizer steps in the schedule; None if it has no fixed length
 
@@ -94,16 +73,9 @@ def run(overrides: Sequence[str]) -> Path:
 def train(cfg: DictConfig) -> float | None:
     """Train, keep the best weights, test them once, and write a run folder.
 
-    Args:
-        cfg: as ``conf/config.yaml`` composes it.
-
-    Returns:
-        The monitored metric of the best epoch, for sweepers; None with ``fast_dev_run``.
-
-    Raises:
-        ConfigError: if the configuration is invalid.
-        DataError: if the data cannot be loaded.
-        FloatingPointError: if the loss becomes NaN or infinite.
+    Returns the monitored metric of the best epoch, for sweepers; None with ``fast_dev_run``. Raises
+    ConfigError if the configuration is invalid, DataError if the data cannot be loaded, and
+    FloatingPointError if the loss becomes NaN or infinite.
     """
     return job_hook(cfg) if job_hook else train_run(cfg)
 
@@ -112,12 +84,12 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
     """Train one run, like :func:`train`; jobs of a sweep can reuse loaded data through a cache."""
     folder, main_process = Path(cfg.run_dir), is_main_process()
     parts = _prepared.pop(folder, None)
-    with runs.lock_run(folder) if main_process else nullcontext(), ExitStack() as stack:
+    with runs.lock_run(folder) if main_process else ExitStack() as stack:
         result, started = _initial_result(cfg), False
         try:
             parts = parts or build(cfg, cache)
-            stack.enter_context(parts.signals.handling())
-            open_loggers(parts.trainer)
+            stack.enter_context(parts.stopping.handling())
+            parts.logged.open(parts.trainer)
             started = True
             result["parameters"] = sum(p.numel() for p in parts.classifier.net.parameters())
             result["device"] = device_name(parts.trainer)
@@ -127,7 +99,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
                     (folder / name).unlink(missing_ok=True)
                 if (report := parts.data.cleaning_report()) is not None:
                     write_json(folder / "cleaning.json", report)
-                show(_start_summary(cfg, parts))
+                show(_start_summary(cfg, parts, result["limits"]))
             _fit(cfg, parts, result)
             _evaluate(cfg, parts, result)
             if cfg.repeat and main_process:
@@ -152,7 +124,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
             close_loggers(result["error"] is None)
             if main_process and result["error"] == "stopped by SIGUSR1" and not in_sweep():
                 requeue()
-    if parts.signals.received and in_sweep():  # too late for this job
+    if parts.stopping.received and in_sweep():  # too late for this job
         raise SystemExit(FAILED)
     return cast("float | None", result["metrics"].get(result["monitor"]))
 
@@ -167,8 +139,9 @@ def prepare(cfg: DictConfig) -> None:
     folder = Path(cfg.run_dir)
     runs.check_folder(folder, cfg.ckpt_path)
     parts = build(cfg)
-    with runs.lock_run(folder) if is_main_process() else nullcontext():
-        _prepared[folder] = parts
+    if is_main_process():
+        runs.lock_run(folder).close()
+    _prepared[folder] = parts
 
 
 def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Parts:
@@ -179,10 +152,7 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     config.check(cfg)
     for group in (*config.SEVERAL, *config.SINGLE):
         config.check_types(OmegaConf.to_container(cfg[group], resolve=True), group)
-    # a dead unit's momentum decays to subnormal numbers, which make an epoch three times as long
-    torch.set_flush_denormal(True)
-    torch.backends.cuda.matmul.allow_tf32 = True  # as convolutions are computed by default
-    keep_freed_memory()
+    configure_process()
     seed_everything(cfg.seed, workers=True, verbose=False)
 
     data: DigitsDataModule = _instantiate(cfg, "data", cache=cache)
@@ -201,13 +171,12 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
     )
     config.check_outputs(classifier, len(data.classes))
 
-    signals = StopOnSignal()
+    stopping = Stopping(cfg.pause_after)
     history = EpochHistory(Path(cfg.run_dir) / "metrics.csv", config.monitored_metric(cfg))
     ids = _continue_loggers(cfg)
     resolved = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     logged = LoggedRun(resolved, hparams(cfg), ids)
-    callbacks = [signals, history, logged, PauseAfter(cfg.pause_after)]
-    callbacks += _instantiate_all(cfg, "callbacks", Callback)
+    callbacks = [stopping, history, logged, *_instantiate_all(cfg, "callbacks", Callback)]
     trainer: Trainer = _instantiate(
         cfg,
         "trainer",
@@ -216,12 +185,12 @@ def build(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) -> Par
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
     )
 
-    horizon = config.check_optimizer(trainer, classifier, data)
+    if horizon := config.check_optimizer(trainer, classifier, data):
+        classifier.settings["steps"] = horizon
     if cfg.ckpt_path is not None:
-        steps = {"steps": horizon} if horizon else {}
-        config.check_checkpoint(cfg, settings | steps, classifier, data)
+        config.check_checkpoint(cfg, classifier.settings, classifier, data)
     best = next((c for c in callbacks if isinstance(c, BestAndLastCheckpoint)), None)
-    return Parts(trainer, classifier, data, history, logged, signals, best, horizon)
+    return Parts(trainer, classifier, data, history, logged, stopping, best, horizon)
 
 
 def _instantiate(cfg: DictConfig, key: str, **parts: Any) -> Any:
@@ -253,8 +222,7 @@ def _continue_loggers(cfg: DictConfig) -> dict[str, str]:
     callbacks = read_checkpoint(Path(cfg.ckpt_path))["callbacks"]
     ids: dict[str, str] = callbacks.get("LoggedRun", {"ids": {}})["ids"]
     for node in filter(None, cfg.logger.values()):
-        name = node._target_.rpartition(".")[2]
-        if name in ids:
+        if (name := node._target_.rpartition(".")[2]) in ids:
             with open_dict(node):
                 node[RUN_ID[name]] = ids[name]
     return ids
@@ -271,9 +239,8 @@ def hparams(cfg: DictConfig) -> dict[str, Any]:
 
 def _fit(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     """Train, and record the finished epochs even if training is interrupted."""
-    trainer = parts.trainer
-    started = time.perf_counter()
-    parts.signals.mask(blocked=trainer.strategy.launcher is not None)
+    trainer, started = parts.trainer, time.perf_counter()
+    parts.stopping.mask(blocked=trainer.strategy.launcher is not None)
     try:
         # hydra.job.chdir changes the current folder
         ckpt_path = cfg.ckpt_path and to_absolute_path(cfg.ckpt_path)
@@ -304,8 +271,8 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     """Validate the best weights, so that the metrics are those of the saved weights; test them."""
     trainer, classifier, data = parts.trainer, parts.classifier, parts.data
     debugging = bool(cast(Any, trainer).fast_dev_run)  # the metrics of a batch are meaningless
-    best = result["best_epoch"] or result["epochs"]  # without checkpoints, the last epoch
-    result["best_epoch"] = best
+    # without checkpoints, the last epoch
+    best = result["best_epoch"] = result["best_epoch"] or result["epochs"]
     if parts.best and parts.best.epoch:
         checkpoint = torch.load(parts.best.best_model_path, weights_only=True, map_location="cpu")
         classifier.load_state_dict(checkpoint["state_dict"])
@@ -319,8 +286,7 @@ def _evaluate(cfg: DictConfig, parts: Parts, result: dict[str, Any]) -> None:
     if cfg.test and not in_sweep() and result["status"] == "finished":
         trainer.test(classifier, data, verbose=False)
         logits, labels = classifier.outputs["test"]
-        correct = int((logits.argmax(1) == labels).sum())
-        low, high = wilson_interval(correct, len(labels))
+        low, high = wilson_interval(int((logits.argmax(1) == labels).sum()), len(labels))
         metrics |= _logged(parts, "test") | {"test/acc_low": low, "test/acc_high": high}
     if not debugging:
         result["metrics"] = metrics
@@ -369,17 +335,19 @@ def _logged(parts: Parts, stage: str) -> dict[str, float]:
 
 def _initial_result(cfg: DictConfig) -> dict[str, Any]:
     """``result.json`` before anything has been built."""
-    hydra = HydraConfig.initialized()
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    # what makes an epoch shorter than its split
+    limits = [x for x in map(str, cfg.trainer) if x.startswith(("limit_", "overfit_"))]
     return {
         "name": cfg.name,
         "status": None,
         "error": None,
-        "overrides": list(HydraConfig.get().overrides.task) if hydra else [],
+        "overrides": list(overrides),
         "seed": cfg.seed,
         "epochs": 0,
         "best_epoch": None,
         "stopped_early": False,
-        "limits": _limits(cfg),
+        "limits": {name: cfg.trainer[name] for name in limits if cfg.trainer[name]},
         "monitor": config.monitored_metric(cfg),
         "metrics": {},
         "seconds": {"fit": None, "epoch_median": None},
@@ -391,18 +359,12 @@ def _initial_result(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def _limits(cfg: DictConfig) -> dict[str, Any]:
-    """The settings of the trainer that make an epoch shorter than its split."""
-    names = [str(x) for x in cfg.trainer if str(x).startswith(("limit_", "overfit_"))]
-    return {name: cfg.trainer[name] for name in names if cfg.trainer[name]}
-
-
-def _start_summary(cfg: DictConfig, parts: Parts) -> RenderableType:
+def _start_summary(cfg: DictConfig, parts: Parts, limits: dict[str, Any]) -> RenderableType:
     trainer, net, data = parts.trainer, parts.classifier.net, parts.data
     epochs = trainer.max_epochs or 1
     steps = planned_steps(trainer, len(data.splits["train"]), data.batch_size)
     notes = [f"data        {data.origin}", *data.notes()]
-    notes += [f"limited     trainer.{name}={value}" for name, value in _limits(cfg).items()]
+    notes += [f"limited     trainer.{name}={value}" for name, value in limits.items()]
     notes.append(f"steps       {steps // epochs:,} per epoch, {steps:,} in all")
     notes.append(f"run folder  {display_path(Path(cfg.run_dir))}")
     for callback in trainer.early_stopping_callbacks:

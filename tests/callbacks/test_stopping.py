@@ -12,7 +12,7 @@ from helpers.runs import FAST, result, rows, train_with
 from pytorch_lightning import Callback
 
 from lenet_pl import training
-from lenet_pl.callbacks.stopping import StopOnSignal
+from lenet_pl.callbacks.stopping import Stopping
 from lenet_pl.files import write_json
 
 SHORT = [*FAST, "logger=none", "test=false", "trainer.limit_train_batches=4"]
@@ -52,7 +52,7 @@ def test_a_signal_stops_the_run_after_the_batch(composed, tmp_path, monkeypatch,
 
 
 def test_a_second_signal_does_not_wait_and_ignored_ones_stay_ignored():
-    stop = StopOnSignal()
+    stop = Stopping(None)
     previous = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # as after nohup
     try:
         with stop.handling():
@@ -84,7 +84,7 @@ def test_a_finished_run_ignores_signals_and_its_sweep_stops(composed, tmp_path, 
 
 
 def test_other_threads_handle_no_signals():
-    stop, seen = StopOnSignal(), []
+    stop, seen = Stopping(None), []
 
     def run():
         with stop.handling():

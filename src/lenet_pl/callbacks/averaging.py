@@ -31,14 +31,10 @@ class WeightAverage(WeightAveraging):
             average.update_parameters(pl_module)
 
         # a hook of the optimizer, since FastClassifier takes several steps per Lightning batch
-        self._hook = trainer.optimizers[0].register_step_post_hook(update)
+        trainer.optimizers[0].register_step_post_hook(update)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Disable Lightning's update; the optimizer's hook replaces it."""
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        self._hook.remove()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # otherwise, Lightning swaps it in at every later validation; a run that is resumed after

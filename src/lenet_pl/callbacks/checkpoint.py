@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import write_bytes
 from lenet_pl.records import read_checkpoint
+from lenet_pl.rules import gain
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        _save(checkpoint, Path(path))
+        buffer, path = BytesIO(), Path(path)  # torch.save does not say why a file cannot be written
+        torch.save(checkpoint, buffer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, buffer.getbuffer())
 
 
 class BestAndLastCheckpoint(ModelCheckpoint):
@@ -42,43 +46,42 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     state_key = "BestAndLast"  # Lightning's default is recomputed from all arguments in every hook
 
     def __init__(self, dirpath: str, weights: str, monitor: str, mode: str) -> None:
-        options: Any = {"enable_version_counter": False, "save_on_train_epoch_end": True}
-        super().__init__(dirpath, "best", monitor, mode=mode, **options)
+        super().__init__(dirpath, monitor=monitor, mode=mode, save_top_k=0)  # saves nothing itself
         self.weights = Path(weights)  # file of the state dict, loadable without Lightning
+        self.last, self.best = (Path(str(self.dirpath)) / f"{x}.ckpt" for x in ("last", "best"))
+        self.best_model_path = str(self.best)
         self.epoch = 0  # the best so far, from 1; 0 before the first
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        previous = self.epoch
-        super().on_train_epoch_end(trainer, pl_module)
-        last = Path(str(self.dirpath)) / "last.ckpt"
-        trainer.save_checkpoint(last, weights_only=False)
-        if self.epoch != previous and trainer.is_global_zero:
-            self._keep(last)
+        monitor, best = str(self.monitor), self.best_model_score
+        score = trainer.callback_metrics[monitor]
+        improved = best is None or gain(monitor, score.item()) > gain(monitor, best.item())
+        if improved:
+            self.epoch, self.best_model_score = trainer.current_epoch + 1, score
+        trainer.save_checkpoint(self.last, weights_only=False)
+        if improved and trainer.is_global_zero:
+            self._keep(self.last)
         trainer.strategy.barrier()  # other processes read best.ckpt after training
-
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        # ModelCheckpoint calls this after an improvement; last.ckpt is written first
-        self.epoch = trainer.current_epoch + 1
 
     def _keep(self, path: Path) -> None:
         """Copy the best checkpoint, and save its weights for use without Lightning."""
-        best = Path(str(self.dirpath)) / "best.ckpt"
-        if path != best:
-            best.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(best, path.read_bytes())
+        if path != self.best:
+            self.best.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(self.best, path.read_bytes())
         # with weight averaging, the average is in the file only
-        state = torch.load(best, weights_only=True, map_location="cpu")["state_dict"]
+        state = torch.load(self.best, weights_only=True, map_location="cpu")["state_dict"]
         names = [name for name in state if name.startswith("net.")]
-        _save({name.removeprefix("net."): state[name].contiguous() for name in names}, self.weights)
+        weights = {name.removeprefix("net."): state[name].contiguous() for name in names}
+        AtomicCheckpointIO().save_checkpoint(weights, self.weights)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "epoch": self.epoch}
+        names = ("epoch", "monitor", "best_model_score", "best_model_path")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self.epoch = state_dict["epoch"]
+        self.epoch, self.best_model_score = state_dict["epoch"], state_dict["best_model_score"]
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -100,19 +103,9 @@ class BestAndLastCheckpoint(ModelCheckpoint):
                     f"{source} is missing or damaged: the weights of epoch {state['epoch']} are "
                     f"lost; epoch {epoch} is now the best"
                 )
-            source, state["epoch"] = last, epoch
             row = checkpoint["callbacks"]["EpochHistory"]["rows"][-1]
-            state["best_model_score"] = state["kth_value"] = torch.tensor(row[self.monitor])
-        best = f"{self.dirpath}/best.ckpt"
-        state |= {"dirpath": self.dirpath, "best_model_path": best, "kth_best_model_path": best}
-        state["best_k_models"] = {best: state["best_model_score"]}
+            source, score = last, torch.tensor(row[self.monitor])
+            state |= {"epoch": epoch, "best_model_score": score}
         if trainer.is_global_zero:
             self._keep(source)
         trainer.strategy.barrier()
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    buffer = BytesIO()  # torch.save does not say why a file cannot be written
-    torch.save(state, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getbuffer())

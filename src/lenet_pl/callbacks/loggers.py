@@ -58,8 +58,15 @@ class LoggedRun(Callback):
         self.hparams = hparams  # columns of TensorBoard's HParams tab
         self.ids = ids  # of the runs that are continued, by class of the logger
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for logger in trainer.loggers:
+    def open(self, trainer: Trainer) -> None:
+        """Start the runs of W&B and MLflow; ConfigError if a service cannot be reached."""
+        random.seed()  # MLflow chooses the name of a run with this generator
+        for logger in _loggers(trainer):
+            try:
+                _ = getattr(logger, "experiment", None)
+            except Exception as error:  # of many types
+                reason = one_line(error, 40)
+                raise ConfigError(f"logger: {type(logger).__name__}: {reason}") from error
             if isinstance(logger, TensorBoardLogger):
                 logger.hparams.update(self.hparams)  # the logger writes them to hparams.yaml
 
@@ -85,28 +92,17 @@ class LoggedRun(Callback):
         """
         for logger in _loggers(trainer):
             if isinstance(logger, TensorBoardLogger):
-                best = [name for name in sorted(metrics) if name.startswith("val/")]
+                best = sorted(name for name in metrics if name.startswith("val/"))
                 columns = {name.replace("val/", "val_best/"): metrics[name] for name in best}
                 logger.log_hyperparams(self.hparams, columns, epoch)
                 _add_validation_images(logger.experiment, trainer, epoch)
             else:
-                names = {name: name.replace("val/", "best/val/") for name in metrics}
-                logger.log_metrics({names[name]: metrics[name] for name in metrics}, epoch)
+                named = {name.replace("val/", "best/val/"): x for name, x in metrics.items()}
+                logger.log_metrics(named, epoch)
             logger.save()
 
     def state_dict(self) -> dict[str, Any]:
         return {"ids": self.ids}
-
-
-def open_loggers(trainer: Trainer) -> None:
-    """Start the runs of W&B and MLflow; ConfigError if a service cannot be reached."""
-    random.seed()  # MLflow chooses the name of a run with this generator
-    for logger in _loggers(trainer):
-        try:
-            _ = getattr(logger, "experiment", None)
-        except Exception as error:  # of many types
-            reason = one_line(error, 40)
-            raise ConfigError(f"logger: {type(logger).__name__}: {reason}") from error
 
 
 def close_loggers(succeeded: bool) -> None:

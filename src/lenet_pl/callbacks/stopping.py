@@ -15,15 +15,19 @@ class StoppedError(Exception):
     """The run was stopped before its end."""
 
 
-class StopOnSignal(Callback):
+class Stopping(Callback):
     """Stops a run after Ctrl-C, SIGTERM or SIGUSR1, which Slurm sends with ``--signal=USR1@…``.
 
     The handler only sets a flag, and all processes of a distributed run stop after the same batch.
-    A second signal raises KeyboardInterrupt.
+    A second signal raises KeyboardInterrupt. ``pause_after`` is the epoch, counted from 1, after
+    which training ends as if interrupted; the schedule still extends to ``max_epochs``.
     """
 
     received: signal.Signals | None = None
     signals: Set[signal.Signals] = frozenset()  # those that are handled
+
+    def __init__(self, pause_after: int | None) -> None:
+        self.pause_after = pause_after
 
     @contextmanager
     def handling(self) -> Iterator[None]:
@@ -54,7 +58,18 @@ class StopOnSignal(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.mask(blocked=False)  # the other processes of a distributed run have started
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
+        self.on_validation_start()
+        early = any(x.wait_count >= x.patience for x in trainer.early_stopping_callbacks)
+        # a run that is resumed may have reached its end before
+        if early or (self.pause_after and trainer.current_epoch >= self.pause_after):
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.current_epoch + 1 == self.pause_after:
+            trainer.should_stop = True
+
+    def on_validation_start(self, *_: Any) -> None:
         # Lightning's SIGTERM handler waits for other processes, which may wait for this one
         if signal.SIGTERM in self.signals:
             signal.signal(signal.SIGTERM, self._handle)
@@ -63,25 +78,6 @@ class StopOnSignal(Callback):
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             raise StoppedError(f"stopped by {self.received.name}" if self.received else "stopped")
 
-    on_validation_start: Any = on_train_start
-    on_test_start: Any = on_train_start
+    on_test_start: Any = on_validation_start
     on_validation_batch_end: Any = on_train_batch_end
     on_test_batch_end: Any = on_train_batch_end
-
-
-class PauseAfter(Callback):
-    """Pauses training after an epoch, counted from 1, as if interrupted; None trains to the end.
-
-    The schedule still extends to ``max_epochs``.
-    """
-
-    def __init__(self, epoch: int | None) -> None:
-        self.epoch = epoch
-
-    def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        if self.epoch and trainer.current_epoch >= self.epoch:  # already reached before resuming
-            trainer.should_stop = True
-
-    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.current_epoch + 1 == self.epoch:
-            trainer.should_stop = True
