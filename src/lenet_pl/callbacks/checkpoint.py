@@ -14,7 +14,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from lenet_pl.errors import ConfigError
 from lenet_pl.files import write_bytes
 from lenet_pl.records import read_checkpoint
-from lenet_pl.rules import gain
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +54,8 @@ class BestAndLastCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        monitor, best = str(self.monitor), self.best_model_score
-        score = trainer.callback_metrics[monitor]
-        improved = best is None or gain(monitor, score.item()) > gain(monitor, best.item())
+        score, best = trainer.callback_metrics[str(self.monitor)], self.best_model_score
+        improved = best is None or bool(score < best if self.mode == "min" else score > best)
         if improved:
             self.epoch, self.best_model_score = trainer.current_epoch + 1, score
         trainer.save_checkpoint(self.last, weights_only=False)

@@ -59,7 +59,7 @@ class Stopping(Callback):
         self.mask(blocked=False)  # the other processes of a distributed run have started
 
     def on_train_start(self, trainer: Trainer, *_: Any) -> None:
-        self.on_validation_start()
+        self._replace_handler()
         early = any(x.wait_count >= x.patience for x in trainer.early_stopping_callbacks)
         # a run that is resumed may have reached its end before
         if early or (self.pause_after and trainer.current_epoch >= self.pause_after):
@@ -69,7 +69,7 @@ class Stopping(Callback):
         if trainer.current_epoch + 1 == self.pause_after:
             trainer.should_stop = True
 
-    def on_validation_start(self, *_: Any) -> None:
+    def _replace_handler(self, *_: Any) -> None:
         # Lightning's SIGTERM handler waits for other processes, which may wait for this one
         if signal.SIGTERM in self.signals:
             signal.signal(signal.SIGTERM, self._handle)
@@ -78,6 +78,7 @@ class Stopping(Callback):
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             raise StoppedError(f"stopped by {self.received.name}" if self.received else "stopped")
 
-    on_test_start: Any = on_validation_start
+    on_validation_start: Any = _replace_handler
+    on_test_start: Any = _replace_handler
     on_validation_batch_end: Any = on_train_batch_end
     on_test_batch_end: Any = on_train_batch_end
