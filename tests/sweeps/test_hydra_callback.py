@@ -253,7 +253,7 @@ def test_tensorboard_shows_what_varied(run_sweep: RunSweep, tmp_path: Path) -> N
     }
     expected = {"val_best/acc", "val_best/loss"}
     groups: list[dict] = []
-    for _ in range(300):  # TensorBoard reads the files in a thread
+    for _ in range(1200):  # TensorBoard reads the files in a thread
         groups = request("plugin/hparams/session_groups", query)["sessionGroups"]
         tags = [{v["name"]["tag"] for v in group["metricValues"]} for group in groups]
         if len(groups) == 2 and all(names >= expected for names in tags):
