@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -21,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--trust", action="store_true", help="also kill runs, damage files, and use Slurm"
     )
-    parser.addoption("--slow", action="store_true", help="also use browsers and notebooks")
+    parser.addoption("--slow", action="store_true", help="also whole sweeps, notebooks, browsers")
     parser.addoption("--record-golden", action="store_true", help="for test_golden")  # for template
 
 
@@ -30,7 +31,11 @@ SLOWEST = (
     "test_reliability",  # for template
     "test_slurm",
     "test_hydra_callback",  # for sweeps
+    "test_halving",  # for sweeps
+    "test_plan",  # for sweeps
     "test_training",
+    "test_fast",
+    "test_options",
     "test_notebooks",
     "test_project",  # for template
     "test_golden",  # for template
@@ -41,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path.stem not in SLOWEST)
     if os.environ.get("CI") == "true":
         return
-    reasons = {"download": "needs the network", "trust": "takes minutes", "slow": "takes a minute"}
+    reasons = {"download": "needs the network", "trust": "takes minutes", "slow": "takes minutes"}
     for mark, reason in reasons.items():
         skip = pytest.mark.skip(reason=f"{reason}: pytest --{mark}")
         for item in items if not config.getoption(f"--{mark}") else ():
@@ -54,8 +59,10 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def root_logger() -> Iterator[None]:
-    """Undo what Hydra sets on the root logger when a command runs in this process."""
+def restored() -> Iterator[None]:
+    """Undo what a command that runs in this process sets: the root logger and signal handlers."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    actions = {name: signal.getsignal(getattr(signal, name)) for name in names}
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -63,6 +70,8 @@ def root_logger() -> Iterator[None]:
         handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
+    for name, action in actions.items():
+        signal.signal(getattr(signal, name), action)
 
 
 @pytest.fixture

@@ -115,6 +115,7 @@ def test_experiment_begins_with_its_command(composed, path):
     assert cfg.keys() == plain.keys()
 
 
+@pytest.mark.slow
 def test_small_experiment_learns_from_63_drawings(composed, tmp_path):
     root = draw_folder(tmp_path / "drawings", 30, 30, 30)
     folder = ["data=folder", f"data.root={root}", "model.num_classes=3"]

@@ -16,7 +16,7 @@ from lenet_pl.training import build, train
 
 # 14 batches of 64 and a smaller one
 FEW = [*FAST, "logger=none", "data.fraction=0.19", "trainer.max_epochs=3", "test=false"]
-FEW += ["data.eval_batch_size=1000", "callbacks.early_stopping=null"]
+FEW += ["data.eval_batch_size=200", "trainer.limit_val_batches=1", "callbacks.early_stopping=null"]
 
 CONFIGURATIONS = [
     "",
