@@ -3,11 +3,13 @@
 import inspect
 import re
 import shlex
+from functools import cache
+from pathlib import Path
 
 import pytest
 from helpers.commands import ROOT
 from helpers.drawings import draw_folder
-from helpers.runs import result
+from helpers.runs import compose_config, result
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
@@ -22,12 +24,18 @@ OPTIONS = sorted(
 )
 
 
+@cache
+def config(option: Path) -> DictConfig:
+    """The configuration with an option; not to be changed."""
+    return compose_config("run_dir=run", f"{option.parent}={option.name}")
+
+
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
-def test_every_yaml_composes_and_binds(composed, option, monkeypatch):
+def test_every_yaml_composes_and_binds(option, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     if option.name in PACKAGES.values():
         pytest.importorskip(option.name)
-    cfg = composed(f"{option.parent}={option.name}")
+    cfg = config(option)
     check(cfg, single=True)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert len(list(bind(cfg))) >= 7
@@ -50,20 +58,18 @@ def bind(node: DictConfig):
             yield from bind(value)
 
 
-def test_every_key_has_a_rule(composed):
+def test_every_key_has_a_rule():
     for option in OPTIONS:
         if option.parent.name in ("experiment", "sweep"):
             continue
-        settings = OmegaConf.to_container(composed(f"{option.parent}={option.name}"))
+        settings = OmegaConf.to_container(config(option))
         assert isinstance(settings, dict)
         for key, value, rule in with_rules(settings):
             assert rule or isinstance(value, dict) or key.startswith("hparams."), key
 
 
 def test_rules_name_arguments_that_exist(composed):
-    targets = {
-        target for option in OPTIONS for target in bind(composed(f"{option.parent}={option.name}"))
-    }
+    targets = {target for option in OPTIONS for target in bind(config(option))}
     classes = {target.rpartition(".")[2]: get_object(target) for target in targets}
     for name, rules in RULES.items():
         if name == "config":
@@ -109,6 +115,7 @@ def test_experiment_begins_with_its_command(composed, path):
     assert cfg.keys() == plain.keys()
 
 
+@pytest.mark.slow
 def test_small_experiment_learns_from_63_drawings(composed, tmp_path):
     root = draw_folder(tmp_path / "drawings", 30, 30, 30)
     folder = ["data=folder", f"data.root={root}", "model.num_classes=3"]

@@ -16,7 +16,7 @@ from lenet_pl.training import build, train
 
 # 14 batches of 64 and a smaller one
 FEW = [*FAST, "logger=none", "data.fraction=0.19", "trainer.max_epochs=3", "test=false"]
-FEW += ["data.eval_batch_size=1000", "callbacks.early_stopping=null"]
+FEW += ["data.eval_batch_size=200", "trainer.limit_val_batches=1", "callbacks.early_stopping=null"]
 
 CONFIGURATIONS = [
     "",
@@ -58,15 +58,15 @@ def last(run: Path) -> dict:
 
 
 @pytest.mark.parametrize("overrides", CONFIGURATIONS)
-def test_equal_to_the_plain_classifier_bit_for_bit(composed, tmp_path, overrides):
+def test_equal_to_the_plain_classifier_bit_for_bit(composed, train_once, tmp_path, overrides):
     steps = [override for override in overrides.split() if "steps_per" in override]
     overrides = [*FEW, *(override for override in overrides.split() if override not in steps)]
-    train(composed(*overrides, f"run_dir={tmp_path / 'plain'}"))
-    train(composed(*overrides, "classifier=fast", *steps, f"run_dir={tmp_path / 'fast'}"))
-    assert rows(tmp_path / "fast") == rows(tmp_path / "plain")
+    run, expected = tmp_path / "run", train_once(*overrides)
+    train(composed(*overrides, "classifier=fast", *steps))
+    assert rows(run) == rows(expected)
     # weights, optimizer, schedule, averages, counters of steps and batches
-    assert equal(last(tmp_path / "fast"), last(tmp_path / "plain"))
-    fast, plain = (result(tmp_path / name) for name in ("fast", "plain"))
+    assert equal(last(run), last(expected))
+    fast, plain = result(run), result(expected)
     for key in ("metrics", "epochs", "best_epoch"):
         assert fast[key] == plain[key]
 
@@ -138,11 +138,11 @@ def test_hooks_run_once_per_execution(composed):
 @pytest.mark.parametrize("first", ["plain", "fast"])
 @pytest.mark.parametrize("second", ["plain", "fast"])
 def test_interrupted_run_resumes_with_either_classifier(
-    composed, tmp_path, monkeypatch, first, second
+    composed, train_once, tmp_path, monkeypatch, first, second
 ):
     overrides = [*FEW, "scheduler=onecycle", "callbacks=ema", "augment=noise"]
     steps = {"plain": [], "fast": ["classifier.steps_per_execution=4"]}
-    train(composed(*overrides))
+    expected = train_once(*overrides)
     step = Classifier.training_step
 
     def power_cut(self, batch, batch_idx):
@@ -164,8 +164,8 @@ def test_interrupted_run_resumes_with_either_classifier(
     assert len(rows(tmp_path / "cut")) == 1
     resumed = f"ckpt_path={tmp_path / 'cut' / 'checkpoints' / 'last.ckpt'}"
     train(composed(*overrides, f"classifier={second}", *steps[second], cut, resumed))
-    assert rows(tmp_path / "cut") == rows(tmp_path / "run")
-    assert equal(last(tmp_path / "cut"), last(tmp_path / "run"))
+    assert rows(tmp_path / "cut") == rows(expected)
+    assert equal(last(tmp_path / "cut"), last(expected))
 
 
 def _fail_in_the_second_epoch(self, trainer, pl_module):

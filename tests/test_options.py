@@ -36,6 +36,7 @@ ACCURACY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", ACCURACY)
 def test_options_learn(composed, overrides):
     # an override given twice is an error

@@ -7,6 +7,7 @@ from helpers.board import Board, lines_in, open_board, table
 from helpers.commands import Running
 from helpers.runs import FAST, result
 
+pytestmark = pytest.mark.slow
 SHORT = [*FAST, "data.fraction=0.1", "trainer.max_epochs=2", "test=false"]
 
 

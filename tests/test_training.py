@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.commands import ROOT, Running
+from helpers.commands import ROOT, Running, kill_in_epoch
 from helpers.runs import FAST, either, result, rows, train_with
 from helpers.tutorial import TutorialLeNet
 from pytorch_lightning import Callback, Trainer
@@ -300,14 +301,13 @@ def test_run_that_was_stopped_early_trains_no_further(composed, tmp_path):
 
 
 def test_run_killed_in_mid_epoch_resumes_to_the_same_numbers(composed, command, tmp_path):
-    overrides = [*PLAIN, "trainer.max_epochs=20", "callbacks.early_stopping=null"]
+    overrides = [*PLAIN, "trainer.max_epochs=4", "callbacks.early_stopping=null"]
     train(composed(*overrides))
     killed = tmp_path / "killed"
-    process = Running(*overrides, f"hydra.run.dir={killed}", cwd=tmp_path)
-    process.wait_for(lambda: (killed / "metrics.csv").exists() and len(rows(killed)) >= 2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert len(rows(killed)) < 20
+    before = partial(kill_in_epoch, 3)
+    done = Running(*overrides, f"hydra.run.dir={killed}", cwd=tmp_path, before=before).wait()
+    assert done.returncode == -signal.SIGKILL
+    assert len(rows(killed)) == 2
     assert not (killed / "result.json").exists()
 
     elsewhere = f"hydra.run.dir={tmp_path / 'elsewhere'}"
@@ -343,10 +343,10 @@ def test_moved_run_resumes_with_its_best_weights(composed, command, tmp_path):
 def test_resumed_run_that_is_killed_is_not_finished(composed, command, tmp_path):
     run = tmp_path / "run"
     assert command(*PLAIN, "trainer.max_epochs=1", f"hydra.run.dir={run}").returncode == 0
-    process = Running(f"resume={run}", "trainer.max_epochs=500", cwd=tmp_path)
-    process.wait_for(lambda: len(rows(run)) >= 2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    before = partial(kill_in_epoch, 3)
+    done = Running(f"resume={run}", "trainer.max_epochs=4", cwd=tmp_path, before=before).wait()
+    assert done.returncode == -signal.SIGKILL
+    assert len(rows(run)) == 2
     assert not (run / "result.json").exists()
 
 
@@ -415,8 +415,9 @@ def test_a_limited_validation_predicts_the_first_images(composed, tmp_path, monk
 
 @either
 def test_overfitting_repeats_the_same_batches(composed, tmp_path):
-    few = ["trainer.overfit_batches=2", "trainer.max_epochs=60", "callbacks.early_stopping=null"]
-    train(composed(*PLAIN, *few))
+    few = ["trainer.overfit_batches=2", "trainer.max_epochs=30", "callbacks.early_stopping=null"]
+    few += ["optimizer=adam", "optimizer.lr=0.005"]  # which takes 18 epochs
+    train(composed(*(word for word in PLAIN if "lr" not in word), *few))
     assert rows(tmp_path / "run")[-1]["train/acc"] == 1.0
 
 
@@ -426,6 +427,7 @@ def test_profiler_prints_its_report(command):
     assert "FIT Profiler Report" in output.stdout
 
 
+@pytest.mark.slow
 def test_ddp_trains_one_network(tmp_path):
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1"]
     script = [sys.executable, "-c", "from lenet_pl.cli import main; main()", "train"]

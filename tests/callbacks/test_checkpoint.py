@@ -50,11 +50,13 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("file", ["last.ckpt", "best.ckpt", "best.pth"])
 @pytest.mark.parametrize("epoch", [1, 3])
-def test_killed_before_any_file_of_an_epoch(composed, tmp_path, monkeypatch, file, epoch, caplog):
+def test_killed_before_any_file_of_an_epoch(
+    composed, train_once, tmp_path, monkeypatch, file, epoch, caplog
+):
     """Each epoch of this run is the best so far."""
     overrides = [*SHORT, "trainer.max_epochs=4"]
-    train(composed(*overrides))
-    expected = result(tmp_path / "run")
+    whole = train_once(*overrides)
+    expected = result(whole)
     assert expected["best_epoch"] == 4
     cut = tmp_path / "cut"
     replaced = []
@@ -73,20 +75,19 @@ def test_killed_before_any_file_of_an_epoch(composed, tmp_path, monkeypatch, fil
     last = cut / "checkpoints" / "last.ckpt"
     resumed = [f"ckpt_path={last}"] if last.exists() else []
     train(composed(*overrides, f"run_dir={cut}", *resumed))
-    assert rows(cut) == rows(tmp_path / "run")
+    assert rows(cut) == rows(whole)
     assert result(cut)["metrics"] == expected["metrics"]
     for name in ("best.pth", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
-        found, weights = (torch.load(folder / name) for folder in (cut, tmp_path / "run"))
+        found, weights = (torch.load(folder / name) for folder in (cut, whole))
         found, weights = (state.get("state_dict", state) for state in (found, weights))
         assert all(torch.equal(found[key], value) for key, value in weights.items())
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "unnamed", "newer"])
-def test_a_lost_best_checkpoint(composed, tmp_path, damage, caplog):
+def test_a_lost_best_checkpoint(composed, train_once, tmp_path, damage, caplog):
     overrides = [*SHORT, "trainer.max_epochs=2"]
-    train(composed(*overrides))
-    run = tmp_path / "run"
+    run = shutil.copytree(train_once(*overrides), tmp_path / "run")
     best, last = (run / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
     content = torch.load(last, weights_only=True)
     content["callbacks"]["BestAndLast"]["epoch"] = 1  # as if the second were not the best

@@ -127,7 +127,7 @@ def wandb_runs(folder: Path) -> list[tuple[str, dict[str, list]]]:
     """The offline W&B runs of a run folder: their ids, and their records by type."""
     runs = []
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for _ in range(200):  # the last records are written a moment after the end
+        for _ in range(1200):  # the last records are written a moment after the end
             if "exit" in (records := wandb_records(path.read_bytes())):
                 break
             time.sleep(0.1)

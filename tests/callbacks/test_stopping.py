@@ -96,6 +96,7 @@ def test_other_threads_handle_no_signals():
     assert seen == [set()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_sigterm_to_one_process_stops_all(tmp_path, rank):
     folder = tmp_path / "run"

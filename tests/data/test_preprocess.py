@@ -3,7 +3,7 @@
 import io
 import os
 import random
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -156,9 +156,10 @@ def similarity(one: torch.Tensor, two: torch.Tensor) -> float:
     return torch.cosine_similarity(one.flatten().float(), rows).max().item()
 
 
-def clean(digit: int, height: int = 220) -> torch.Tensor:
+@cache
+def clean(digit: int) -> torch.Tensor:
     page = handwriting.paper()
-    handwriting.draw(page, handwriting.STROKES[digit], height, 150, 120)
+    handwriting.draw(page, handwriting.STROKES[digit], 220, 150, 120)
     return preprocess(page)
 
 

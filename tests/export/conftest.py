@@ -4,27 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.commands import ROOT
-from helpers.runs import FAST
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from lenet_pl.data.mnist import Mini
 from lenet_pl.runs import open_run
-from lenet_pl.training import train
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of one epoch on the digits that ship; tests do not change it."""
-    folder = tmp_path_factory.mktemp("export") / "run"
-    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-        overrides = ["trainer.max_epochs=1", "logger=none", f"run_dir={folder}"]
-        cfg = compose("config", [*FAST, *overrides])
-    train(cfg)
-    (folder / ".hydra").mkdir()
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    return folder
+def run(trained: Path) -> Path:
+    """The folder of a run; tests do not change it."""
+    return trained
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import chromium
 from helpers.commands import ROOT
 from helpers.programs import require
 from playwright.sync_api import expect
@@ -172,17 +171,18 @@ def digits_file(run, tmp_path_factory):
 
 
 @pytest.fixture
-def page(file):
+def page(file, open_page):
     """The page in an offline browser."""
-    with chromium.open_page(viewport={"width": 1280, "height": 1600}, offline=True) as page:
+    with open_page(viewport={"width": 1280, "height": 1600}, offline=True) as page:
         page.goto(file.as_uri())
         yield page
 
 
-def test_page_shows_the_predictions_of_pytorch(file, probabilities, test_split):
+@pytest.mark.slow
+def test_page_shows_the_predictions_of_pytorch(file, probabilities, test_split, open_page):
     images = test_split.images[::10].flatten(1).tolist()
     requests, messages = [], []
-    with chromium.open_page(offline=True) as page:
+    with open_page(offline=True) as page:
         page.on("request", lambda request: requests.append(request.url))
         page.on("console", lambda message: messages.append(message.text))
         page.on("pageerror", lambda error: messages.append(str(error)))
@@ -200,6 +200,7 @@ def test_page_shows_the_predictions_of_pytorch(file, probabilities, test_split):
     assert messages == []
 
 
+@pytest.mark.slow
 def test_page_cannot_send_requests(page):
     with page.expect_console_message() as message:
         outcome = page.evaluate("fetch('https://example.org/').then(() => 'sent', () => 'refused')")
@@ -207,6 +208,7 @@ def test_page_cannot_send_requests(page):
     assert "Content Security Policy" in message.value.text
 
 
+@pytest.mark.slow
 def test_drawing_with_the_mouse(page):
     box = page.locator("#drawing").bounding_box()
     prediction = page.locator("#prediction")
@@ -226,6 +228,7 @@ def test_drawing_with_the_mouse(page):
     expect(prediction).to_have_text("?")
 
 
+@pytest.mark.slow
 def test_drawing_is_preprocessed_like_mnist(page, test_split):
     """A test image that is enlarged and moved becomes that image again."""
     images = test_split.images[::50, 0]
@@ -239,12 +242,13 @@ def test_drawing_is_preprocessed_like_mnist(page, test_split):
         assert difference.mean() < 3, difference.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(390, 664), (360, 640), (664, 390)])
-def test_drawing_on_a_telephone(digits_file, size, scheme):
+def test_drawing_on_a_telephone(digits_file, open_page, size, scheme):
     screen = {"viewport": {"width": size[0], "height": size[1]}, "device_scale_factor": 3}
     options = {"has_touch": True, "is_mobile": True, "offline": True, "color_scheme": scheme}
-    with chromium.open_page(**screen, **options) as page:
+    with open_page(**screen, **options) as page:
         page.goto(digits_file.as_uri())
         assert page.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [size[0]] * 2
         invitation, prediction = page.get_by_text("Draw a digit"), page.locator("#prediction")

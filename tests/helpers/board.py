@@ -13,7 +13,7 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page
 
-from helpers.chromium import open_page
+from helpers.chromium import launch
 
 # the first answer has all data, since they are read before the server starts
 OPTIONS = ("--port=0", "--load_fast=false", "--reload_task=blocking", "--reload_interval=0")
@@ -41,7 +41,8 @@ def open_board(folder: Path, height: int = 1100) -> Iterator[Board]:
         assert server.stderr
         found = (re.search(r"http://\S+", line) for line in server.stderr)
         url = next(match[0] for match in found if match)
-        with open_page(viewport={"width": 1280, "height": height}) as page:
+        viewport = {"width": 1280, "height": height}
+        with launch() as open_page, open_page(viewport=viewport) as page:
             page.set_default_timeout(60_000)
             yield Board(page, url)
     finally:

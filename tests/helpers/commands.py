@@ -39,6 +39,20 @@ def log_out(home: str) -> None:
     os.environ.update({"HOME": home, "WANDB_MODE": "online", "WANDB_API_KEY": ""})
 
 
+def kill_in_epoch(number: int) -> None:
+    """Kill this process after some batches of an epoch of its training, which counts from 1."""
+    from lenet_pl.classifier import Classifier
+
+    step = Classifier.training_step
+
+    def training_step(self, batch, batch_idx):
+        if (self.current_epoch + 1, batch_idx) == (number, 3):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, batch, batch_idx)
+
+    Classifier.training_step = training_step
+
+
 class Running:
     """``python train.py WORDS`` in the folder ``cwd``, like ``subprocess.Popen``.
 
@@ -60,7 +74,7 @@ class Running:
         self.outputs = [cwd.with_name(f"{cwd.name}.{time.monotonic_ns()}.{n}") for n in (1, 2)]
         for path in self.outputs:
             path.touch()
-        arguments = (program, words, cwd, self.outputs, before)
+        arguments = (program, words, cwd, {**os.environ}, self.outputs, before)
         self.process = CONTEXT.Process(target=_run, args=arguments)
         self.process.start()
 
@@ -71,7 +85,7 @@ class Running:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def wait(self, timeout: float = 120) -> Done:
+    def wait(self, timeout: float = 600) -> Done:
         self.process.join(timeout)
         if self.process.exitcode is None:
             self.process.kill()
@@ -81,7 +95,8 @@ class Running:
 
     def wait_for(self, there: Callable[[], bool]) -> None:
         """Wait until a condition holds, while the command runs."""
-        for _ in range(1200):
+        end = time.monotonic() + 600
+        while time.monotonic() < end:
             if there():
                 return
             assert self.poll() is None, self.wait()
@@ -106,9 +121,12 @@ def _run(
     program: str,
     words: tuple[str, ...],
     cwd: Path,
+    environment: dict[str, str],
     outputs: list[Path],
     before: Callable[[], object] | None,
 ) -> None:
+    os.environ.clear()  # the server's, which may have started before a test changed a variable
+    os.environ.update(environment)
     # as on a terminal; what a shell runs in the background ignores Ctrl-C, and so do its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)

@@ -7,12 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from helpers.commands import ROOT
-from helpers.runs import FAST
+from helpers.runs import FAST, compose_config
 from lenet_pl.evaluation.evaluate import RunEvaluation, SplitPredictions
 from lenet_pl.metrics import Proportion
 from lenet_pl.models.lenet import LeNet
@@ -30,12 +28,6 @@ def train_run(folder: Path, *overrides: str) -> Path:
     OmegaConf.save([*FAST, *overrides], folder / ".hydra" / "overrides.yaml")
     train(cfg)
     return folder
-
-
-def compose_config(*overrides: str) -> DictConfig:
-    """A configuration as the command line composes it."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-        return compose("config", list(overrides))
 
 
 CONFIG = compose_config(

@@ -1,5 +1,6 @@
 """What the server of ``warm.py`` imports once."""
 
+import gc
 import logging
 
 # as in a command, where Hydra sets up logging before Lightning looks for it
@@ -8,3 +9,5 @@ logging.getLogger().addHandler(logging.NullHandler())
 import tensorboard.summary.writer  # noqa: E402, F401
 
 import lenet_pl.training  # noqa: E402, F401
+
+gc.freeze()  # what is imported is never collected

@@ -5,15 +5,23 @@ import json
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from pytorch_lightning import Callback
 
+from helpers.commands import ROOT
 from lenet_pl import training
 
 FAST = ["data=mini", "trainer.accelerator=cpu", "optimizer.lr=0.05", "data.batch_size=64"]
 
 # runs a test with either classifier
 either = pytest.mark.parametrize("composed", ["plain", "fast"], indirect=True)
+
+
+def compose_config(*overrides: str) -> DictConfig:
+    """A configuration as the command line composes it."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        return compose("config", list(overrides))
 
 
 def rows(folder: Path) -> list[dict[str, float]]:

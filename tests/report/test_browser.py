@@ -4,16 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.chromium import open_page
 
 from lenet_pl.report.page import CELL_IMAGES, write_report
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "viewport", [{"width": 1280, "height": 900}, {"width": 390, "height": 664}]
 )
-def test_cells_of_the_confusion_matrix_show_their_images(first, viewport):
+def test_cells_of_the_confusion_matrix_show_their_images(first, open_page, viewport):
     path = Path(write_report(first)["path"])
     shown, requests = first.shown, []
     pairs = list(zip(shown.labels.tolist(), shown.predicted.tolist(), strict=True))

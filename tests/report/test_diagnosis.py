@@ -12,13 +12,13 @@ from helpers.evaluations import (
     SPREAD,
     TRAIN_LOSS,
     VAL_LOSS,
-    compose_config,
     metric_rows,
     predictions,
     split_predictions,
     synthetic_evaluation,
     with_files,
 )
+from helpers.runs import compose_config
 from omegaconf import OmegaConf
 
 from lenet_pl.config import check, flatten

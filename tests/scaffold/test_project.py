@@ -12,6 +12,7 @@ import pytest
 
 from lenet_pl.scaffold.commands import write_project
 
+pytestmark = pytest.mark.slow
 ALL = ["evaluation", "report", "export", "sweeps"]
 # by the name of the project; run is also the name of a fixture
 PROJECTS = {
@@ -145,13 +146,9 @@ def test_the_readme_lists_the_modules_and_commands(projects, name):
         assert (f"\n{name} {command} latest" in text) == (package / tool).is_dir()
 
 
-def test_tests_of_the_core_pass(projects):
-    few = [f"tests/{name}.py" for name in ("test_runs", "test_errors", "models/test_lenet")]
-    run_in(projects["run"], "pytest", "-q", "-n", "0", *few)
-
-
-def test_all_tests_of_the_core_can_be_collected(projects):
-    run_in(projects["run"], "pytest", "-q", "-n", "0", "--collect-only")
+def test_all_tests_of_the_core_can_be_collected_and_some_pass(projects):
+    few = "test_runs.py or test_errors.py or test_lenet.py"
+    run_in(projects["run"], "pytest", "-q", "-n", "0", "-k", few)
 
 
 @pytest.mark.trust

@@ -79,6 +79,7 @@ def test_seeds_of_a_setting_are_promoted_together(tmp_path: Path) -> None:
     assert status == {"0": "pruned", "1": "pruned", "2": "paused", "3": "paused", "4": "failed"}
 
 
+@pytest.mark.slow
 def test_a_promoted_job_equals_an_uninterrupted_one(
     run_sweep: RunSweep, tmp_path: Path, capsys
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_promoted_job_equals_an_uninterrupted_one(
     }
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_ends_with_the_same_table(
     run_sweep: RunSweep, tmp_path: Path, monkeypatch, capsys
 ) -> None:

@@ -8,6 +8,7 @@ from helpers.board import lines_in, open_board, table
 from helpers.sweeps import SHORT, read_results
 
 
+@pytest.mark.slow
 def test_jobs_are_listed_by_what_varied(run_sweep: Callable[..., int], tmp_path: Path) -> None:
     sweep = [*SHORT, "logger=tensorboard", "optimizer.lr=0.02,0.05", "hydra.sweep.dir=s"]
     assert run_sweep("-m", *sweep) == 0
