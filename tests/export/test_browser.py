@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -120,13 +121,40 @@ class Transposed(nn.Module):
         return x.transpose(2, 3).flatten(1)[:, :10]
 
 
+class InPlace(nn.Module):
+    def forward(self, x):
+        y = x.sigmoid()
+        y.view(1, -1).relu_()
+        return y.flatten(1)[:, :10]
+
+
+class Batched(nn.Module):
+    """Applies a module to parts of an image, or to an image without a batch."""
+
+    def __init__(self, module, *shape):
+        super().__init__()
+        self.module, self.shape = module, shape
+
+    def forward(self, x):
+        y = self.module(x.reshape(self.shape))
+        return (y[0] if isinstance(y, tuple) else y).reshape(1, -1)
+
+
 class DataDependent(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :10] if x.sum() > 0 else x.flatten(1)[:, 10:20]
 
 
 @pytest.mark.parametrize(
-    "net", [Sine(), Transposed(), DataDependent()], ids=lambda net: type(net).__name__
+    "net",
+    [
+        *(Sine(), Transposed(), InPlace(), DataDependent()),
+        *(Batched(nn.Conv2d(1, 2, 3), 4, 1, 14, 14), Batched(nn.Conv2d(1, 2, 3), 1, 28, 28)),
+        *(Batched(nn.MaxPool2d(2), 4, 14, 14), Batched(nn.BatchNorm1d(4).eval(), 2, 4, 98)),
+        Batched(nn.LSTM(28, 5, batch_first=True), 4, 7, 28),
+        Batched(nn.LSTM(28, 6, proj_size=3, batch_first=True), 1, 28, 28),
+    ],
+    ids=lambda net: " ".join(str(net).split())[:60],
 )
 def test_unsupported_network_is_an_error(net):
     with pytest.raises(ConfigError, match=r"cannot compute this \w+ .*model=lenet, mlp and lstm"):
@@ -271,6 +299,28 @@ def test_drawing_on_a_telephone(digits_file, open_page, size, scheme):
         assert layout(page) == before
 
 
+@pytest.mark.slow
+def test_a_second_finger_does_not_draw(digits_file, open_page):
+    errors = []
+    with open_page(has_touch=True, is_mobile=True, offline=True) as page:
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(digits_file.as_uri())
+        touch = touch_screen(page)
+        touch("touchStart", (0.3, 0.2))
+        for i in range(1, 6):
+            touch("touchStart" if i == 1 else "touchMove", (0.3, 0.2 + 0.1 * i), (0.8, 0.9))
+        touch("touchEnd")
+        [stroke] = page.evaluate("actions.map(({ points }) => points)")
+        assert len({round(x) for x, _ in stroke}) == 1
+        # the first finger beside the canvas, the second on it
+        touch("touchStart", (0.5, -0.05))
+        touch("touchStart", (0.5, -0.05), (0.3, 0.3))
+        touch("touchMove", (0.5, -0.05), (0.3, 0.6))
+        touch("touchEnd")
+        assert page.evaluate("actions.length") == 2
+    assert errors == []
+
+
 def layout(page) -> dict[str, dict[str, float]]:
     """The boxes of what must be on the first screen, in CSS pixels."""
     boxes = {name: page.locator(f"#{name}").bounding_box() for name in ("drawing", "undo", "clear")}
@@ -295,10 +345,22 @@ def inside(box, screen) -> bool:
 
 def draw_by_touch(page, points) -> None:
     """Draw a stroke through points, given as fractions of the canvas, with a finger."""
+    touch = touch_screen(page)
+    for i, point in enumerate(points):
+        touch("touchMove" if i else "touchStart", point)
+    touch("touchEnd")
+
+
+def touch_screen(page) -> Callable[..., None]:
+    """A function that sends an event with fingers, given as fractions of the canvas."""
     box = page.locator("#drawing").bounding_box()
     session = page.context.new_cdp_session(page)
-    for i, (x, y) in enumerate(points):
-        point = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
-        parameters = {"type": "touchMove" if i else "touchStart", "touchPoints": [point]}
-        session.send("Input.dispatchTouchEvent", parameters)
-    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    def touch(event: str, *fingers: tuple[float, float]) -> None:
+        points = [
+            {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"], "id": number}
+            for number, (x, y) in enumerate(fingers)
+        ]
+        session.send("Input.dispatchTouchEvent", {"type": event, "touchPoints": points})
+
+    return touch

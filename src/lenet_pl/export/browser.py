@@ -40,6 +40,9 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "slice": {"step": 1},
     "add": {"alpha": 1},
 }
+# how many dimensions the input of an operation may have, the first of length 1: a single image
+DIMENSIONS = {"conv2d": {4}, "max_pool2d": {4}, "avg_pool2d": {4}, "adaptive_avg_pool2d": {4}}
+DIMENSIONS |= {"batch_norm": {2, 3, 4}, "lstm_item": {3}}
 
 
 def write_html(network: nn.Module, images: Tensor, labels: Tensor, facts: dict[str, Any]) -> bytes:
@@ -134,7 +137,7 @@ def _read(program: fx.GraphModule) -> tuple[list[Step], NDArray[np.float32]]:
         elif node.op == "get_attr" and node.users:
             values[node] = {"offset": sum(map(len, weights)), "shape": shape}
             weights.append(operator.attrgetter(node.target)(program).detach().float().flatten())
-        elif node.op == "call_function" and node.users:
+        elif node.op == "call_function" and (node.users or _is_in_place(node)):
             op, args = _operation(node)
             if op in ("lstm", "unbind"):  # a tuple, whose items are steps
                 continue
@@ -146,9 +149,14 @@ def _read(program: fx.GraphModule) -> tuple[list[Step], NDArray[np.float32]]:
             if op in RESHAPES and _keeps_values(node, first["shape"]):
                 values[node] = {**first, "shape": shape}
                 continue
-            broadcast = op == "add" and encoded["other"]["shape"] != first["shape"]
             differs = any(encoded[key] != value for key, value in REQUIRED.get(op, {}).items())
-            if op not in OPERATIONS | REQUIRED.keys() or broadcast or differs:
+            differs |= op == "add" and encoded["other"]["shape"] != first["shape"]  # broadcast
+            if op in DIMENSIONS:
+                differs |= first["shape"][0] != 1 or len(first["shape"]) not in DIMENSIONS[op]
+            if op == "lstm_item":  # with proj_size, a layer has a fifth tensor
+                layers = encoded["num_layers"] * (1 + encoded["bidirectional"])
+                differs |= len(encoded["params"]) != 4 * layers
+            if op not in OPERATIONS | REQUIRED.keys() or differs:
                 raise ValueError(op)
             *_, (name, kind) = (node.meta.get("nn_module_stack") or {"": ("", "")}).values()
             module = {"name": name, "type": kind.rpartition(".")[2]} if name else {}
@@ -157,6 +165,10 @@ def _read(program: fx.GraphModule) -> tuple[list[Step], NDArray[np.float32]]:
         elif node.op == "output" and values[node.args[0][0]]["value"] != len(steps):
             raise ValueError("the output is not computed last")
     return steps, torch.cat(weights).numpy()
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _keeps_values(node: fx.Node, shape: torch.Size) -> bool:

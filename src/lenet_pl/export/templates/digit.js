@@ -11,7 +11,7 @@ const size = drawing.width;
 
 /* The user's actions in order, for undo: strokes, as lists of points, and images. */
 const actions = [];
-let stroke = null; // the last one
+let stroke = null; // the one being drawn
 
 /** Returns class probabilities for side × side pixels from 0 to 255, row by row, light on dark. */
 const classify = (pixels) => network.classify(pixels);
@@ -223,19 +223,24 @@ function scheduleUpdate() {
 }
 
 drawing.addEventListener("pointerdown", (event) => {
-  if (event.button !== 0 || !event.isPrimary) return;
+  if (event.button !== 0 || stroke) return;
   event.preventDefault();
-  drawing.setPointerCapture(event.pointerId); // until it goes up
-  stroke = { points: [position(event)] };
+  drawing.setPointerCapture(event.pointerId);
+  stroke = { id: event.pointerId, points: [position(event)] };
   actions.push(stroke);
   scheduleUpdate();
 });
 drawing.addEventListener("pointermove", (event) => {
-  if (!drawing.hasPointerCapture(event.pointerId)) return;
+  if (event.pointerId !== stroke?.id) return;
   const events = event.getCoalescedEvents?.() ?? [];
   stroke.points.push(...(events.length ? events : [event]).map(position));
   scheduleUpdate();
 });
+for (const name of ["pointerup", "pointercancel"]) {
+  drawing.addEventListener(name, (event) => {
+    if (event.pointerId === stroke?.id) stroke = null;
+  });
+}
 drawing.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
 
 undo.addEventListener("click", () => {
