@@ -47,12 +47,14 @@ KINDS: dict[str, str | tuple[str, ...]] = {
 }
 NESTED = ("torch.nn.Module", "torch.optim.Optimizer", "enum.Enum")  # kinds of arguments
 WRITTEN = {"dirpath", "weights", "save_dir", "default_root_dir", "path", "root_dir", "dir"}
+WRITTEN |= {"tracking_uri", "artifact_location"}
 READ = re.compile(r"data\.|model\.|(ckpt_path|repeat)$")  # keys that may name files anywhere
 # keys of loggers that do more than name a run
 NAMES = "project|name|id|run_name|run_id|experiment_name|version|sub_dir|save_dir|_target_"
 LOGGER = re.compile(rf"logger\.[^.]+\.(?!({NAMES})$)")
 MAX_LENGTH = 4096  # of an override
-HYDRA = re.compile(r"hydra\b|run_dir$|.*@(hydra|_)")  # keys that Hydra never saves with a run
+# keys that Hydra never saves with a run, and groups moved to another key
+HYDRA = re.compile(r"hydra\b|run_dir$|.*@")
 SIMPLE = re.compile(r"\$\{([\w.]+|(oc\.env|now):[^${}]*)\}")  # interpolations that build no mapping
 
 
@@ -105,7 +107,8 @@ def find_class(path: str, target: Any, folder: Path) -> Any:
     target, part = str(target), path.removesuffix("._target_")
     top, module = target.partition(".")[0], target.rpartition(".")[0]
     # a part, or a mapping of parts such as callbacks
-    places = (part, part.rpartition(".")[0].removeprefix("data."))
+    parent = part.rpartition(".")[0].removeprefix("data.")
+    places = (part, parent) if parent != "trainer" else (part,)
     trusted, ours = is_trusted(target), within(target, KNOWN)
     known = KNOWN if ours else [top] if _is_users(top, folder) else []
     if (trusted or known) and re.fullmatch(r"\w+(\.\w+)+", target):
