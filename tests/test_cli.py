@@ -39,6 +39,10 @@ OVERRIDES = {  # rejected before torch is imported, so each runs as a command
     "ifnd=lr": "ifnd: no such key; did you mean find=lr?",
     "resme=latest": "resme: no such key; did you mean resume=latest?",
     "+lr=0.1": "lr: nothing reads this key; did you mean optimizer.lr=0.1?",
+    "~logger=tensorboard,csv": "~logger=tensorboard,csv: several values; add -m to sweep over "
+    "them, or use [A,B] for a list",
+    "seed=1,2": "seed=1,2: several values; add -m to sweep over them, or use [A,B] for a list",
+    "--multirn": "--multirn: no such option; see --help",
     "callbacks=[ema,swa]": "callbacks=[ema,swa]: ema and swa both set callbacks.average; "
     "choose one",
     "x=[": "x=[: not an override of the form key=value",

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -154,20 +155,23 @@ def check_arguments(arguments: list[str]) -> list[str]:
 
     Options come first in the result, since Hydra takes overrides on one side of them only.
     """
-    overrides, checked = get_args_parser().parse_intermixed_args(arguments).overrides, []
+    parsed, unknown = get_args_parser().parse_known_intermixed_args(arguments)
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: no such option; see --help")
+    overrides, checked = parsed.overrides, []
     for argument in overrides:
         override = parse_override(argument)
         key, value = override.key_or_group, override.value()
         if key == "run_dir" or key.startswith("hydra.callbacks.preflight"):
             raise ConfigError(f"{argument}: cannot be changed; the run folder is hydra.run.dir")
         choices = options(key)
-        removed = override.is_delete() or value in (None, False, [], {})
-        if removed and "none" in choices:
-            argument = f"{key}=none"
-        elif choices and not override.is_sweep_override():
+        if choices and not override.is_sweep_override():
             names = value if isinstance(value, list) else [value]
+            removed = override.is_delete() or value in (None, False, [], {})
             valid = all(isinstance(name, str) and len(name) < 200 for name in names)
-            if key in SINGLE if removed else not valid:
+            if removed and "none" in choices:
+                argument = f"{key}=none"
+            elif key in SINGLE if removed else not valid:
                 raise ConfigError(f"{key}={show(value)}: must be one of {', '.join(choices)}")
         checked.append(argument)
     return [*(x for x in arguments if x not in overrides), *checked]
@@ -189,6 +193,8 @@ def explain(error: Exception) -> str | None:
     lines = f"{error}\n{cause or ''}".splitlines()
     noise = ("full_key:", "object_type=", "reference_type=")
     text = " ".join(line for line in lines if not line.strip().startswith(noise))
+    if several := re.match("Ambiguous value for argument '(.*)' 1. To use it as a list", text):
+        return f"{several[1]}: several values; add -m to sweep over them, or use [A,B] for a list"
     known_types = HydraException | OmegaConfBaseException | ValueError
     return text if isinstance(error, known_types) else f"{type(error).__name__}: {text}"
 

@@ -110,7 +110,7 @@ def check_hydra(hydra: DictConfig) -> None:
                 _check_list(group, names, folders)
 
 
-def _check_list(group: str, names: list[str], folders: list[str]) -> None:
+def _check_list(group: str, names: list[Any], folders: list[str]) -> None:
     """Check that no two options in a list, as in ``callbacks=[ema,swa]``, define the same part."""
     first: dict[str, str] = {}  # the first option that defines a part
     for name in names:
@@ -121,7 +121,7 @@ def _check_list(group: str, names: list[str], folders: list[str]) -> None:
             defined = isinstance(node, dict) and "_target_" in node  # else it changes a part
             if defined and first.setdefault(part, name) != name:
                 raise ConfigError(
-                    f"{group}=[{','.join(names)}]: {first[part]} and {name} both set "
+                    f"{group}=[{','.join(map(str, names))}]: {first[part]} and {name} both set "
                     f"{group}.{part}; choose one"
                 )
 
