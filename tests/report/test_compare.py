@@ -37,7 +37,7 @@ def test_comparison_counts_agreement_and_shows_what_differs(first, second):
     shown = set(re.findall(r"<td><code>([^<]+)</code></td><td>([^<]+)</td><td>([^<]+)</td>", html))
     assert {
         ("seed", "0", "1"),
-        ("test", "True", "False"),
+        ("test", "true", "false"),
         ("trainer.max_epochs", "2", "1"),
     } <= shown
     assert not any(key.startswith(("data.", "optimizer.")) for key, *_ in shown)
@@ -170,8 +170,8 @@ def test_configurations_differ_in_these_keys():
         ),
     )
     expected = [
-        ("callbacks.stop.patience", ["5", "None", "5"]),
-        ("scheduler", ["{}", "None", "{}"]),
-        ("scheduler.t", ["None", "1", "None"]),
+        ("callbacks.stop.patience", ["5", "null", "5"]),
+        ("scheduler", ["{}", "null", "{}"]),
+        ("scheduler.t", ["null", "1", "null"]),
     ]
     assert compare.config_diff([one, two, one]) == expected

@@ -15,6 +15,7 @@ from lenet_pl.errors import ConfigError, shorten
 from lenet_pl.evaluation.evaluate import RunEvaluation, compute_metrics
 from lenet_pl.naming import differences, override_values, parameter_overrides
 from lenet_pl.report.page import image_cards, most_errors, write_page
+from lenet_pl.rules import show
 
 CORRECT = ("both", "only_best", "only_other", "neither")  # which of two runs are
 
@@ -133,5 +134,5 @@ def config_diff(configs: Sequence[DictConfig]) -> list[tuple[str, list[str]]]:
     """The configuration keys whose values differ, with the value of each run."""
     flat = [flatten(OmegaConf.to_container(config)) for config in configs]
     keys = sorted({*chain.from_iterable(flat)} - {"run_dir", "ckpt_path", "repeat", "name"})
-    rows = [(key, [str(values.get(key)) for values in flat]) for key in keys]
-    return [(key, values) for key, values in rows if len(set(values)) > 1]
+    rows = [(key, [values.get(key) for values in flat]) for key in keys]
+    return [(key, [*map(show, values)]) for key, values in rows if len({*map(str, values)}) > 1]
