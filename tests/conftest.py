@@ -63,6 +63,7 @@ def restored() -> Iterator[None]:
     """Undo what a command that runs in this process sets: the root logger and signal handlers."""
     names = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     actions = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, MutableMapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -84,7 +84,7 @@ def train_run(cfg: DictConfig, cache: MutableMapping[Any, Any] | None = None) ->
     """Train one run, like :func:`train`; jobs of a sweep can reuse loaded data through a cache."""
     folder, main_process = Path(cfg.run_dir), is_main_process()
     parts = _prepared.pop(folder, None)
-    with runs.lock_run(folder) if main_process else ExitStack() as stack:
+    with runs.lock_run(folder) if main_process else nullcontext(), ExitStack() as stack:
         result, started = _initial_result(cfg), False
         try:
             parts = parts or build(cfg, cache)
@@ -370,7 +370,7 @@ def _start_summary(cfg: DictConfig, parts: Parts, limits: dict[str, Any]) -> Ren
     for callback in trainer.early_stopping_callbacks:
         text = f"after {(patience := callback.patience)} epochs without improvement"
         if patience >= epochs - 1:
-            text = f"cannot trigger: patience {patience}, {epochs} epochs"
+            text = f"cannot trigger: patience {patience}, {epochs} epoch{'s' if epochs > 1 else ''}"
         notes.append(f"early stop  on {callback.monitor}, {text}")
     title = f"{model_name(net)} on {data.source.name} · {device_name(trainer)} · seed {cfg.seed}"
     title += f" · {cfg.name}" if cfg.name else ""

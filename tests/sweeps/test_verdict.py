@@ -184,9 +184,8 @@ def test_without_a_valid_configuration_nothing_is_proposed(write_grid):
     ],
 )
 def test_next_value(values, up, expected):
-    values = values if up else values[::-1]
-    assert next_value(values) == expected
-    assert type(next_value(values)) in {type(None), *map(type, values)}
+    assert next_value(values, up) == expected
+    assert type(next_value(values, up)) in {type(None), *map(type, values)}
 
 
 def test_a_search_is_not_a_grid(write):

@@ -18,7 +18,7 @@ from torch import Tensor
 from lenet_pl.data.loader import ImageDataset
 from lenet_pl.data.preprocess import NO_DIGIT, Auto, open_image, preprocess
 from lenet_pl.data.source import RawDataset
-from lenet_pl.errors import DataError, shorten
+from lenet_pl.errors import DataError
 
 SPLIT_NAMES = {name: name for name in ("train", "val", "test")}
 SPLIT_NAMES |= {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -112,7 +112,7 @@ class Folder:
         if not official:
             inner = [frozenset(class_folders(folder)) for folder in folders.values()]
             if len(inner) > 1 and len(inner[0]) > 1 and len(set(inner)) == 1:
-                outer, names = (shorten(", ".join(sorted(x))) for x in (folders, inner[0]))
+                outer, names = map(_listed, (folders, inner[0]))
                 raise self._error(
                     f"{outer} all have the subfolders {names}: name splits "
                     "train/ and test/, and put the classes inside them (train/CLASS, test/CLASS)"
@@ -146,10 +146,10 @@ class Folder:
                     f"class folders {name} and {other} differ by case only; merge or rename one"
                 )
         for split, folders in splits.items():
-            if different := ", ".join(sorted(folders.keys() ^ set(classes))):
+            if different := folders.keys() ^ set(classes):
                 raise self._error(
-                    f"train/ and {split}/ have different classes: {shorten(different)} in one of "
-                    "them only; each class needs a folder in both"
+                    f"train/ and {split}/ have different classes: {_listed(different)} in "
+                    "one of them only; each class needs a folder in both"
                 )
         if len(classes) < 2:
             content = f"one class folder only ({classes[0]})" if classes else "no class folder"
@@ -182,6 +182,12 @@ def image_files(folder: Path, others: bool = False) -> Iterator[Path]:
             is_image = Path(name).suffix.lower() in IMAGE_SUFFIXES
             if is_image != others and not name.startswith("."):
                 yield Path(parent, name)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first five names, and how many more there are."""
+    first, rest = sorted(names)[:5], len([*names]) - 5
+    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _shown(path: Path, root: Path) -> str:

@@ -123,7 +123,7 @@ def write_project(name: str, folder: Path, tools: Sequence[str]) -> list[str]:
                 target.write_text(adapted(target.read_text("utf-8")), "utf-8")
         tree = "\n".join(_tree(part, adapted((ROOT / "README.md").read_text("utf-8"))))
         readme = adapted(Path(__file__).with_name("README.template.md").read_text("utf-8"))
-        readme = re.sub(" # for .*", "", readme).replace("TREE", tree)
+        readme = re.sub(" # for .*", "", readme).replace("\nTREE\n", f"\n{tree}\n")
         (part / "README.md").write_text(readme, "utf-8")
         # a name of another length changes the order of imports and the breaks of lines
         config, reason = part / "pyproject.toml", '"E501", # the formatter breaks lines'

@@ -57,11 +57,13 @@ class Progress:
             before, self.times = self.times, self._end_times()
             jobs: list[Job] = []
             for name, end in self.times.items() if self.times != before else ():
-                with suppress(ConfigError):  # damaged, so the job starts again
+                try:
                     jobs.append(Job(self.plan.folder / name))
-                    # otherwise restarted, or pruned at a rung
-                    if end != before.get(name) and jobs[-1].status not in ("unfinished", "pruned"):
-                        self._print_end(jobs[-1], jobs)
+                except ConfigError:  # damaged, so the job starts again
+                    continue
+                # otherwise restarted, or pruned at a rung
+                if end != before.get(name) and jobs[-1].status not in ("unfinished", "pruned"):
+                    self._print_end(jobs[-1], jobs)
 
     def _print_end(self, job: Job, jobs: Sequence[Job]) -> None:
         """Print the outcome of a job, the number of jobs done, the best one and the time left."""

@@ -170,31 +170,30 @@ def _edges(sweep: Sweep) -> Iterator[tuple[str, str, list[str]]]:
         values = sorted(x for x in set(map(typed, column)) if not isinstance(x, str))
         if len(values) < max(2, len(column)) or key.endswith("seed"):
             continue
-        value, more = winner.values[key], []
-        edge = "largest" if typed(value) == values[-1] else "smallest"
-        if edge == "smallest":
-            values.reverse()
-        if typed(value) == values[-1]:
-            text = f"The winner's {sweep.short[key]} {readable(value)} is the {edge} of "
-            text += f"{len(values)} values"
-            further = next_value(values)
+        value, more = typed(winner.values[key]), []
+        if value in (values[0], values[-1]):
+            up = value == values[-1]
+            text = f"The winner's {sweep.short[key]} {readable(winner.values[key])} is the "
+            text += f"{'largest' if up else 'smallest'} of {len(values)} values"
+            further = next_value(values, up)
             if further is not None and _valid(winner, key, further):
-                more = [winner.raw_values[key], f"{values[-2]:.15g}", f"{further:.15g}"]
+                neighbour = values[-2 if up else 1]
+                more = [winner.raw_values[key], f"{neighbour:.15g}", f"{further:.15g}"]
                 text += f"; the next value is {more[-1]}"
             yield f"{text}.", key, more
 
 
-def next_value(values: Sequence[float]) -> float | None:
-    """Extrapolate ascending or descending values one step beyond the last; None if impossible.
+def next_value(values: Sequence[float], up: bool) -> float | None:
+    """Extrapolate ascending values one step beyond the last or the first; None if impossible.
 
     The step keeps the ratio of positive values spanning a factor of two or more, or the difference.
     """
-    before, last = values[-2:]
-    geometric = 0 < 2 * min(values) <= max(values)
+    before, last = values[-2:] if up else values[1::-1]
+    geometric = 0 < 2 * values[0] <= values[-1]
     value = last / before * last if geometric else last - before + last
     whole = all(isinstance(x, int) for x in values)
     value = round(value) if whole else float(f"{value:.3g}")
-    return value if before < last < value or before > last > value else None
+    return value if (value > last if up else value < last) else None
 
 
 def _valid(job: Job, key: str, value: float) -> bool:
@@ -203,7 +202,8 @@ def _valid(job: Job, key: str, value: float) -> bool:
         if cfg := read_config(job.folder):
             OmegaConf.update(cfg, "run_dir", str(job.folder))
             OmegaConf.update(cfg, key, value)
-            return bool(check_values(cfg, [key.partition(".")[0]]))
+            check_values(cfg, [key.partition(".")[0]])
+            return True
     return False
 
 
