@@ -19,6 +19,8 @@ from lenet_pl import classifier, metrics, rules
 from lenet_pl.rules import MONITORED
 from lenet_pl.training import train
 
+pytestmark = pytest.mark.slow
+
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 QUICK = ["trainer.accelerator=cpu", "trainer.max_epochs=2", "callbacks.early_stopping=null"]
 

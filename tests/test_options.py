@@ -98,6 +98,7 @@ def test_every_option_is_resumed(group):
     assert resumed == options - without_checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", RESUMED)
 def test_a_resumed_run_equals_an_uninterrupted_one(composed, tmp_path, monkeypatch, overrides):
     defaults = [*SHORT, *FEW_IMAGES, "trainer.limit_train_batches=3", "trainer.max_epochs=4"]

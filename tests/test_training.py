@@ -300,6 +300,7 @@ def test_run_that_was_stopped_early_trains_no_further(composed, tmp_path):
         assert all(torch.equal(resumed[name], weights[name]) for name in weights)
 
 
+@pytest.mark.slow
 def test_run_killed_in_mid_epoch_resumes_to_the_same_numbers(composed, command, tmp_path):
     overrides = [*PLAIN, "trainer.max_epochs=4", "callbacks.early_stopping=null"]
     train(composed(*overrides))
@@ -322,6 +323,7 @@ def test_run_killed_in_mid_epoch_resumes_to_the_same_numbers(composed, command, 
         assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_moved_run_resumes_with_its_best_weights(composed, command, tmp_path):
     overrides = [*PLAIN, "trainer.max_epochs=3", "callbacks.early_stopping=null"]
     run, moved, new = (tmp_path / name for name in ("run", "moved", "new"))
@@ -413,6 +415,7 @@ def test_a_limited_validation_predicts_the_first_images(composed, tmp_path, monk
     assert found["confidence"].tolist() == logits.softmax(1).amax(1).tolist()
 
 
+@pytest.mark.slow
 @either
 def test_overfitting_repeats_the_same_batches(composed, tmp_path):
     few = ["trainer.overfit_batches=2", "trainer.max_epochs=30", "callbacks.early_stopping=null"]

@@ -95,6 +95,7 @@ def test_projects_and_database_by_default(composed, monkeypatch):
     assert not cfg.logger.wandb.offline
 
 
+@pytest.mark.slow
 def test_mlflow(composed, working):
     pytest.importorskip("mlflow")
     train(composed(*SHORT, "logger=mlflow", "trainer.max_epochs=1"))

@@ -50,6 +50,7 @@ def test_onnx_model_computes_the_probabilities_of_pytorch(
     assert str(ROOT) not in (folder / "export" / "model.onnx").read_bytes().decode("latin-1")
 
 
+@pytest.mark.slow
 def test_torch_program_does_not_need_the_package(
     run, lenet_pl, probabilities, test_split, tmp_path
 ):

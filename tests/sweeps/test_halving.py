@@ -200,6 +200,7 @@ def test_a_single_setting_trains_to_the_end_at_once(run_sweep: RunSweep, tmp_pat
     assert {result["status"] for result in read_results(tmp_path / "s").values()} == {"finished"}
 
 
+@pytest.mark.slow
 def test_parallel_jobs_continue_in_their_own_folders(
     run_sweep: RunSweep, tmp_path: Path, capsys
 ) -> None:

@@ -194,6 +194,7 @@ def with_other_data(run: Run) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_a_sweep_over_both_classifiers(run_sweep: RunSweep, tmp_path: Path, capsys) -> None:
     arguments = ["-m", *SHORT, "classifier=plain,fast", "seed=0,1", "hydra.sweep.dir=s"]
     assert run_sweep(*arguments) == 0
