@@ -179,8 +179,9 @@ def parse_override(text: str) -> Override:
 def check_overrides(overrides: Iterable[str], folder: Path) -> None:
     """Check the overrides in a run folder, before they become part of a command line.
 
-    None may be an option, configure Hydra, name a class that is not allowed, or let files be
-    written outside the new run's folder (but data sets are downloaded to ``data.root``).
+    None may be an option, configure Hydra, place a group at another key (``logger@model``), name a
+    class that is not allowed, or let files be written outside the new run's folder (but data sets
+    are downloaded to ``data.root``).
     """
     file = folder / ".hydra" / "overrides.yaml"
     for item in overrides:
